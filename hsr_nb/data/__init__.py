@@ -1,1 +1,6 @@
 from .synthfaces import FACTOR_NAMES, SynthFaces, base_face, factor_sweep, render_faces, sample_factors, sweep_factors
+from .digits import Digits
+from .files import DataError
+from .images import ImageDataset, ImageSet, image_grid, to_uint8
+from .registry import open_dataset
+from .sampler import batches, check_batch, image_order
