@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSIFIER', 'prepare', 'stages', 'run_hooks', 'Backbone', 'shapes', 'WeightsNotFound', 'read_weights', 'load_strict',
-           'build_net', 'wanted', 'build_backbone', 'sha256', 'weights_dir', 'embedded', 'read_card', 'read_embedded',
-           'save_embedded', 'load_embedded']
+           'check_name', 'build_net', 'wanted', 'build_backbone', 'sha256', 'weights_dir', 'embedded', 'read_card',
+           'read_embedded', 'save_embedded', 'load_embedded']
 
-# %% ../../nbs/nets/05_backbones.ipynb #eb162f83
+# %% ../../nbs/nets/05_backbones.ipynb #f54e1573
 import hashlib
 import json
 from importlib import resources
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/nets/05_backbones.ipynb #5922444e
+# %% ../../nbs/nets/05_backbones.ipynb #73ee5be1
 def prepare(
     img: Tensor,  # [N, C, H, W], nominal [-1, 1]; one channel is repeated
     size: tuple,  # (height, width) the network wants
@@ -33,7 +33,7 @@ def prepare(
     mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1) for v in (mean, std))
     return (x - mean) / std
 
-# %% ../../nbs/nets/05_backbones.ipynb #fc2e8f44
+# %% ../../nbs/nets/05_backbones.ipynb #7163a615
 def stages(net: nn.Module) -> dict:  # {module path: {"num_chs", "reduction", "index"}}
     "The layers that timm can return by itself, in order of depth."
     info = net.feature_info
@@ -52,7 +52,7 @@ def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
         for h in hooks: h.remove()
     return [out[name] for name in layers]
 
-# %% ../../nbs/nets/05_backbones.ipynb #940b1610
+# %% ../../nbs/nets/05_backbones.ipynb #a10419ea
 class Backbone(nn.Module):
     "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}."
     def __init__(self, net: nn.Module, layers, name: str, input_size, mean, std, sha256: str = None):
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True): return super().train(False)
 
-# %% ../../nbs/nets/05_backbones.ipynb #bd192457
+# %% ../../nbs/nets/05_backbones.ipynb #7487a432
 def shapes(
     backbone: Backbone,
 ) -> dict:  # {layer: (channels, height, width)}
@@ -90,7 +90,7 @@ def shapes(
     side = lambda l, n: -(-n // known[l]["reduction"])
     return {l: (known[l]["num_chs"], *(side(l, n) for n in backbone.input_size)) for l in backbone.layers}
 
-# %% ../../nbs/nets/05_backbones.ipynb #f237cc95
+# %% ../../nbs/nets/05_backbones.ipynb #a04d776d
 class WeightsNotFound(FileNotFoundError):
     "No weights at hand. The message says which file is wanted and how to hand it over."
 
@@ -113,7 +113,7 @@ def read_weights(
         if state and all(k.startswith(prefix) for k in state): state = {k[len(prefix):]: v for k, v in state.items()}
     return state
 
-# %% ../../nbs/nets/05_backbones.ipynb #e3083e94
+# %% ../../nbs/nets/05_backbones.ipynb #37888073
 CLASSIFIER = ("head.", "head_dist.", "fc.", "classifier.", "pre_logits.", "last_linear.")   # unused by a feature extractor
 
 
@@ -127,7 +127,16 @@ def load_strict(net: nn.Module, state: dict, source: str):
         if names: raise ValueError(f"{source} does not fit: it {what} {len(names)} tensor{'s' * (len(names) > 1)}, first {names[0]}")
     net.load_state_dict(state)
 
-# %% ../../nbs/nets/05_backbones.ipynb #fa7c8c93
+# %% ../../nbs/nets/05_backbones.ipynb #ddacc6fe
+def check_name(name: str, also=()):
+    "Raise ValueError, with the nearest names of timm's and `also`, unless timm knows the network."
+    import timm
+    if timm.is_model(name.split(".")[0].split("/")[-1]): return
+    import difflib
+    near = difflib.get_close_matches(name, [*also, *timm.list_models()], 3)
+    raise ValueError(f"timm has no network {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
 def build_net(
     name: str,               # timm name, with or without a tag
     kwargs: dict = None,     # constructor arguments beyond the name
@@ -136,17 +145,14 @@ def build_net(
 ) -> nn.Module:              # without a classifier
     "A timm network; the caller's random stream stays untouched."
     import timm
-    if not timm.is_model(name.split(".")[0].split("/")[-1]):
-        import difflib
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        raise ValueError(f"timm has no network {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **(kwargs or {})})
     if hasattr(net, "pre_logits"): net.pre_logits = nn.Identity()         # VGG: 120 M parameters behind the last feature map
     return net
 
-# %% ../../nbs/nets/05_backbones.ipynb #05263f9d
+# %% ../../nbs/nets/05_backbones.ipynb #4b7faeb1
 def wanted(name: str, url: str = None) -> str:
     "The sentence that says which file is missing and how to hand it over."
     url = url or f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
@@ -156,7 +162,7 @@ def wanted(name: str, url: str = None) -> str:
 
 def build_backbone(
     name: str,                    # timm name with a tag, e.g. "vit_base_patch16_224.dino"
-    layers,                       # module paths, e.g. ("blocks.11", "blocks.8")
+    layers,                       # module paths, e.g. ("blocks.11", "blocks.8"), or a function of the network that names them
     weights=None,                 # a local file, or "random" for an untrained network
     allow_download: bool = False, # permit timm to fetch the weights
     url: str = None,              # where the file is published, for the error
@@ -172,12 +178,12 @@ def build_backbone(
         load_strict(net, state, str(weights))
         sha = sha256(weights)
     cfg = net.pretrained_cfg
-    return Backbone(net, layers, name, cfg["input_size"][1:], cfg["mean"], cfg["std"], sha)
+    return Backbone(net, layers(net) if callable(layers) else layers, name, cfg["input_size"][1:], cfg["mean"], cfg["std"], sha)
 
 
 def sha256(path) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../../nbs/nets/05_backbones.ipynb #ade89ce0
+# %% ../../nbs/nets/05_backbones.ipynb #c42cc7cb
 def weights_dir(folder=None) -> Path:
     "Where the embedded networks live: the package's own folder, or the one given."
     return Path(folder) if folder else Path(str(resources.files("hsr_nb.weights")))
@@ -212,7 +218,7 @@ def save_embedded(name: str, state: dict, card: dict, folder=None, dtype=torch.f
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     return path
 
-# %% ../../nbs/nets/05_backbones.ipynb #0f7dd0e5
+# %% ../../nbs/nets/05_backbones.ipynb #c828dbc1
 def load_embedded(
     name: str,        # an embedded network whose card has "timm", "input" and "layers"
     layers=None,      # None: those of the card
