@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'check_resolution', 'render_faces', 'sample_factors', 'base_face', 'sweep_factors', 'factor_sweep',
            'SynthFaces']
 
-# %% ../../nbs/data/04_synthfaces.ipynb #9e2bfcca
+# %% ../../nbs/data/04_synthfaces.ipynb #3bdf96f2
 import hashlib, json, os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from . import facefactors, facerender
 from .facefactors import FACTOR_NAMES, MAIN, check_factors, factor_index
 
-# %% ../../nbs/data/04_synthfaces.ipynb #6a2a74f4
+# %% ../../nbs/data/04_synthfaces.ipynb #becfb1dc
 def check_resolution(resolution: int) -> int:
     "Accept 16 to 256 pixels, or say so."
     if isinstance(resolution, bool) or not isinstance(resolution, (int, np.integer)) or not 16 <= resolution <= 256:
@@ -30,7 +30,7 @@ def render_faces(
     "Draw faces from their factors. Raises ValueError for a wrong shape, range or resolution."
     f, r = check_factors(factors), check_resolution(resolution)
     out = np.empty((len(f), 3, r, r), np.uint8)
-    step = max(1, 2**15 // (r * facerender.supersampling(r)) ** 2)
+    step = max(1, 2**17 // (r * facerender.supersampling(r)) ** 2)
     threads = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
     def draw(start): out[start:start + step] = facerender.render_array(f[start:start + step], r)
     starts = range(0, len(f), step)
@@ -47,7 +47,7 @@ def sample_factors(
     "Factors of faces as a tensor; row i depends on (seed, index) alone."
     return torch.from_numpy(facefactors.sample_factors(n, seed, independent))
 
-# %% ../../nbs/data/04_synthfaces.ipynb #2d71488b
+# %% ../../nbs/data/04_synthfaces.ipynb #0a79ea38
 PLAIN = {"smile": 0.5, "age": 0.25, "hair": 0.85, "bangs": 0.0, "beard": 0.0, "glasses": 0.0, "grey": 0.3, "skin_tone": 0.75, "hair_hue": 0.4}
 
 def base_face(
@@ -78,7 +78,7 @@ def factor_sweep(
     "Pictures of one face while one factor runs from 0 to 1."
     return render_faces(sweep_factors(name, steps, base), resolution)
 
-# %% ../../nbs/data/04_synthfaces.ipynb #dce3653e
+# %% ../../nbs/data/04_synthfaces.ipynb #b7d28f63
 class SynthFaces:
     "Procedural portraits with known factors; face i depends on (seed, i) alone."
     name = "synthfaces"
