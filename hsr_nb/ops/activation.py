@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'Activation', 'bias_act']
 
-# %% ../../nbs/ops/01_activation.ipynb #4bf96805
+# %% ../../nbs/ops/01_activation.ipynb #33a2be02
 from typing import Callable, NamedTuple
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from .backend import choose_impl
 
-# %% ../../nbs/ops/01_activation.ipynb #570eba54
+# %% ../../nbs/ops/01_activation.ipynb #bb8399d1
 class Activation(NamedTuple):
     "One row of the activation table."
     fn: Callable          # (x, alpha) -> y
     alpha: float | None   # default slope, where there is one
     gain: float           # default gain
 
-# %% ../../nbs/ops/01_activation.ipynb #186058c3
+# %% ../../nbs/ops/01_activation.ipynb #222e7edc
 ACTIVATIONS = {
     "linear":   Activation(lambda x, a: x, None, 1.0),
     "relu":     Activation(lambda x, a: F.relu(x), None, 2 ** 0.5),
@@ -34,26 +34,26 @@ ACTIVATIONS = {
     "swish":    Activation(lambda x, a: x * torch.sigmoid(x), None, 2 ** 0.5),
 }
 
-# %% ../../nbs/ops/01_activation.ipynb #4aab2e8e
+# %% ../../nbs/ops/01_activation.ipynb #fa9fc828
 def _bias_act_reference(x, b, dim, act, alpha, gain, clamp):
     if b is not None: x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].fn(x, alpha) * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/01_activation.ipynb #b5d97cf2
+# %% ../../nbs/ops/01_activation.ipynb #0047f0c3
 class _LeakyGrad(torch.autograd.Function):
     "dy -> dx of the leaky rectifier, given its output; differentiates into itself."
     @staticmethod
     def forward(ctx, dy, y, slope, gain, clamp):
         ctx.save_for_backward(y); ctx.args = slope, gain, clamp
         dx = torch.ops.aten.leaky_relu_backward(dy, y, slope, True).mul_(gain)
-        return dx if clamp is None else dx.mul_(y.abs() < clamp)
+        return dx if clamp is None else torch.ops.aten.hardtanh_backward(dx, y, -clamp, clamp)   # zero where y was clamped
 
     @staticmethod
     def backward(ctx, ddx):
         return _LeakyGrad.apply(ddx, ctx.saved_tensors[0], *ctx.args), None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #cd352a5f
+# %% ../../nbs/ops/01_activation.ipynb #22bf4a29
 class _BiasLeaky(torch.autograd.Function):
     "clamp(gain * leaky_relu(x + b)); keeps only the output."
     @staticmethod
@@ -72,7 +72,7 @@ class _BiasLeaky(torch.autograd.Function):
         db = dx.sum([i for i in range(dx.ndim) if i != ctx.dim]) if need_b else None
         return dx, db, None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #dd1c45aa
+# %% ../../nbs/ops/01_activation.ipynb #e3bc3426
 def bias_act(
     x: Tensor,                   # any shape
     b: Tensor | None = None,     # [x.shape[dim]] or None

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['demodulation', 'modulated_conv2d']
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #bea0bb04
+# %% ../../nbs/ops/04_modulated_conv.ipynb #6bf8f3d1
 import torch
 from torch import Tensor
 
 from .backend import choose_impl
 from .resampled_conv import conv2d_resample
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #84e7defe
+# %% ../../nbs/ops/04_modulated_conv.ipynb #e9177fc0
 def _modulated_reference(x, w, s, noise, demodulate, resample):
     n = x.shape[0]
     w = w[None] * s.reshape(n, 1, -1, 1, 1)                                   # [N, O, I, k, k]
@@ -21,13 +21,13 @@ def _modulated_reference(x, w, s, noise, demodulate, resample):
     y = y.reshape(n, -1, *y.shape[2:])
     return y if noise is None else y + noise.to(y.dtype)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #0884e66d
+# %% ../../nbs/ops/04_modulated_conv.ipynb #6a58143b
 def _prenormalise(w, s):
     "Bring weights and styles into the range of float16; demodulation cancels both factors."
     w = w / (w[0].numel() ** 0.5 * w.abs().amax([1, 2, 3], keepdim=True))
     return w, s / s.abs().amax(1, keepdim=True)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #5dca02a9
+# %% ../../nbs/ops/04_modulated_conv.ipynb #b6ebcd5c
 def demodulation(
     w: Tensor,    # [O, I, k, k]
     s: Tensor,    # [N, I]
@@ -35,7 +35,7 @@ def demodulation(
     "The factor that brings each output channel back to unit variance. Karras et al. 2019, equation 3."
     return (s.square() @ w.square().sum([2, 3]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #53a0bfb1
+# %% ../../nbs/ops/04_modulated_conv.ipynb #a162f31b
 def _modulated_torch(x, w, s, noise, demodulate, resample):
     n = x.shape[0]
     if demodulate and x.dtype == torch.float16: w, s = _prenormalise(w, s)
@@ -44,7 +44,7 @@ def _modulated_torch(x, w, s, noise, demodulate, resample):
     d = demodulation(w, s).to(x.dtype).reshape(n, -1, 1, 1)
     return y * d if noise is None else torch.addcmul(noise.to(y.dtype), y, d)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #95d6b220
+# %% ../../nbs/ops/04_modulated_conv.ipynb #aac49261
 def modulated_conv2d(
     x: Tensor,                              # [N, I, H, W]
     weight: Tensor,                         # [O, I, k, k], float32

@@ -6,14 +6,14 @@
 __all__ = ['setup_filter', 'parse_padding', 'filter_size', 'upfirdn2d', 'up_padding', 'down_padding', 'filter2d', 'upsample2d',
            'downsample2d']
 
-# %% ../../nbs/ops/02_resample.ipynb #a33f1bfe
+# %% ../../nbs/ops/02_resample.ipynb #5ba54ef0
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import choose_impl
 
-# %% ../../nbs/ops/02_resample.ipynb #42d5cabe
+# %% ../../nbs/ops/02_resample.ipynb #a01844ff
 def setup_filter(
     f,                               # 1-D taps, 2-D taps, a number, or None for the identity
     normalize: bool = True,          # make the taps sum to one
@@ -31,7 +31,7 @@ def setup_filter(
     if flip_filter: f = f.flip(list(range(f.ndim)))
     return f * gain ** (f.ndim / 2)
 
-# %% ../../nbs/ops/02_resample.ipynb #b7994179
+# %% ../../nbs/ops/02_resample.ipynb #41220336
 def parse_padding(
     padding,                         # int, (x, y) or (x0, x1, y0, y1)
 ) -> tuple[int, int, int, int]:      # x0, x1, y0, y1
@@ -41,7 +41,7 @@ def parse_padding(
     if len(p) != 4: raise ValueError(f"padding is one number, (x, y) or (x0, x1, y0, y1), not {padding!r}")
     return tuple(p)
 
-# %% ../../nbs/ops/02_resample.ipynb #5c4258f8
+# %% ../../nbs/ops/02_resample.ipynb #a85ebfb0
 def filter_size(
     f: Tensor | None,    # a filter from `setup_filter`
 ) -> tuple[int, int]:    # width, height
@@ -49,7 +49,7 @@ def filter_size(
     if f is None: return 1, 1
     return f.shape[-1], f.shape[0]
 
-# %% ../../nbs/ops/02_resample.ipynb #299be12a
+# %% ../../nbs/ops/02_resample.ipynb #a68a09ea
 def _upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain):
     n, c, h, w = x.shape
     y = x.new_zeros(n, c, h, up, w, up)
@@ -62,7 +62,7 @@ def _upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain):
         y = F.conv2d(y, k.expand(c, 1, *k.shape), groups=c)
     return y[:, :, ::down, ::down] * gain
 
-# %% ../../nbs/ops/02_resample.ipynb #fa1062ea
+# %% ../../nbs/ops/02_resample.ipynb #1e209d5c
 def _depthwise(x, k, up, down, padding):
     "One pass with a 2-D kernel [h, w] in convolution orientation; up and down are (x, y) pairs, not both above one on an axis."
     c, (kh, kw) = x.shape[1], k.shape
@@ -78,15 +78,31 @@ def _depthwise(x, k, up, down, padding):
     y = F.pad(y, rest) if any(rest) else y
     return y if down == (1, 1) else y[:, :, ::down[1], ::down[0]]
 
-# %% ../../nbs/ops/02_resample.ipynb #6231f079
-def _upfirdn2d_torch(x, f, up, down, padding, flip_filter, gain):
+# %% ../../nbs/ops/02_resample.ipynb #0d52b49c
+def _fir(x, f, up, down, padding, flip_filter, gain):
     f = f.to(x.dtype)
     if flip_filter: f = f.flip(list(range(f.ndim)))
     if f.ndim == 2: return _depthwise(x, f * gain, (up, up), (down, down), padding)
     x = _depthwise(x, f[None, :] * gain ** 0.5, (up, 1), (down, 1), (*padding[:2], 0, 0))
     return _depthwise(x, f[:, None] * gain ** 0.5, (1, up), (1, down), (0, 0, *padding[2:]))
 
-# %% ../../nbs/ops/02_resample.ipynb #2199dbf9
+# %% ../../nbs/ops/02_resample.ipynb #0ea5ee1c
+class _UpFirDn(torch.autograd.Function):
+    "upfirdn2d whose gradient is upfirdn2d."
+    @staticmethod
+    def forward(ctx, x, f, up, down, padding, flip_filter, gain):
+        y = _fir(x, f, up, down, padding, flip_filter, gain)
+        ctx.save_for_backward(f); ctx.args = up, down, padding, flip_filter, gain; ctx.sizes = x.shape[2:], y.shape[2:]
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (f,), (up, down, (x0, _, y0, _), flip, gain), ((h, w), (ho, wo)) = ctx.saved_tensors, ctx.args, ctx.sizes
+        fw, fh = filter_size(f)
+        padding = fw - x0 - 1, w * up - wo * down + x0 - up + 1, fh - y0 - 1, h * up - ho * down + y0 - up + 1
+        return _UpFirDn.apply(dy, f, down, up, padding, not flip, gain), *[None] * 6
+
+# %% ../../nbs/ops/02_resample.ipynb #8903d9f6
 def upfirdn2d(
     x: Tensor,                  # [N, C, H, W]
     f: Tensor | None,           # from `setup_filter`; None: the identity
@@ -104,40 +120,40 @@ def upfirdn2d(
     p, (fw, fh) = parse_padding(padding), filter_size(f)
     w, h = x.shape[3] * up + p[0] + p[1], x.shape[2] * up + p[2] + p[3]
     if w < fw or h < fh: raise ValueError(f"the padded image ({w} x {h}) is smaller than the filter ({fw} x {fh})")
-    run = _upfirdn2d_reference if choose_impl(impl) == "reference" else _upfirdn2d_torch
+    run = _upfirdn2d_reference if choose_impl(impl) == "reference" else _UpFirDn.apply
     return run(x, f, up, down, p, flip_filter, gain)
 
-# %% ../../nbs/ops/02_resample.ipynb #2fab7ec3
+# %% ../../nbs/ops/02_resample.ipynb #be4d4ca7
 def _extended(padding, before, after):
     x0, x1, y0, y1 = parse_padding(padding)
     return x0 + before[0], x1 + after[0], y0 + before[1], y1 + after[1]
 
-# %% ../../nbs/ops/02_resample.ipynb #1b78a418
+# %% ../../nbs/ops/02_resample.ipynb #35285616
 def up_padding(f: Tensor | None, up: int) -> tuple:
     "(before, after), each (x, y): the padding that makes an upsampled image exactly `up` times as large."
     s = filter_size(f)
     return tuple((n + up - 1) // 2 for n in s), tuple((n - up) // 2 for n in s)
 
-# %% ../../nbs/ops/02_resample.ipynb #0493b183
+# %% ../../nbs/ops/02_resample.ipynb #533dd2c0
 def down_padding(f: Tensor | None, down: int) -> tuple:
     "(before, after), each (x, y): the padding that keeps a downsampled image aligned."
     s = filter_size(f)
     return tuple((n - down + 1) // 2 for n in s), tuple((n - down) // 2 for n in s)
 
-# %% ../../nbs/ops/02_resample.ipynb #972f7ed3
+# %% ../../nbs/ops/02_resample.ipynb #4ebe7e0a
 def filter2d(x: Tensor, f: Tensor, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Blur: [N, C, H, W] -> [N, C, H, W], plus what `padding` adds."
     s = filter_size(f)
     p = _extended(padding, tuple(n // 2 for n in s), tuple((n - 1) // 2 for n in s))
     return upfirdn2d(x, f, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
 
-# %% ../../nbs/ops/02_resample.ipynb #dd2808c8
+# %% ../../nbs/ops/02_resample.ipynb #281f1e06
 def upsample2d(x: Tensor, f: Tensor, up: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Enlarge: [N, C, H, W] -> [N, C, up*H, up*W], plus what `padding` adds; zeros outside the image."
     p = _extended(padding, *up_padding(f, up))
     return upfirdn2d(x, f, up=up, padding=p, flip_filter=flip_filter, gain=gain * up ** 2, impl=impl)
 
-# %% ../../nbs/ops/02_resample.ipynb #e1db0638
+# %% ../../nbs/ops/02_resample.ipynb #c826c82d
 def downsample2d(x: Tensor, f: Tensor, down: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Shrink: [N, C, H, W] -> [N, C, H/down, W/down], plus what `padding` adds; zeros outside the image."
     p = _extended(padding, *down_padding(f, down))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['conv2d_resample']
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #1cbda6e6
+# %% ../../nbs/ops/03_resampled_conv.ipynb #7cf08745
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,18 +13,18 @@ from torch import Tensor
 from .backend import choose_impl
 from .resample import _extended, down_padding, parse_padding, up_padding, upfirdn2d
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #f6ce6131
+# %% ../../nbs/ops/03_resampled_conv.ipynb #400b01c7
 def _conv(x, w, stride=1, padding=(0, 0), groups=1, flip_weight=True):
     "A plain convolution; flip_weight=True is PyTorch's correlation, False the true convolution."
     return F.conv2d(x, w if flip_weight else w.flip(2, 3), stride=stride, padding=padding, groups=groups)
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #09d41407
+# %% ../../nbs/ops/03_resampled_conv.ipynb #64d45567
 def _conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
     x = upfirdn2d(x, f if up > 1 else None, up=up, padding=padding, gain=up ** 2, flip_filter=flip_filter, impl="reference")
     x = _conv(x, w, groups=groups, flip_weight=flip_weight)
     return upfirdn2d(x, f, down=down, flip_filter=flip_filter, impl="reference") if down > 1 else x
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #826c05b6
+# %% ../../nbs/ops/03_resampled_conv.ipynb #28e0897f
 def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter):
     "Transposed convolution, then the filter with what is left of the padding."
     kh, kw = w.shape[2:]
@@ -36,7 +36,7 @@ def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter):
     x = F.conv_transpose2d(x, w, stride=up, padding=(py, px), groups=groups)
     return upfirdn2d(x, f, padding=(x0 + px, x1 + px, y0 + py, y1 + py), gain=up ** 2, flip_filter=flip_filter, impl="torch")
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #91ab3c06
+# %% ../../nbs/ops/03_resampled_conv.ipynb #90fc5775
 def _conv2d_resample_torch(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
     fir = dict(flip_filter=flip_filter, impl="torch")
     conv = dict(groups=groups, flip_weight=flip_weight)
@@ -51,7 +51,7 @@ def _conv2d_resample_torch(x, w, f, up, down, padding, groups, flip_weight, flip
     else: x = _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter)
     return upfirdn2d(x, f, down=down, **fir) if down > 1 else x
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #ecb91313
+# %% ../../nbs/ops/03_resampled_conv.ipynb #29085b09
 def conv2d_resample(
     x: Tensor,                   # [N, I, H, W]
     w: Tensor,                   # [O, I / groups, kh, kw]

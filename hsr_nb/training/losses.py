@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['says_real', 'says_fake', 'r1_penalty', 'path_lengths', 'path_length_loss']
 
-# %% ../../nbs/training/03_losses.ipynb #c2a65a6f
+# %% ../../nbs/training/03_losses.ipynb #2438ff25
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/training/03_losses.ipynb #1d863ca9
+# %% ../../nbs/training/03_losses.ipynb #2838eda9
 def says_real(logits: Tensor) -> Tensor:
     "softplus(-logits), [N]: small where the discriminator says real. The generator's loss, and the discriminator's on real images."
     return F.softplus(-logits).squeeze(1)
 
-# %% ../../nbs/training/03_losses.ipynb #acff0b01
+# %% ../../nbs/training/03_losses.ipynb #73b965b0
 def says_fake(logits: Tensor) -> Tensor:
     "softplus(logits), [N]: small where the discriminator says fake. The discriminator's loss on generated images."
     return F.softplus(logits).squeeze(1)
 
-# %% ../../nbs/training/03_losses.ipynb #1121beae
+# %% ../../nbs/training/03_losses.ipynb #1c7dbb95
 def r1_penalty(
     D,                     # (images, labels) -> logits
     real: Tensor,          # [N, C, H, W] in [-1, 1], not augmented
@@ -33,7 +33,7 @@ def r1_penalty(
     g, = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return g.float().square().sum([1, 2, 3]), logits
 
-# %% ../../nbs/training/03_losses.ipynb #2142d297
+# %% ../../nbs/training/03_losses.ipynb #41f33c49
 def path_lengths(
     synthesis,              # ws -> images
     ws: Tensor,             # [N, L, w_dim]
@@ -47,7 +47,7 @@ def path_lengths(
     g, = torch.autograd.grad((img * y).sum(), ws, create_graph=create_graph)
     return g.square().sum(2).mean(1).sqrt()
 
-# %% ../../nbs/training/03_losses.ipynb #939bf473
+# %% ../../nbs/training/03_losses.ipynb #6db61d67
 def path_length_loss(
     lengths: Tensor,     # [n], this part's lengths, with their graph
     mean: Tensor,        # [], running mean before the step
