@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'SUFFIXES', 'MAX_BYTES', 'DataError', 'is_image_name', 'unsafe', 'shown', 'FolderFiles', 'ZipFiles',
            'open_files', 'read_meta', 'recorded_filter', 'label_table']
 
-# %% ../../nbs/data/03_files.ipynb #cd5b2aff
+# %% ../../nbs/data/03_files.ipynb #6cea9d0e
 import json
 import os
 import stat
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-# %% ../../nbs/data/03_files.ipynb #83354021
+# %% ../../nbs/data/03_files.ipynb #38da150c
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")  # Pillow decoders a data set may use
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
             ".pnm", ".jp2", ".avif", ".apng")
@@ -32,7 +32,7 @@ def is_image_name(name: str) -> bool:
     "Whether a path, written with forward slashes, bears the name of an image."
     return name.lower().endswith(SUFFIXES) and "__MACOSX" not in name.split("/") and not name.split("/")[-1].startswith("._")
 
-# %% ../../nbs/data/03_files.ipynb #780efea9
+# %% ../../nbs/data/03_files.ipynb #faa69b7f
 def unsafe(name: str) -> str | None:
     "What is wrong with an archive member's name, or None."
     parts = name.replace("\\", "/").split("/")
@@ -51,7 +51,7 @@ def shown(name: str) -> str:
     "The name with everything unprintable escaped."
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
-# %% ../../nbs/data/03_files.ipynb #49292196
+# %% ../../nbs/data/03_files.ipynb #72ab01a9
 def _folder_fault(root, path):
     "Why this directory entry cannot be an image, or None."
     mode = path.lstat().st_mode
@@ -77,7 +77,7 @@ def _walk(root):
             p = Path(folder, f)
             yield p.relative_to(root).as_posix(), p
 
-# %% ../../nbs/data/03_files.ipynb #7cb54c28
+# %% ../../nbs/data/03_files.ipynb #5271c791
 class _Files:
     "What a folder and a zip share: `names` (sorted), `faults` [(name, reason)], `others` (count of non-images)."
 
@@ -102,7 +102,7 @@ class _Files:
         "The bytes of one image, or its first `limit` bytes. Safe to call from several threads and after a fork."
         return self._read(self._raw[name], limit)
 
-# %% ../../nbs/data/03_files.ipynb #51cbe374
+# %% ../../nbs/data/03_files.ipynb #3a2096c3
 class FolderFiles(_Files):
     "The images below a folder."
 
@@ -113,7 +113,7 @@ class FolderFiles(_Files):
     def _read(self, raw, limit):
         with open(self.path / raw, "rb") as f: return f.read(MAX_BYTES if limit is None else limit)
 
-# %% ../../nbs/data/03_files.ipynb #b203bf2b
+# %% ../../nbs/data/03_files.ipynb #281087df
 def _zip_fault(info):
     "Why this zip member cannot be an image, or None."
     name = info.orig_filename
@@ -126,7 +126,7 @@ def _zip_fault(info):
     if info.file_size > MAX_BYTES: return f"says it unpacks to {info.file_size >> 20} MB, more than {MAX_BYTES >> 20} MB"
     return None
 
-# %% ../../nbs/data/03_files.ipynb #ef08ea7e
+# %% ../../nbs/data/03_files.ipynb #df75b701
 class ZipFiles(_Files):
     "The images in a zip."
 
@@ -154,7 +154,7 @@ class ZipFiles(_Files):
     def __getstate__(self):
         return {**self.__dict__, "_open": None}
 
-# %% ../../nbs/data/03_files.ipynb #047bacc2
+# %% ../../nbs/data/03_files.ipynb #9baf12a3
 def open_files(path) -> FolderFiles | ZipFiles:
     "The files of a folder or of a `.zip`."
     path = Path(path).expanduser()
@@ -163,7 +163,7 @@ def open_files(path) -> FolderFiles | ZipFiles:
     if path.suffix.lower() == ".zip": return ZipFiles(path)
     raise DataError(f"{shown(path)} is neither a folder nor a .zip; hsr_data makes one from CIFAR-10, MNIST and LSUN files")
 
-# %% ../../nbs/data/03_files.ipynb #c0e0f0f5
+# %% ../../nbs/data/03_files.ipynb #7f3d477f
 def read_meta(files: _Files) -> dict:
     "The parsed `dataset.json` at the root, or {} where there is none."
     if not files._has_json: return {}
@@ -181,7 +181,7 @@ def recorded_filter(meta: dict) -> str:
     found = ours.get("resize_filter") if isinstance(ours, dict) else None
     return shown(found)[:40] if isinstance(found, str) else "none"
 
-# %% ../../nbs/data/03_files.ipynb #79360f1c
+# %% ../../nbs/data/03_files.ipynb #384e0409
 def _pairs(meta):
     "The label entries as (path, label), with what is wrong with the malformed ones."
     entries, good, faults = meta.get("labels") or [], {}, []
@@ -202,9 +202,9 @@ def _label_fault(label, width):
         if not 0 <= label < 1 << 16: return f"has the {'negative ' * (label < 0)}label {shown(label)[:40]}; expected 0 to 65535"
     elif not (isinstance(label, list) and len(label) == width and all(map(number, label))):
         return f"has the label {shown(repr(label))[:40]}; expected a list of {width} numbers"
-    elif not all(abs(v) <= np.finfo(np.float32).max for v in label): return "has a label that is not finite"
+    elif not all(abs(v) <= float(np.finfo(np.float32).max) for v in label): return "has a label that is not finite"
 
-# %% ../../nbs/data/03_files.ipynb #eb0b6e92
+# %% ../../nbs/data/03_files.ipynb #fad84825
 def label_table(
     meta: dict,   # from `read_meta`
     names: list,  # image names in order

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BUILT_IN', 'open_dataset']
 
-# %% ../../nbs/data/07_registry.ipynb #3d7ab13c
+# %% ../../nbs/data/07_registry.ipynb #18e923bb
 import difflib
 from pathlib import Path
 
 from .files import DataError, shown
 from .images import ImageDataset
 
-# %% ../../nbs/data/07_registry.ipynb #2cde155a
+# %% ../../nbs/data/07_registry.ipynb #be482439
 BUILT_IN = ("synthfaces", "digits")
 
 
@@ -28,7 +28,7 @@ def open_dataset(
     if not str(spec) or not path.exists(): raise FileNotFoundError(_unknown(str(spec)))
     return ImageDataset(path, resolution=resolution, labels=labels, **options)
 
-
+# %% ../../nbs/data/07_registry.ipynb #9c22a7cc
 def _built_in(name, options):
     from hsr_nb.data import digits
     if name == "digits": make = digits.Digits
