@@ -6,17 +6,17 @@
 __all__ = ['MAIN', 'NUISANCE', 'IDENTITY', 'FACTOR_NAMES', 'MARGINALS', 'CORRELATIONS', 'mix', 'uniforms', 'correlation_matrix',
            'sample_factors', 'check_factors', 'factor_index']
 
-# %% ../../nbs/data/01_facefactors.ipynb #05ed7423
+# %% ../../nbs/data/01_facefactors.ipynb #499cdd8e
 import numpy as np
 
-# %% ../../nbs/data/01_facefactors.ipynb #ab1cfafd
+# %% ../../nbs/data/01_facefactors.ipynb #2fcfa5a3
 MAIN = ("gender", "smile", "age", "hair", "bangs", "beard", "glasses", "yaw", "pitch")
 NUISANCE = ("skin_tone", "hair_hue", "grey", "background", "light", "clothes")
 IDENTITY = ("face_width", "jaw", "eye_spacing", "eye_size", "eye_tilt", "eye_colour", "nose_length", "nose_width",
             "mouth_width", "lip_fullness", "brow_height", "brow_shape", "hair_shape")
 FACTOR_NAMES = MAIN + NUISANCE + IDENTITY
 
-# %% ../../nbs/data/01_facefactors.ipynb #fbf9b49e
+# %% ../../nbs/data/01_facefactors.ipynb #f379db86
 def mix(
     x: np.ndarray,  # uint64, any shape
 ) -> np.ndarray:    # uint64, every input bit flips about half of the output bits
@@ -37,7 +37,7 @@ def uniforms(
         bits = mix(row[:, None] + golden * np.arange(1, columns + 1, dtype=np.uint64))
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
 
-# %% ../../nbs/data/01_facefactors.ipynb #9bf977ee
+# %% ../../nbs/data/01_facefactors.ipynb #4cbaf50f
 MARGINALS = {  # mu, sigma; every other factor is flat (0, 1)
     "gender": (0.0, 2.0), "smile": (0.3, 1.1), "hair": (1.1, 1.1), "bangs": (-0.5, 1.8), "beard": (-1.3, 2.4),
     "glasses": (-2.1, 3.0), "yaw": (0.0, 0.65), "pitch": (0.0, 0.6), "hair_hue": (0.0, 0.9), "light": (0.0, 1.2)}
@@ -58,7 +58,7 @@ def correlation_matrix(
         C[i, j] = C[j, i] = rho
     return C
 
-# %% ../../nbs/data/01_facefactors.ipynb #ba158db6
+# %% ../../nbs/data/01_facefactors.ipynb #6251b80f
 def sample_factors(
     n,                          # how many faces, or the 1-D indices of the faces wanted
     seed: int = 0,
@@ -75,7 +75,7 @@ def sample_factors(
     f = torch.special.ndtr(torch.from_numpy(np.ascontiguousarray(mu + sigma * z))).numpy()
     return (np.round(f * 65536) / 65536).astype(np.float32)
 
-# %% ../../nbs/data/01_facefactors.ipynb #2dbdad4d
+# %% ../../nbs/data/01_facefactors.ipynb #348af486
 def check_factors(
     factors,       # array or tensor [n, F] in [0, 1]
 ) -> np.ndarray:   # float32 [n, F]

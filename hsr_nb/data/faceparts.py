@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['paint_ears', 'paint_nose', 'paint_cheeks', 'paint_mouth', 'paint_eye', 'paint_brow', 'paint_eyes', 'paint_wrinkles']
 
-# %% ../../nbs/data/04_faceparts.ipynb #3d42d647
+# %% ../../nbs/data/04_faceparts.ipynb #76be45a3
 from types import SimpleNamespace
 import numpy as np
 from .facecanvas import Canvas, band, bump, inside, ramp, smooth, wave
 from .facepose import EYES, colour, head_field, lerp, project
 
-# %% ../../nbs/data/04_faceparts.ipynb #d3d36e88
+# %% ../../nbs/data/04_faceparts.ipynb #90739ff2
 def paint_ears(cv: Canvas, f: SimpleNamespace) -> None:
     "Ears; turning hides the far one behind the head and brings the near one forward."
     for s in (-1, 1):
@@ -25,7 +25,7 @@ def paint_ears(cv: Canvas, f: SimpleNamespace) -> None:
         part.over(alpha, f.skin + f.tone * ((0.25 * s * f.side - 0.15) - 0.75 * bump(q * 1.7)))
         part.paste()
 
-# %% ../../nbs/data/04_faceparts.ipynb #4c4a1a42
+# %% ../../nbs/data/04_faceparts.ipynb #3c425704
 def paint_nose(cv: Canvas, f: SimpleNamespace) -> None:
     "Bridge with a lit and a shaded flank, a round tip, nostrils."
     bx, by, _ = project(f, 0.0, -0.10, 0.02)
@@ -47,7 +47,7 @@ def paint_nose(cv: Canvas, f: SimpleNamespace) -> None:
     cv.over(np.maximum(under, 0.8 * inside((1 - hole) * 0.009, cv.px)), f.skin_dark * 0.66)
     cv.paste()
 
-# %% ../../nbs/data/04_faceparts.ipynb #340f9095
+# %% ../../nbs/data/04_faceparts.ipynb #7f6b7604
 def paint_cheeks(cv: Canvas, f: SimpleNamespace) -> None:
     "Blush, and the folds beside the mouth that smiling and age draw."
     mx, my, _ = project(f, 0.0, 0.56, 0.05)
@@ -62,7 +62,7 @@ def paint_cheeks(cv: Canvas, f: SimpleNamespace) -> None:
         part.over((0.15 * smooth(f.smile * 2 - 0.6) + 0.85 * f.old * f.old) * line, f.skin_dark * 0.84)
         part.paste()
 
-# %% ../../nbs/data/04_faceparts.ipynb #c987925f
+# %% ../../nbs/data/04_faceparts.ipynb #6a2999a3
 def paint_mouth(cv: Canvas, f: SimpleNamespace) -> None:
     "Lips along a parabola that bends with the smile, opening over teeth as it widens."
     x, y, w = project(f, 0.0, 0.56, 0.05)
@@ -85,7 +85,7 @@ def paint_mouth(cv: Canvas, f: SimpleNamespace) -> None:
     cv.over(0.85 * ends * band(cv.y, upper - 0.010, upper + 0.010, cv.px), f.skin_dark * colour(0.62, 0.42, 0.45))
     cv.paste()
 
-# %% ../../nbs/data/04_faceparts.ipynb #2832f8a3
+# %% ../../nbs/data/04_faceparts.ipynb #7e564216
 def paint_eye(cv: Canvas, f: SimpleNamespace, s: int, x, y, w) -> None:
     "White, iris, pupil, glint, lids and lashes of one eye (s = -1 on the viewer's left)."
     size = 0.94 + 0.30 * (f.eye_size - 0.5) + 0.10 * f.fem
@@ -110,7 +110,7 @@ def paint_eye(cv: Canvas, f: SimpleNamespace, s: int, x, y, w) -> None:
     cv.over(lines + 0.75 * f.old * arc * band(cv.y, bag - 0.010, bag + 0.010, cv.px), f.skin_dark * 0.9)
     cv.over(0.92 * wing * band(cv.y, top - lash, top + 0.006, cv.px), (0.16, 0.10, 0.09))
 
-# %% ../../nbs/data/04_faceparts.ipynb #25e60e35
+# %% ../../nbs/data/04_faceparts.ipynb #7ccbd8d1
 def paint_brow(cv: Canvas, f: SimpleNamespace, s: int) -> None:
     "One brow: thicker and flatter with masculinity."
     x, y, w = project(f, s * (0.44 + 0.06 * (f.eye_spacing - 0.5)), -0.325 - 0.05 * (f.brow_height - 0.5) - 0.025 * f.smile)
@@ -120,7 +120,7 @@ def paint_brow(cv: Canvas, f: SimpleNamespace, s: int) -> None:
     thick = (0.017 + 0.017 * f.gender) * (1.15 - 0.45 * s * np.clip(t, -1, 1)) * arc * (2 - arc)
     cv.over(0.9 * band(cv.y, bow - thick, bow + thick, cv.px), lerp(f.haird, f.skin_dark * 0.7, 0.25))
 
-# %% ../../nbs/data/04_faceparts.ipynb #f284172b
+# %% ../../nbs/data/04_faceparts.ipynb #72df788b
 def paint_eyes(cv: Canvas, f: SimpleNamespace) -> None:
     "Both eyes and brows, each in a patch of its own."
     for s in (-1, 1):
@@ -130,7 +130,7 @@ def paint_eyes(cv: Canvas, f: SimpleNamespace) -> None:
         paint_brow(part, f, s)
         part.paste()
 
-# %% ../../nbs/data/04_faceparts.ipynb #c3543ac2
+# %% ../../nbs/data/04_faceparts.ipynb #df97a15a
 def paint_wrinkles(cv: Canvas, f: SimpleNamespace) -> None:
     "Forehead lines and crow's feet."
     part = cv.patch(*project(f, 0.0, -0.58)[:2], 0.33, 0.15)

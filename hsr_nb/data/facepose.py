@@ -6,30 +6,30 @@
 __all__ = ['SKIN', 'HAIR', 'EYES', 'CLOTHES', 'BACKDROP', 'colour', 'lerp', 'measures', 'describe', 'project', 'head_field',
            'cap_field', 'hairline']
 
-# %% ../../nbs/data/03_facepose.ipynb #489bdc23
+# %% ../../nbs/data/03_facepose.ipynb #5b603b65
 from types import SimpleNamespace
 import numpy as np
 from .facefactors import FACTOR_NAMES
-from .facecanvas import Canvas, bump, ramp, smooth, wave
+from .facecanvas import Canvas, ramp, smooth, wave
 
-# %% ../../nbs/data/03_facepose.ipynb #7af9d90f
+# %% ../../nbs/data/03_facepose.ipynb #5e94a96f
 SKIN = ((105, 66, 46), (150, 98, 68), (196, 140, 102), (228, 178, 140), (247, 208, 178))
 HAIR = ((34, 28, 32), (66, 42, 32), (112, 70, 42), (166, 84, 40), (206, 152, 78), (232, 200, 128))
 EYES = ((70, 44, 28), (112, 76, 40), (96, 120, 66), (72, 120, 160))
 CLOTHES = ((70, 92, 136), (92, 138, 140), (196, 110, 92), (128, 92, 140), (84, 124, 96))
 BACKDROP = ((206, 222, 232), (218, 230, 214), (240, 226, 204), (236, 214, 212), (216, 212, 232))
 
-# %% ../../nbs/data/03_facepose.ipynb #37261f78
+# %% ../../nbs/data/03_facepose.ipynb #0a8d8d7f
 def colour(r, g, b):
     "A factor for each channel, shaped to multiply colours [3, n, 1, 1]."
     return np.array([r, g, b], np.float32)[:, None, None, None]
 
-# %% ../../nbs/data/03_facepose.ipynb #8bce34ce
+# %% ../../nbs/data/03_facepose.ipynb #dfa4fab8
 def lerp(a, b, t):
     "From a to b as t goes from 0 to 1."
     return a + (b - a) * t
 
-# %% ../../nbs/data/03_facepose.ipynb #8099cae4
+# %% ../../nbs/data/03_facepose.ipynb #a3f98551
 def measures(
     factors: np.ndarray,  # float32 [n, F] in [0, 1]
 ) -> SimpleNamespace:     # every factor by name, pose and head measures, each [n, 1, 1]
@@ -45,7 +45,7 @@ def measures(
     f.jawline = -0.10 + 0.30 * f.gender + 0.16 * (f.jaw - 0.5) + 0.10 * f.old
     return f
 
-# %% ../../nbs/data/03_facepose.ipynb #7fc4a094
+# %% ../../nbs/data/03_facepose.ipynb #145587ca
 def describe(
     factors: np.ndarray,  # float32 [n, F] in [0, 1]
 ) -> SimpleNamespace:     # measures [n, 1, 1] and colours [3, n, 1, 1]
@@ -62,7 +62,7 @@ def describe(
     f.ends = f.cy + 0.02 + 1.1 * f.length                                   # how far down hair reaches
     return f
 
-# %% ../../nbs/data/03_facepose.ipynb #1d7ebdec
+# %% ../../nbs/data/03_facepose.ipynb #4b9db494
 def project(
     f: SimpleNamespace,
     u,         # position across the face, -1..1
@@ -76,7 +76,7 @@ def project(
     y = f.cy + f.low * (v * f.nodcos - (z + lift) * 0.75 * f.nod)
     return x, y, np.clip(f.cos - 0.9 * f.sin * u / z, 0.3, 1.2)
 
-# %% ../../nbs/data/03_facepose.ipynb #3c4b4996
+# %% ../../nbs/data/03_facepose.ipynb #e6d877c3
 def head_field(cv: Canvas, f: SimpleNamespace, grow=0.0):
     "Squared head radius q (1 on the outline) and x, y in head units; `grow` lengthens the chin."
     v = cv.y - f.cy
@@ -87,7 +87,7 @@ def head_field(cv: Canvas, f: SimpleNamespace, grow=0.0):
     x = (cv.x - centre) * (1 / (f.a * (1 + 0.25 * grow) * (1 + f.jawline * d2 * (1.6 - down))))
     return x * x + np.where(v < 0, y * y * (0.72 + 0.28 * y * y), y * y), x, y
 
-# %% ../../nbs/data/03_facepose.ipynb #6dbb6809
+# %% ../../nbs/data/03_facepose.ipynb #81669d11
 def cap_field(cv: Canvas, f: SimpleNamespace, bottom):
     "Squared radius q of the hair's outline (1 on it) and x, y in its units; below the temples it is `bottom` long."
     vol = 0.20 * f.full * f.hair + 0.03 * f.length
@@ -98,7 +98,7 @@ def cap_field(cv: Canvas, f: SimpleNamespace, bottom):
     down = np.maximum(v, 0) / bottom
     return x * x + (up * up * (0.72 + 0.28 * up * up) + down * down), x, up + down
 
-# %% ../../nbs/data/03_facepose.ipynb #8440cd1f
+# %% ../../nbs/data/03_facepose.ipynb #58ec4a67
 def hairline(cv: Canvas, f: SimpleNamespace) -> np.ndarray:
     "Where hair ends over the face, for each column [n, 1, W]."
     x, y, w = project(f, 0.0, -0.50)

@@ -6,23 +6,23 @@
 __all__ = ['RENDERER_VERSION', 'paint_backdrop', 'paint_body', 'paint_head', 'paint_back_hair', 'paint_hair', 'paint_beard',
            'paint_glasses', 'paint_faces', 'supersampling', 'render_array']
 
-# %% ../../nbs/data/05_facerender.ipynb #0f16833b
+# %% ../../nbs/data/05_facerender.ipynb #fde22dd0
 from types import SimpleNamespace
 import numpy as np
 from .facecanvas import Canvas, band, bump, inside, ramp, smooth, wave
 from .facepose import BACKDROP, CLOTHES, cap_field, describe, hairline, head_field, lerp, project
 from .faceparts import paint_cheeks, paint_ears, paint_eyes, paint_mouth, paint_nose, paint_wrinkles
 
-# %% ../../nbs/data/05_facerender.ipynb #daabfb87
+# %% ../../nbs/data/05_facerender.ipynb #0ddef6f9
 RENDERER_VERSION = 1
 
-# %% ../../nbs/data/05_facerender.ipynb #ea8374de
+# %% ../../nbs/data/05_facerender.ipynb #caf571c1
 def paint_backdrop(cv: Canvas, f: SimpleNamespace) -> None:
     "A soft gradient, lighter around the head and on the lit side."
     glow = 0.16 * bump((cv.x**2 + (cv.y + 0.1) ** 2) / 2.2) + (0.05 * f.side * cv.x - 0.10 * (cv.y + 1) - 0.04)
     for channel, k in zip(cv.rgb, ramp(f.background, BACKDROP)): np.add(k, glow, out=channel)
 
-# %% ../../nbs/data/05_facerender.ipynb #da1cc043
+# %% ../../nbs/data/05_facerender.ipynb #fd6a407c
 def paint_body(cv: Canvas, f: SimpleNamespace) -> None:
     "Neck and shoulders: skin to the neckline, then clothes with a collar."
     w = 0.19 + 0.075 * f.gender
@@ -37,7 +37,7 @@ def paint_body(cv: Canvas, f: SimpleNamespace) -> None:
     shade = shade - 0.20 * inside(scoop + 0.030, cv.px)
     cv.over(alpha, ramp(f.clothes, CLOTHES) * shade)
 
-# %% ../../nbs/data/05_facerender.ipynb #aa4a91b9
+# %% ../../nbs/data/05_facerender.ipynb #9fcd59ee
 def paint_head(cv: Canvas, f: SimpleNamespace) -> None:
     "The bare head: round shading, a gleam on a bald crown, a shadow under the hair."
     q, x, y = head_field(cv, f)
@@ -47,14 +47,14 @@ def paint_head(cv: Canvas, f: SimpleNamespace) -> None:
     shade = (0.42 * f.side) * x + (0.26 - 0.10 * y) - 0.55 * q * q + gleam - cast
     cv.over(alpha, f.skin + f.tone * shade)
 
-# %% ../../nbs/data/05_facerender.ipynb #fd5b8938
+# %% ../../nbs/data/05_facerender.ipynb #8ded37bf
 def paint_back_hair(cv: Canvas, f: SimpleNamespace) -> None:
     "Hair behind head and neck; it comes down to the shoulders with femininity and fullness."
     q, x, y = cap_field(cv, f, lerp(0.22, 0.90, f.length))
     shade = 0.60 + 0.06 * wave(cv.x * 2.6 + 0.3 * cv.y + f.hair_shape) + 0.14 * f.side * x
     cv.over(inside((1 - q) * (0.45 * f.a), cv.px) * smooth(f.hair / 0.22), f.hairc * shade)
 
-# %% ../../nbs/data/05_facerender.ipynb #a00b84e1
+# %% ../../nbs/data/05_facerender.ipynb #5e2b9950
 def paint_hair(cv: Canvas, f: SimpleNamespace) -> None:
     "The cap of hair with hairline, fringe, side locks, strands and a sheen."
     line = hairline(cv, f)
@@ -67,7 +67,7 @@ def paint_hair(cv: Canvas, f: SimpleNamespace) -> None:
     shade = (0.92 - 0.10 * y - 0.20 * f.length * smooth(y * 1.4 - 0.3)) + 0.06 * strand + sheen * (0.24 + 0.16 * f.side * x) + 0.20 * f.side * x - 0.18 * q * q
     cv.over(alpha * there, f.hairc * shade)
 
-# %% ../../nbs/data/05_facerender.ipynb #968bff17
+# %% ../../nbs/data/05_facerender.ipynb #e44f8504
 def paint_beard(cv: Canvas, f: SimpleNamespace) -> None:
     "Stubble darkens, then thickens and grows past the chin."
     q, x, y = head_field(cv, f, 0.15 * smooth(f.beard * 1.6 - 0.6))
@@ -79,7 +79,7 @@ def paint_beard(cv: Canvas, f: SimpleNamespace) -> None:
     shade = (0.78 - 0.18 * (y - 0.6)) + 0.08 * wave(x * 3.2 + y * 0.6) + 0.22 * f.side * x
     cv.over(alpha, lerp(f.haird, f.hairc, 0.6) * shade)
 
-# %% ../../nbs/data/05_facerender.ipynb #a771603e
+# %% ../../nbs/data/05_facerender.ipynb #e1a95933
 def paint_glasses(cv: Canvas, f: SimpleNamespace) -> None:
     "Frames that fade in, then thicken; a faint glare on the lenses."
     (lx, y, lw), (rx, _, rw) = (project(f, s * 0.44, 0.02, 0.12) for s in (-1, 1))
@@ -98,7 +98,7 @@ def paint_glasses(cv: Canvas, f: SimpleNamespace) -> None:
     cv.over(alpha * np.maximum(inside(d + thick, cv.px) - inside(d - thick, cv.px), arms), (0.13, 0.11, 0.14))
     cv.paste()
 
-# %% ../../nbs/data/05_facerender.ipynb #95f3c129
+# %% ../../nbs/data/05_facerender.ipynb #ab907131
 def paint_faces(
     factors: np.ndarray,  # float32 [n, F] in [0, 1]
     size: int,            # pixels of the canvas
@@ -116,12 +116,12 @@ def paint_faces(
     paint_glasses(cv, f)
     return cv
 
-# %% ../../nbs/data/05_facerender.ipynb #453faffa
+# %% ../../nbs/data/05_facerender.ipynb #5ae4d553
 def supersampling(resolution: int) -> int:
     "Sub-pixels per side of a pixel: small pictures have features thinner than a pixel."
     return 4 if resolution < 24 else 2 if resolution < 128 else 1
 
-# %% ../../nbs/data/05_facerender.ipynb #4f154938
+# %% ../../nbs/data/05_facerender.ipynb #dd4be1dc
 def render_array(
     factors: np.ndarray,  # float32 [n, F] in [0, 1]
     resolution: int,

@@ -6,7 +6,7 @@
 __all__ = ['PLAIN', 'check_resolution', 'processors', 'render_faces', 'sample_factors', 'base_face', 'sweep_factors',
            'factor_sweep', 'check_indices', 'face_identity', 'SynthFaces']
 
-# %% ../../nbs/data/06_synthfaces.ipynb #28544d39
+# %% ../../nbs/data/06_synthfaces.ipynb #5b85e359
 import hashlib, json, os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -15,19 +15,19 @@ from torch import Tensor
 from . import facefactors, facerender
 from .facefactors import FACTOR_NAMES, MAIN, check_factors, factor_index
 
-# %% ../../nbs/data/06_synthfaces.ipynb #abfce239
+# %% ../../nbs/data/06_synthfaces.ipynb #91031a4a
 def check_resolution(resolution: int) -> int:
     "Accept 16 to 256 pixels, or say so."
     if isinstance(resolution, bool) or not isinstance(resolution, (int, np.integer)) or not 16 <= resolution <= 256:
         raise ValueError(f"SynthFaces are drawn at 16 to 256 pixels, not at resolution={resolution!r}")
     return int(resolution)
 
-# %% ../../nbs/data/06_synthfaces.ipynb #4dcfd51b
+# %% ../../nbs/data/06_synthfaces.ipynb #7ba0e8d6
 def processors() -> int:
     "How many processors this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../../nbs/data/06_synthfaces.ipynb #ee07f146
+# %% ../../nbs/data/06_synthfaces.ipynb #48ee972e
 def render_faces(
     factors,               # [n, F] in [0, 1], array or tensor, columns as FACTOR_NAMES
     resolution: int = 64,  # 16..256 pixels
@@ -45,7 +45,7 @@ def render_faces(
         with ThreadPoolExecutor(workers) as pool: list(pool.map(draw, starts))
     return torch.from_numpy(out)
 
-# %% ../../nbs/data/06_synthfaces.ipynb #a6b12efa
+# %% ../../nbs/data/06_synthfaces.ipynb #7c9b16db
 def sample_factors(
     n,                          # how many faces, or 1-D indices of the faces wanted
     seed: int = 0,
@@ -54,10 +54,10 @@ def sample_factors(
     "Factors of faces as a tensor; row i depends on (seed, index) alone."
     return torch.from_numpy(facefactors.sample_factors(n, seed, independent))
 
-# %% ../../nbs/data/06_synthfaces.ipynb #66355fbe
+# %% ../../nbs/data/06_synthfaces.ipynb #6947ba62
 PLAIN = {"smile": 0.5, "age": 0.25, "hair": 0.85, "bangs": 0.0, "beard": 0.0, "glasses": 0.0, "grey": 0.3, "skin_tone": 0.75, "hair_hue": 0.4}
 
-# %% ../../nbs/data/06_synthfaces.ipynb #7422ff55
+# %% ../../nbs/data/06_synthfaces.ipynb #fa52bf60
 def base_face(
     **factors: float,  # values of single factors
 ) -> Tensor:           # float32 [F]
@@ -66,7 +66,7 @@ def base_face(
     for name, value in {**PLAIN, **factors}.items(): f[factor_index(name)] = value
     return f
 
-# %% ../../nbs/data/06_synthfaces.ipynb #a6cac93e
+# %% ../../nbs/data/06_synthfaces.ipynb #f8f04696
 def sweep_factors(
     name: str,    # which factor
     steps: int = 8,
@@ -81,7 +81,7 @@ def sweep_factors(
     f[:, column] = torch.linspace(0, 1, steps)
     return f
 
-# %% ../../nbs/data/06_synthfaces.ipynb #8f089dbb
+# %% ../../nbs/data/06_synthfaces.ipynb #7a5de4ed
 def factor_sweep(
     name: str,        # which factor
     steps: int = 8,
@@ -91,7 +91,7 @@ def factor_sweep(
     "Pictures of one face while one factor runs from 0 to 1."
     return render_faces(sweep_factors(name, steps, base), resolution)
 
-# %% ../../nbs/data/06_synthfaces.ipynb #ba6a8f7a
+# %% ../../nbs/data/06_synthfaces.ipynb #0daca4f7
 def check_indices(
     indices,       # 1-D list, array or tensor of integers
     size: int,     # of the data set
@@ -103,7 +103,7 @@ def check_indices(
     if bad.size: raise IndexError(f"face {bad[0]} was asked for, but SynthFaces has faces 0 to {size - 1}")
     return i.astype(np.int64)
 
-# %% ../../nbs/data/06_synthfaces.ipynb #6e87f711
+# %% ../../nbs/data/06_synthfaces.ipynb #4be1960d
 def face_identity(ds: "SynthFaces") -> dict:
     "What decides the pixels of a data set, and a hash over it and over some of the pixels."
     d = dict(name=ds.name, renderer=facerender.RENDERER_VERSION, resolution=ds.resolution, size=ds.size, seed=ds.seed,
@@ -113,7 +113,7 @@ def face_identity(ds: "SynthFaces") -> dict:
     for part in (ds.images(probes), ds.labels(probes)): h.update(part.numpy().tobytes())
     return {**d, "sha256": h.hexdigest()}
 
-# %% ../../nbs/data/06_synthfaces.ipynb #36ea75c4
+# %% ../../nbs/data/06_synthfaces.ipynb #233c72ab
 class SynthFaces:
     "Procedural portraits with known factors; face i depends on (seed, i) alone."
     name, factor_names = "synthfaces", FACTOR_NAMES
