@@ -1,0 +1,296 @@
+"Runs as a whole: exact resume, branches, several processes, signals, and what happens when something is wrong."
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
+from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
+from hsr_nb.training.run import sample_sheet
+from hsr_nb.training.state import build_state, flatten, restore
+
+SMALL = {"data.path": "digits", "data.resolution": 32, "net.channel_max": 16, "net.z_dim": 16, "net.w_dim": 16, "batch": 8, "hsr.head_hidden": 32,
+         "hsr.start_kimg": 0.016, "hsr.interval": 2, "tick_kimg": 0.032, "snapshot_kimg": 1000, "kimg": 0.064, "device": "cpu"}
+
+
+def config(folder, **changes):
+    return override(preset("tiny32"), **SMALL | {"run_dir": str(folder)} | changes)
+
+
+def run(cfg):
+    return train(cfg, progress=False)
+
+
+def state_of(folder):
+    return load_checkpoint(folder)[0]
+
+
+def same(a, b, prefixes=("",)):
+    keys = [k for k in a if k.startswith(prefixes)]
+    assert keys == [k for k in b if k.startswith(prefixes)]
+    wrong = [k for k in keys if not torch.equal(a[k], b[k])]
+    assert not wrong, f"{len(wrong)} of {len(keys)} tensors differ, first {wrong[0]}"
+
+
+def spawn(cfg, *prefix, **kw):
+    "Train in a process of its own."
+    code = "import sys, json; from hsr_nb.training import config_from_dict, train; train(config_from_dict(json.loads(sys.argv[1])), progress=False)"
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(cfg.to_dict())], stderr=subprocess.PIPE, text=True, **kw)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "An uninterrupted run of 8 + 8 steps with HSR and labels."
+    return run(config(tmp_path_factory.mktemp("whole") / "run", kimg=0.128, **{"data.labels": True}))
+
+
+def test_resume_equals_uninterrupted(whole, tmp_path):
+    cfg = config(tmp_path / "run", **{"data.labels": True})
+    run(cfg)
+    run(override(cfg, kimg=0.128))
+    same(state_of(whole), state_of(tmp_path / "run"))
+    drop = lambda r: {k: v for k, v in r.items() if not k.startswith("sec")}
+    assert [drop(r) for r in read_metrics(whole)] == [drop(r) for r in read_metrics(tmp_path / "run")]
+
+
+def test_resume_after_kill(whole, tmp_path):
+    "Killed without warning after a checkpoint: what follows the checkpoint is lost, nothing else."
+    cfg = config(tmp_path / "run", kimg=1000, snapshot_kimg=0.064, **{"data.labels": True})
+    p = spawn(cfg)
+    while not checkpoints(tmp_path / "run"):
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(0.02)
+    p.kill(); p.wait(); p.stderr.close()
+    for extra in checkpoints(tmp_path / "run")[1:]: extra.unlink()
+    run(override(cfg, kimg=0.128, snapshot_kimg=1000))
+    same(state_of(whole), state_of(tmp_path / "run"))
+    assert [r["nimg"] for r in read_metrics(tmp_path / "run")] == [32, 64, 96, 128]
+
+
+def test_sigterm_saves_and_leaves(whole, tmp_path):
+    cfg = config(tmp_path / "run", kimg=1000, **{"data.labels": True})
+    p = spawn(cfg)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(0.02)
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(60) == 0
+    p.stderr.close()
+    stopped = load_checkpoint(tmp_path / "run")[1]["count"]["nimg"]
+    assert stopped < 100_000
+    if stopped < 128: run(override(cfg, kimg=0.128)); same(state_of(whole), state_of(tmp_path / "run"))
+
+
+def test_everything_is_in_the_checkpoint(whole):
+    tensors, meta = load_checkpoint(whole)
+    assert {k.split(".")[0] for k in tensors} == {"G", "D", "G_ema", "hsr", "opt_G", "opt_D", "pl_mean"}
+    assert any(k.startswith("opt_G.hsr.heads") for k in tensors) and any(k.startswith("hsr.heads_ema") for k in tensors)
+    assert tensors["pl_mean"] > 0 and meta["count"]["nimg"] == 128 and meta["teacher"]["name"] == "synthfaces-tiny"
+    assert not any(k.startswith("G") and "head" in k for k in tensors)
+    prov = json.loads((whole / "provenance.json").read_text())
+    assert {"git", "versions", "device", "data", "seed"} <= prov.keys() and "sha256" in prov["data"] and "resize_filter" in prov["data"]
+
+
+def test_stripped_export_gives_identical_images(whole, tmp_path):
+    tensors, meta = load_checkpoint(whole)
+    save_safetensors(tmp_path / "G.safetensors", {k: v for k, v in tensors.items() if k.startswith("G_ema.")}, {"G": meta["G"]})
+    labels = lambda i: torch.eye(10)[i % 10]
+    assert torch.equal(sample_sheet(load_generator(whole), 0, labels, 10), sample_sheet(load_generator(tmp_path / "G.safetensors"), 0, labels, 10))
+
+
+def test_weight_zero_is_the_baseline_bit_for_bit(tmp_path):
+    run(config(tmp_path / "none", **{"hsr.teacher": "none"}))
+    run(config(tmp_path / "zero", **{"hsr.weight": 0.0}))
+    a, b = state_of(tmp_path / "none"), state_of(tmp_path / "zero")
+    same(a, {k: b[k] for k in a})
+
+
+def test_hsr_changes_the_generator(tmp_path):
+    run(config(tmp_path / "none", **{"hsr.teacher": "none"}))
+    run(config(tmp_path / "hsr"))
+    a, b = state_of(tmp_path / "none"), state_of(tmp_path / "hsr")
+    assert not torch.equal(a["G.synthesis.b8.conv1.weight"], b["G.synthesis.b8.conv1.weight"])
+    assert any("loss/hsr8" in r for r in read_metrics(tmp_path / "hsr")) and not any("loss/hsr8" in r for r in read_metrics(tmp_path / "none"))
+
+
+def test_branch_adds_heads_and_keeps_everything_else(tmp_path):
+    run(config(tmp_path / "base", **{"hsr.teacher": "none"}))
+    cfg = config(tmp_path / "arm", init_from=str(tmp_path / "base"), init_mode="branch", kimg=0.128)
+    s = build_state(cfg, (1, 32, 32))
+    fresh = {k: v.clone() for k, v in flatten(s).items() if k.startswith("hsr.")}
+    restore(s, tmp_path / "base", heads_may_differ=True)
+    base, arm = state_of(tmp_path / "base"), flatten(s)
+    same(base, {k: arm[k] for k in base})
+    assert all(torch.equal(fresh[k], arm[k]) for k in fresh) and s.count["nimg"] == 64
+    assert all(torch.equal(v, arm[k.replace("heads.", "heads_ema.")]) for k, v in arm.items() if k.startswith("hsr.heads."))
+    run(cfg)
+    assert load_checkpoint(tmp_path / "arm")[1]["count"]["nimg"] == 128
+    off = config(tmp_path / "off", init_from=str(tmp_path / "arm"), init_mode="branch", kimg=0.16, **{"hsr.teacher": "none"})
+    run(off)
+    assert not any(k.startswith("hsr") or ".hsr." in k for k in state_of(tmp_path / "off"))
+
+
+def test_branch_arm_equals_its_baseline_when_nothing_changes(tmp_path):
+    base = run(config(tmp_path / "base", **{"hsr.teacher": "none"}))
+    run(config(tmp_path / "arm", init_from=str(base), init_mode="branch", kimg=0.128, **{"hsr.teacher": "none"}))
+    run(config(tmp_path / "base", kimg=0.128, **{"hsr.teacher": "none"}))
+    same(state_of(base), state_of(tmp_path / "arm"))
+
+
+def test_transfer_takes_networks_only(tmp_path):
+    base = run(config(tmp_path / "base", **{"hsr.teacher": "none"}))
+    arm = run(config(tmp_path / "arm", init_from=str(base), kimg=0.008, **{"hsr.teacher": "none"}))
+    meta = load_checkpoint(arm)[1]
+    assert meta["count"] == meta["count"] | {"nimg": 8, "step": 1}
+    with pytest.raises(CheckpointError, match="shape"):
+        run(config(tmp_path / "bad", init_from=str(base), **{"hsr.teacher": "none", "net.channel_max": 8}))
+
+
+def torchrun(cfg, n=2):
+    "The configuration on n gloo processes, constant noise (per-part noise is drawn per process)."
+    code = ("import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
+            "build = r.build_state\n"
+            "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
+            "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)")
+    folder = os.path.dirname(cfg.run_dir)
+    script, conf = os.path.join(folder, f"t{n}.py"), os.path.join(folder, f"c{n}.json")
+    open(script, "w").write(code); json.dump(cfg.to_dict(), open(conf, "w"))
+    cmd = [sys.executable, script, conf] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), script, conf]
+    subprocess.run(cmd, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_two_processes_equal_one(tmp_path):
+    "Penalties, HSR, mixing and minibatch-std included; only rounding may differ."
+    common = {"data.labels": True, "kimg": 0.024, "loss.pl_interval": 1, "loss.r1_interval": 2, "hsr.start_kimg": 0.0, "hsr.interval": 1}
+    for n in (1, 2): torchrun(config(tmp_path / f"p{n}", **common), n)
+    a, b = state_of(tmp_path / "p1"), state_of(tmp_path / "p2")
+    gap = {k: ((a[k] - b[k]).norm() / a[k].norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
+    assert max(gap.values()) < 1e-3, max(gap.items(), key=lambda kv: kv[1])
+    for x, y in zip(*(read_metrics(tmp_path / f"p{n}") for n in (1, 2))):
+        assert all(abs(x[k] - y[k]) < 1e-3 * max(1, abs(x[k])) for k in x if not k.startswith("sec"))
+    assert json.loads((tmp_path / "p2" / "provenance.json").read_text())["processes"] == 2
+
+
+def test_workers_and_mirror_keep_the_order(tmp_path):
+    for w in (0, 1): run(config(tmp_path / f"w{w}", kimg=0.032, **{"data.workers": w, "data.mirror": True, "hsr.teacher": "none"}))
+    same(state_of(tmp_path / "w0"), state_of(tmp_path / "w1"))
+
+
+def make_folder(path, n=12, size=(32, 32)):
+    path.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(n): Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(path / f"{i:03d}.png")
+    return path
+
+
+def test_a_folder_of_images_and_wide_ones(tmp_path):
+    run(config(tmp_path / "run", kimg=0.016, **{"data.path": str(make_folder(tmp_path / "imgs")), "data.resolution": None}))
+    wide = make_folder(tmp_path / "wide", size=(32, 48))
+    cfg = config(tmp_path / "wrun", kimg=0.016, **{"data.path": str(wide), "data.resolution": None, "net.base_size": [4, 6], "hsr.teacher": "none"})
+    assert load_generator(run(cfg)).img_size == (32, 48)
+
+
+BAD = {
+    "fewer images than a batch": ({"batch": 4096}, "fewer than one batch of 4096"),
+    "no such path": ({"data.path": "no/such/folder"}, "no/such/folder"),
+    "no power of two": ({"data.resolution": 24}, "24"),
+    "unknown teacher": ({"hsr.teacher": "no_such_net"}, "no_such_net"),
+    "labels that are not there": ({"data.path": "FOLDER", "data.labels": True, "data.resolution": None}, "label"),
+    "missing source": ({"init_from": "no/such/run"}, "no/such/run"),
+    "batch_gpu": ({"batch_gpu": 3}, "batch_gpu 3"),
+    "missing tap": ({"hsr.taps": [8, 64]}, "64"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_requests_are_one_sentence(what, tmp_path):
+    change, words = BAD[what]
+    folder = make_folder(tmp_path / "imgs")
+    cfg = config(tmp_path / "run", **{k: str(folder) if v == "FOLDER" else v for k, v in change.items()})
+    with pytest.raises((ValueError, FileNotFoundError)) as e: run(cfg)
+    assert words in str(e.value) and "\n" not in str(e.value).strip() and not checkpoints(tmp_path / "run")
+
+
+def cli(*args, **kw):
+    exe = os.path.join(os.path.dirname(sys.executable), "hsr_train")
+    return subprocess.run([exe, *args], capture_output=True, text=True, timeout=120, **kw)
+
+
+def test_command_line_errors(tmp_path):
+    (tmp_path / "empty").mkdir(); (tmp_path / "text").mkdir(); (tmp_path / "text" / "a.png").write_text("not an image")
+    for args, words in ((["tiny32", "--data.path", str(tmp_path / "empty")], "empty"), (["tiny32", "--data.path", str(tmp_path / "text")], "a.png"), (["nope"], "tiny32")):
+        r = cli(*args, "--run-dir", str(tmp_path / "run")) if args != ["nope"] else cli(*args)
+        assert r.returncode == 2 and words in r.stderr and "Traceback" not in r.stderr, r.stderr
+
+
+def test_read_only_folder(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    r = cli("tiny32", "--data.path", "digits", "--hsr.teacher", "none", "--run-dir", str(tmp_path / "file" / "run"))
+    assert r.returncode == 2 and "cannot write to the run folder" in r.stderr and "Traceback" not in r.stderr, r.stderr
+    if os.geteuid():
+        (tmp_path / "ro").mkdir(mode=0o500)
+        r = cli("tiny32", "--data.path", "digits", "--hsr.teacher", "none", "--run-dir", str(tmp_path / "ro" / "run"))
+        assert r.returncode == 2 and "cannot write to the run folder" in r.stderr, r.stderr
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    "A file that may not grow stands for a full disk: the write fails half-way."
+    cfg = config(tmp_path / "run")
+    run(cfg)
+    before = checkpoints(cfg.run_dir)[0].read_bytes()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+    p = spawn(override(cfg, kimg=0.128), preexec_fn=limit)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode != 0 and "cannot write" in err.strip().splitlines()[-1], err
+    assert [c.read_bytes() for c in checkpoints(cfg.run_dir)] == [before]
+    assert not [f for f in (tmp_path / "run" / "checkpoints").iterdir() if f.suffix == ".tmp"]
+
+
+def test_not_finite_stops_with_the_cause(tmp_path):
+    cfg = config(tmp_path / "run", **{"hsr.teacher": "none"})
+    run(cfg)
+    tensors, meta = load_checkpoint(cfg.run_dir)
+    tensors["D.b4.out.bias"].fill_(float("nan"))
+    bad = save_safetensors(tmp_path / "bad.safetensors", tensors, meta)
+    with pytest.raises(TrainingFailed, match="loss/G became nan"):
+        run(config(tmp_path / "next", init_from=str(bad), init_mode="branch", kimg=1, **{"hsr.teacher": "none"}))
+    assert not checkpoints(tmp_path / "next")
+
+
+def test_another_configuration_is_refused(whole, tmp_path):
+    with pytest.raises(CheckpointError, match="loss.r1_gamma was 0.1, now 3.0"):
+        run(config(whole, kimg=0.128, **{"data.labels": True, "loss.r1_gamma": 3.0}))
+    with pytest.raises(CheckpointError, match="data.labels was True, now False"): run(config(whole))
+
+
+def papermill(tmp_path, **params):
+    flags = [x for k, v in params.items() for x in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", "-k", "python3", "nbs/experiments/train.ipynb", str(tmp_path / "out.ipynb"),
+                           "-p", "run_dir", str(tmp_path / "run"), "-p", "kimg", "0.064", "-p", "batch", "8", "-p", "device", "cpu", *flags],
+                          capture_output=True, text=True, timeout=300, cwd=os.path.join(os.path.dirname(__file__), ".."))
+
+
+def test_notebook_on_digits(tmp_path):
+    r = papermill(tmp_path, data="digits", hsr_start_kimg=0)
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert (tmp_path / "run" / "samples" / "grid.png").exists() and (tmp_path / "run" / "curves.png").exists()
+
+
+def test_notebook_on_a_folder(tmp_path):
+    r = papermill(tmp_path, data=make_folder(tmp_path / "imgs"), hsr_start_kimg=0)
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert load_generator(tmp_path / "run").img_size == (32, 32)
+
+
+def test_notebook_refuses_unknown_parameters(tmp_path):
+    r = papermill(tmp_path, data="digits", hsr_wieght=1)
+    assert r.returncode == 1 and "unknown parameter hsr_wieght" in r.stderr and not (tmp_path / "run").exists()
