@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['base_of', 'Report', 'check_dataset', 'require_dataset']
 
-# %% ../../nbs/data/04_check.ipynb #e83bf225
+# %% ../../nbs/data/04_check.ipynb #73cfff31
 import hashlib
 import io
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 
 from PIL import Image
 from tqdm import tqdm
 
-from .files import DataError, label_table, open_files, read_meta, shown
+from .files import DataError, label_table, open_files, read_meta, readable, shown
 from .images import Reader, decode, image_size, open_image
 
-# %% ../../nbs/data/04_check.ipynb #1813c3df
+# %% ../../nbs/data/04_check.ipynb #61644fd3
 def base_of(
     height: int, width: int,
     base_size=None,  # (h, w) that you intend to use; None: find it
@@ -38,7 +37,7 @@ def base_of(
         raise ValueError(f"{height}x{width} is no power of two (nearest: {low} and {2 * low}), and no base_size is given")
     raise ValueError(f"{height}x{width} is not reached by doubling a small input such as 4x6")
 
-# %% ../../nbs/data/04_check.ipynb #9fe9023a
+# %% ../../nbs/data/04_check.ipynb #1527b3e4
 @dataclass(frozen=True)
 class Report:
     "What `check_dataset` found."
@@ -64,7 +63,7 @@ class Report:
         if not self.ok: raise DataError(self.text(first))
         return self
 
-# %% ../../nbs/data/04_check.ipynb #97813d96
+# %% ../../nbs/data/04_check.ipynb #ae2576dd
 def _text(r, first):
     head = f"{shown(r.path)}: {r.count} images" + (f", {_say(r.shape)}, labels: {r.labels}" if r.shape else "")
     lines = [head + (", all good" if r.ok else f"; {len(r.problems)} problem" + "s" * (len(r.problems) != 1))]
@@ -76,10 +75,7 @@ def _text(r, first):
 def _say(chw):
     return f"{chw[1]}x{chw[2]} {({1: 'grey', 3: 'RGB', 4: 'RGBA'}).get(chw[0], f'{chw[0]} channels')}"
 
-# %% ../../nbs/data/04_check.ipynb #c2829276
-_ERRORS = (DataError, OSError, zipfile.BadZipFile, EOFError, zipfile.zlib.error)
-
-
+# %% ../../nbs/data/04_check.ipynb #710868fb
 def _header(files, name, alpha):
     "(H, W, C) from the first kilobytes of a file, or the reason (str) why it is unfit."
     try:
@@ -89,7 +85,7 @@ def _header(files, name, alpha):
             if len(data) < 1 << 16: raise
             im = open_image(files.read(name), alpha)
         return im.size[1], im.size[0], len(im.getbands())
-    except _ERRORS as e: return shown(e) or type(e).__name__
+    except DataError as e: return str(e)
 
 
 def _vote(shapes, size, resizing):
@@ -102,7 +98,7 @@ def _vote(shapes, size, resizing):
     votes = "" if len(fits) == 1 else f", as {counts[best]} of {len(fits)} are" if counts[best] else " (the resolution asked for)"
     return best, [(name, f"is {_say((s[2], *s[:2]))}; expected {_say((best[2], *best[:2]))}{votes}") for name, s in fits.items() if s != best]
 
-# %% ../../nbs/data/04_check.ipynb #a25fade0
+# %% ../../nbs/data/04_check.ipynb #97bea02f
 def _pixels(files, name, alpha):
     "(True, hash) when the whole file is sound, else (False, reason)."
     try:
@@ -110,12 +106,11 @@ def _pixels(files, name, alpha):
         if data[:4] == b"\x89PNG": _verify_png(data)
         decode(data, alpha)
         return True, hashlib.sha256(data).digest()
-    except _ERRORS as e: return False, shown(e) or type(e).__name__
+    except DataError as e: return False, str(e)
 
 
 def _verify_png(data):
-    try: Image.open(io.BytesIO(data), formats=["PNG"]).verify()
-    except Exception as e: raise DataError(f"is truncated or damaged ({shown(e) or type(e).__name__})") from None
+    with readable("is truncated or damaged"): Image.open(io.BytesIO(data), formats=["PNG"]).verify()
 
 
 def _each(reader, names, look, what, progress):
@@ -128,7 +123,7 @@ def _each(reader, names, look, what, progress):
             bar.update(len(part))
     return found
 
-# %% ../../nbs/data/04_check.ipynb #7862bcb3
+# %% ../../nbs/data/04_check.ipynb #34bbec2e
 def check_dataset(
     path,                       # folder or .zip
     resolution=None,            # expected size: pixels or (H, W); None: what most images have
@@ -155,23 +150,23 @@ def check_dataset(
         else: notes += [f"not square: use base_size={base}"] * (shape[1] != shape[2] and base_size is None)
     return Report(str(path), len(names), shape, said, tuple(problems), tuple(notes), full)
 
-# %% ../../nbs/data/04_check.ipynb #13f38bf9
+# %% ../../nbs/data/04_check.ipynb #24fca55c
 def require_dataset(path, **options) -> Report:
     "`check_dataset`, raising a DataError that lists the problems."
     return check_dataset(path, **options).require()
 
-# %% ../../nbs/data/04_check.ipynb #7834527c
+# %% ../../nbs/data/04_check.ipynb #a2cf4837
 def _check_labels(files, labels):
     "(a word about the labels, faults)"
     if labels is False: return "not used", []
     try: table, faults = label_table(read_meta(files), files.names)
-    except _ERRORS as e: return "unreadable", [("dataset.json", shown(e).removeprefix(f"{shown(files.path)}/dataset.json "))]
+    except DataError as e: return "unreadable", [("dataset.json", shown(e).removeprefix(f"{shown(files.path)}/dataset.json "))]
     if table is None and not faults:
         return "none", [("dataset.json", "has no labels, and labels are asked for")] if labels else []
     if table is None: return "faulty", faults
     return (f"{table.max() + 1} classes" if table.ndim == 1 else f"vectors of {table.shape[1]}"), faults
 
-# %% ../../nbs/data/04_check.ipynb #14e852b4
+# %% ../../nbs/data/04_check.ipynb #e5c264e2
 def _check_images(files, size, resize_filter, alpha, full, threads, progress):
     "(shape (C, H, W) or None, problems, notes) of the images themselves."
     reader = Reader(files, None, threads)
@@ -185,5 +180,5 @@ def _check_images(files, size, resize_filter, alpha, full, threads, progress):
         pixels = _each(reader, list(shapes), lambda n: _pixels(files, n, alpha), "pixels", progress)
         bad.update({n: (f"{bad[n]}; also " if n in bad else "") + why for n, (good, why) in pixels.items() if not good})
         sound = [why for good, why in pixels.values() if good]
-        if copies := len(sound) - len(set(sound)): notes.append(f"{copies} images are exact copies of another one")
+        if copies := len(sound) - len(set(sound)): notes.append(f"{copies} exact copies of another image")
     return best and (best[2], *best[:2]), [(n, bad[n]) for n in files.names if n in bad], notes

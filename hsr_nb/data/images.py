@@ -7,12 +7,11 @@ __all__ = ['MAX_PIXELS', 'RESIZE_FILTERS', 'to_uint8', 'image_grid', 'open_any',
            'Reader', 'subset', 'check_indices', 'content_hash', 'ImageSet', 'FileSet', 'ImageDataset', 'image_size',
            'chain_filters']
 
-# %% ../../nbs/data/03_images.ipynb #92791889
+# %% ../../nbs/data/03_images.ipynb #b5bcbb92
 import hashlib
 import io
 import json
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from .files import FORMATS, DataError, label_table, open_files, read_meta, recorded_filter, shown
+from .files import FORMATS, DataError, label_table, open_files, read_meta, readable, recorded_filter, shown
 
-# %% ../../nbs/data/03_images.ipynb #834244c7
+# %% ../../nbs/data/03_images.ipynb #589579ec
 def to_uint8(
     images,  # float in [-1, 1] or uint8, any shape
 ) -> torch.Tensor:  # uint8
@@ -48,7 +47,7 @@ def image_grid(
     x = x.reshape(rows, cols, -1, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, cols * w, -1).numpy()
     return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
 
-# %% ../../nbs/data/03_images.ipynb #3dd30942
+# %% ../../nbs/data/03_images.ipynb #2b82852b
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb, 9459 x 9459
 
 
@@ -64,15 +63,15 @@ def _fault(im, data, alpha):
     if im.mode not in ("L", "RGB", "RGBA", "LA"): return f"has mode {im.mode}; expected L or RGB"
     return None
 
-# %% ../../nbs/data/03_images.ipynb #f197fd4c
+# %% ../../nbs/data/03_images.ipynb #20c1026b
 def open_any(
     data: bytes,   # the file's content; its first 64 kB are enough for most headers
 ) -> Image.Image:  # not decoded yet
     "The image behind these bytes, whatever its mode; DataError when there is none or it claims an absurd size."
-    try: im = Image.open(io.BytesIO(data), formats=_formats())
-    except UnidentifiedImageError: raise DataError(_unknown(data)) from None
-    except Image.DecompressionBombError: raise DataError("says it is enormous: taken for a decompression bomb") from None
-    except Exception as e: raise DataError(f"has a broken header ({shown(e) or type(e).__name__})") from None
+    with readable("has a broken header"):
+        try: im = Image.open(io.BytesIO(data), formats=_formats())
+        except UnidentifiedImageError: raise DataError(_unknown(data)) from None
+        except Image.DecompressionBombError: raise DataError("says it is enormous: taken for a decompression bomb") from None
     w, h = im.size
     if w * h > MAX_PIXELS: raise DataError(f"says it has {w}x{h} pixels, more than {MAX_PIXELS // 10**6} million: taken for a decompression bomb")
     return im
@@ -93,17 +92,18 @@ def _unknown(data):
     text = all(b in b"\t\n\r\f" or 32 <= b < 127 for b in data[:64])
     return "is not an image" + (f": it holds text, {data[:20].decode()!r}" if text else f": it begins with {data[:8].hex(' ')}")
 
-# %% ../../nbs/data/03_images.ipynb #d9f8dcac
+# %% ../../nbs/data/03_images.ipynb #38e14709
 def open_image(
     data: bytes,          # as for `open_any`
     alpha: bool = False,  # let RGBA and LA pass
 ) -> Image.Image:         # not decoded yet
     "An image fit for training, as far as the header tells. DataError (reason only) otherwise."
     im = open_any(data)
-    if fault := _fault(im, data, alpha): raise DataError(fault)
+    with readable("has a broken header"): fault = _fault(im, data, alpha)
+    if fault: raise DataError(fault)
     return im
 
-# %% ../../nbs/data/03_images.ipynb #bd6b2be9
+# %% ../../nbs/data/03_images.ipynb #b9651efd
 def decode(
     data: bytes,              # an image file's content
     alpha: bool = False,      # keep RGBA and LA as they are
@@ -112,17 +112,16 @@ def decode(
 ) -> np.ndarray:              # uint8 [H, W, C]
     "Decode one image file. DataError with the reason when it is unfit; resizing never changes the aspect."
     im = load(open_image(data, alpha))
-    if im.format != "TIFF" and im.getexif().get(0x112, 1) != 1:
-        raise DataError(f"is stored on its side (EXIF orientation {im.getexif()[0x112]})")
+    with readable("has broken EXIF data"): turn = 1 if im.format == "TIFF" else im.getexif().get(0x112, 1)
+    if turn != 1: raise DataError(f"is stored on its side (EXIF orientation {shown(turn)})")
     if size is not None and im.size != size[::-1]: im = resize(im, size, resize_filter)
     x = np.asarray(im)
     return x[..., None] if x.ndim == 2 else x
 
-# %% ../../nbs/data/03_images.ipynb #f686d4f8
+# %% ../../nbs/data/03_images.ipynb #e3e5d4e8
 def load(im: Image.Image) -> Image.Image:
     "Decode an opened image; DataError when its pixels are not all there."
-    try: im.load()
-    except Exception as e: raise DataError(f"cannot be decoded, it is truncated or damaged ({shown(e) or type(e).__name__})") from None
+    with readable("cannot be decoded, it is truncated or damaged"): im.load()
     return im
 
 
@@ -137,7 +136,7 @@ def resize(im: Image.Image, size: tuple, resize_filter: str | None) -> Image.Ima
 
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
 
-# %% ../../nbs/data/03_images.ipynb #9e24a31b
+# %% ../../nbs/data/03_images.ipynb #3a029333
 class Reader:
     "Reads and decodes images by name, several at a time; picklable, and safe after a fork."
 
@@ -146,7 +145,7 @@ class Reader:
 
     def one(self, name: str) -> np.ndarray:
         try: return self.decode(self.files.read(name))
-        except (DataError, OSError, zipfile.BadZipFile) as e: raise DataError(f"{shown(self.files.path)}: {shown(name)} {e}") from None
+        except DataError as e: raise DataError(f"{shown(self.files.path)}: {shown(name)} {e}") from None
 
     def many(self, names: list, one=None) -> list:
         one = one or self.one
@@ -157,7 +156,7 @@ class Reader:
     def __getstate__(self):
         return {**self.__dict__, "_pool": None}
 
-# %% ../../nbs/data/03_images.ipynb #aaf9d83a
+# %% ../../nbs/data/03_images.ipynb #a5f4450d
 def subset(n: int, max_size: int | None, seed: int = 0) -> np.ndarray:
     "The sorted indices of at most `max_size` of n images: RandomState(seed) shuffles, the first ones stay (StyleGAN2-ADA)."
     if max_size is not None and max_size < 1: raise ValueError(f"max_size must be at least 1, not {max_size}")
@@ -173,7 +172,7 @@ def check_indices(indices, n: int) -> np.ndarray:
     if i.size and (i.min() < -n or i.max() >= n): raise IndexError(f"image {i.max() if i.max() >= n else i.min()} of {n}")
     return i % n
 
-# %% ../../nbs/data/03_images.ipynb #481ed602
+# %% ../../nbs/data/03_images.ipynb #00709c8b
 def content_hash(
     reader: Reader,  # where the files are
     names: list,     # paths in the order of the images
@@ -189,7 +188,7 @@ def content_hash(
             total.update(len(raw).to_bytes(4, "big") + raw + digest)
     return total.hexdigest()
 
-# %% ../../nbs/data/03_images.ipynb #b0993a88
+# %% ../../nbs/data/03_images.ipynb #b076aed9
 class ImageSet:
     "The protocol of a data set. A subclass sets name, image_shape, label_dim, _labels and offers images() and identity."
 
@@ -207,7 +206,7 @@ class ImageSet:
     def __getitem__(self, i):
         return self.images([i])[0], self.labels([i])[0]
 
-# %% ../../nbs/data/03_images.ipynb #977f73e5
+# %% ../../nbs/data/03_images.ipynb #49ab3112
 class FileSet(ImageSet):
     "Images that a Reader finds under names; the constructor is ImageDataset's."
 
@@ -237,7 +236,7 @@ class FileSet(ImageSet):
         if self._identity is None: self._identity = _identity(self)
         return dict(self._identity)
 
-# %% ../../nbs/data/03_images.ipynb #001c2d30
+# %% ../../nbs/data/03_images.ipynb #33ea9ee8
 def _identity(ds):
     header = dict(format="hsr_nb images 1", image_shape=list(ds.image_shape), **ds._options)
     labels = None if ds._labels is None else hashlib.sha256(ds._labels.astype(ds._labels.dtype.newbyteorder("<")).tobytes()).hexdigest()
@@ -248,7 +247,7 @@ def _identity(ds):
 def _say(hwc):
     return f"{hwc[0]}x{hwc[1]} (height x width) with {hwc[2]} channel" + "s" * (hwc[2] != 1)
 
-# %% ../../nbs/data/03_images.ipynb #4e4f5fd5
+# %% ../../nbs/data/03_images.ipynb #baf95abb
 class ImageDataset(FileSet):
     "The images of a folder or zip, in path order, as uint8 tensors, with the labels of its `dataset.json`."
 
@@ -277,7 +276,7 @@ class ImageDataset(FileSet):
         self._options = dict(resize_filter=chain_filters(recorded_filter(meta), resize_filter),
                              subset=None if max_size is None or len(keep) == len(files.names) else [max_size, seed])
 
-# %% ../../nbs/data/03_images.ipynb #b12c398c
+# %% ../../nbs/data/03_images.ipynb #b8834fef
 def image_size(resolution) -> tuple | None:
     "(H, W) from None, a number of pixels or (H, W)."
     if resolution is None: return None

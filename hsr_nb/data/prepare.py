@@ -5,17 +5,21 @@
 # %% auto #0
 __all__ = ['upright', 'in_mode', 'crop_box', 'transformed']
 
-# %% ../../nbs/data/05_prepare.ipynb #fed9610d
+# %% ../../nbs/data/05_prepare.ipynb #bac7b0b9
 import numpy as np
 from PIL import Image, ImageOps
 
-from .files import DataError
+from .files import DataError, readable
 from .images import RESIZE_FILTERS, load, open_any
 
-# %% ../../nbs/data/05_prepare.ipynb #04361942
+# %% ../../nbs/data/05_prepare.ipynb #fec9a71e
 def upright(data: bytes, said: list) -> Image.Image:
     "Decode a file; turned by its EXIF orientation, 8 bits, no palette. What was done is appended to `said`."
     im = open_any(data)
+    with readable("cannot be decoded"): return _upright(im, data, said)
+
+
+def _upright(im, data, said):
     if getattr(im, "is_animated", False) and im.format != "MPO": raise DataError(f"is animated ({im.n_frames} frames)")
     deep = im.format == "PNG" and data[24:25] == b"\x10"
     turned = load(im).getexif().get(0x112, 1) != 1
@@ -34,7 +38,7 @@ def _eight_bits(im):
     if x.min() < 0 or x.max() > 65535: raise DataError("has 32-bit pixels beyond 65535; scale them to 8 or 16 bits first")
     return Image.fromarray((x >> 8).astype(np.uint8))
 
-# %% ../../nbs/data/05_prepare.ipynb #9c193ed5
+# %% ../../nbs/data/05_prepare.ipynb #fbf06bda
 def in_mode(im: Image.Image, mode: str, background: str, said: list) -> Image.Image:
     "The picture as L, RGB or RGBA, as `mode` wishes; opaque alpha is dropped, real transparency needs a background."
     if mode == "rgba": return im.convert("RGBA")
@@ -48,13 +52,13 @@ def in_mode(im: Image.Image, mode: str, background: str, said: list) -> Image.Im
         im = im.convert("RGB" if im.mode == "RGBA" else "L")
     return im if mode == "auto" else im.convert({"grey": "L", "rgb": "RGB"}[mode])
 
-# %% ../../nbs/data/05_prepare.ipynb #5607bc8a
+# %% ../../nbs/data/05_prepare.ipynb #0de79a59
 def crop_box(w: int, h: int, width: int, height: int) -> tuple:
     "(left, top, right, bottom) of the largest centred piece of a w x h picture with the aspect width : height."
     cw, ch = min(w, round(h * width / height)), min(h, round(w * height / width))
     return (w - cw) // 2, (h - ch) // 2, (w - cw) // 2 + cw, (h - ch) // 2 + ch
 
-# %% ../../nbs/data/05_prepare.ipynb #fa85849e
+# %% ../../nbs/data/05_prepare.ipynb #5b74dfd5
 def transformed(
     im: Image.Image,     # L, RGB or RGBA
     size: tuple | None,  # (H, W) of the result; None: as it is

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['permutation', 'image_order', 'check_batch', 'load', 'batches']
 
-# %% ../../nbs/data/08_sampler.ipynb #f7f42810
+# %% ../../nbs/data/08_sampler.ipynb #173bb0c9
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-# %% ../../nbs/data/08_sampler.ipynb #e790f5ff
+# %% ../../nbs/data/08_sampler.ipynb #b9eaefdc
 @lru_cache(maxsize=4)
 def permutation(
     n: int,      # how many
@@ -24,7 +24,7 @@ def permutation(
     order.flags.writeable = False
     return order
 
-# %% ../../nbs/data/08_sampler.ipynb #5338a440
+# %% ../../nbs/data/08_sampler.ipynb #d488a9a5
 def image_order(
     n_images: int,         # images in the set
     seed: int,             # of the run
@@ -42,7 +42,7 @@ def image_order(
         p += len(parts[-1])
     return np.concatenate(parts)
 
-# %% ../../nbs/data/08_sampler.ipynb #662e55ad
+# %% ../../nbs/data/08_sampler.ipynb #532360c4
 def check_batch(n_images: int, batch: int, mirror: bool = False, world: int = 1, name: str = "the data set") -> None:
     "ValueError when a batch cannot be drawn: larger than the set, or not a multiple of the processes."
     n = n_images * (2 if mirror else 1)
@@ -62,7 +62,7 @@ def load(
     if flip.any(): images = torch.where(flip[:, None, None, None], images.flip(-1), images)
     return images, ds.labels(base)
 
-# %% ../../nbs/data/08_sampler.ipynb #35333a01
+# %% ../../nbs/data/08_sampler.ipynb #42889893
 class _Stream:
     "Iterates over the index arrays of one process, batch after batch, for ever."
 
@@ -85,7 +85,7 @@ class _Loads:
     def __getitem__(self, indices):
         return load(self.ds, indices)
 
-# %% ../../nbs/data/08_sampler.ipynb #27ee09bd
+# %% ../../nbs/data/08_sampler.ipynb #ed566581
 def batches(
     ds,                        # any data set of this package
     batch: int,                # global batch: images of all processes together
@@ -104,8 +104,15 @@ def batches(
     stream = _Stream(len(ds), batch, seed, start, mirror, rank, world)
     pin_memory = pin_memory and torch.cuda.is_available()
     if workers == 0: return _in_process(ds, stream, pin_memory)
-    return iter(torch.utils.data.DataLoader(_Loads(ds), sampler=stream, batch_size=None, num_workers=workers,
-                                            pin_memory=pin_memory, generator=torch.Generator()))
+    return _ahead(torch.utils.data.DataLoader(_Loads(ds), sampler=stream, batch_size=None, num_workers=workers,
+                                              pin_memory=pin_memory, generator=torch.Generator()))
+
+# %% ../../nbs/data/08_sampler.ipynb #cbba57c2
+def _ahead(loader):
+    "The loader's batches; its workers end with the iterator, also after an error, and not whenever the garbage is collected."
+    it = iter(loader)
+    try: yield from it
+    finally: getattr(it, "_shutdown_workers", lambda: None)()
 
 
 def _in_process(ds, stream, pin):
