@@ -2,17 +2,23 @@
 """hsr_nb, each command from nothing:
 
   python3 run.py demo         train a small StyleGAN2 + HSR on SynthFaces and show the faces (about 8 minutes)
-  python3 run.py test         export, run every notebook and test (--all adds the long suites)
+  python3 run.py test         are notebooks and package in step, does every notebook run, do the tests pass (--all adds the long suites)
   python3 run.py lab          open JupyterLab on the notebooks
+  python3 run.py readme       write README.md from nbs/index.ipynb
   python3 run.py bench        measure the training step against its convolutions
   python3 run.py gpu          on a GPU: tests, benchmark and a 64 px training run
 
 --here uses the Python at hand instead of making .venv (for a machine without a package registry).
 """
 import hashlib
+import json
 import os
+import posixpath
+import re
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -65,25 +71,63 @@ def demo():
 
 
 def test():
-    sh(PY, "-m", "pytest", "-q", "tests", *([] if "--all" in sys.argv else ["-m", "not slow"]))
+    "Three stages; all of them run even if one fails. Nothing is exported first: a package out of step is a failure, not repaired."
+    for k, v in {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}.items(): os.environ.setdefault(k, v)  # two processes on two cores
+    full, pytest = "--all" in sys.argv, [PY, "-m", "pytest", "-q", "-rs", "--durations=10"]
+    stages = {"in step and clean": [*pytest, "tests/test_repository.py"],
+              "notebooks": [shutil.which("nbdev_test") or "nbdev_test", "--n_workers", 2, "--timing", *(["--flags", "slow"] if full else [])],
+              "tests": [*pytest, "tests", "--ignore", "tests/test_repository.py", *([] if full else ["-m", "not slow"])]}
+    summary, failed = [], False
+    for name, cmd in stages.items():
+        start = time.monotonic()
+        try: sh(*cmd); ok = True
+        except (subprocess.CalledProcessError, OSError) as e: ok = False; print(e, file=sys.stderr)
+        failed |= not ok
+        summary.append(f"{name} {'passed' if ok else 'FAILED'} in {time.monotonic() - start:.0f} s")
+    print(f"\n{'FAILED' if failed else 'passed'}: {', '.join(summary)}", flush=True)
+    return int(failed)
 
 
 def lab():
     sh(PY, "-m", "jupyter", "lab", "--notebook-dir", "nbs")
 
 
-COMMANDS = {"demo": demo, "test": test, "lab": lab}
+def readme_text():
+    "nbs/index.ipynb as Markdown: prose, code, what the code said as text; relative links start at the root."
+    to_root = lambda m: m[1] + (m[2] if re.match(r"[a-z]+:|[#/]", m[2]) else posixpath.normpath(f"nbs/{m[2]}"))
+    parts = []
+    for cell in json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]:
+        text, said = "".join(cell["source"]), []
+        if cell["cell_type"] == "markdown": parts.append(re.sub(r"(\]\(|src=\"|href=\")([^)\s\"]+)", to_root, text))
+        if cell["cell_type"] != "code" or re.search(r"(?m)^#\|\s*hide\s*$", text): continue
+        if code := re.sub(r"(?m)^#\|.*\n?", "", text).strip(): parts.append(f"```python\n{code}\n```")
+        for out in cell["outputs"]:
+            data = out.get("data", {})
+            if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
+            elif any(k.startswith("image/") for k in data): sys.exit("nbs/index.ipynb: a README cannot hold the picture of an output; save it and link to it")
+            else: said.append("".join(out.get("text") or data.get("text/plain", "")).strip("\n"))
+        if any(said): parts.append("```text\n" + "\n".join(said) + "\n```")
+    return "<!-- made from nbs/index.ipynb by `python3 run.py readme` -->\n\n" + "\n\n".join(p.strip() for p in parts if p.strip()) + "\n"
+
+
+def readme():
+    (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
+
+
+COMMANDS = {"demo": demo, "test": test, "lab": lab, "readme": readme}
 
 
 def main():
     args = [a for a in sys.argv[1:] if a not in ("--here", "--all")]
     if len(args) != 1 or args[0] not in COMMANDS:
         sys.exit(__doc__)
-    setup()
-    COMMANDS[args[0]]()
+    if args[0] != "readme":
+        setup()
+    sys.exit(COMMANDS[args[0]]())
 
 
-try:
-    main()
-except subprocess.CalledProcessError as e:
-    sys.exit(e.returncode)
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as e:
+        sys.exit(e.returncode)
