@@ -6,7 +6,7 @@
 __all__ = ['CheckpointError', 'sync_folder', 'save_safetensors', 'load_safetensors', 'checkpoints', 'load_checkpoint', 'subset',
            'load_generator', 'load_strict']
 
-# %% ../../nbs/interop/01_safetensors.ipynb #87c85f50
+# %% ../../nbs/interop/01_safetensors.ipynb #84aa76f1
 import json
 import os
 from pathlib import Path
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from ..nets.generator import Generator
 
-# %% ../../nbs/interop/01_safetensors.ipynb #e963e155
+# %% ../../nbs/interop/01_safetensors.ipynb #2ad9c36a
 class CheckpointError(ValueError):
     "A checkpoint cannot be read or written; the message names the file, what was expected and what was found."
 
-# %% ../../nbs/interop/01_safetensors.ipynb #cbcfbaee
+# %% ../../nbs/interop/01_safetensors.ipynb #e5fb37f9
 def sync_folder(path: Path):
     "Force a folder's entries to disk."
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #922649bd
+# %% ../../nbs/interop/01_safetensors.ipynb #91f64c23
 def save_safetensors(
     path,                        # of the file to write; an existing one is replaced only when the new one is complete
     tensors: dict[str, Tensor],
@@ -40,6 +40,7 @@ def save_safetensors(
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp, {k: json.dumps(v) for k, v in meta.items()})
+        os.chmod(tmp, 0o644)                                  # the library writes files that only their owner may read
         with open(tmp, "rb+") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
         sync_folder(path.parent)
@@ -48,7 +49,7 @@ def save_safetensors(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/interop/01_safetensors.ipynb #a1d72be3
+# %% ../../nbs/interop/01_safetensors.ipynb #db0dcdb2
 def load_safetensors(
     path,                    # of the file
 ) -> tuple[dict, dict]:      # tensors by name, metadata
@@ -61,12 +62,12 @@ def load_safetensors(
     except (SafetensorError, OSError, json.JSONDecodeError) as e:
         raise CheckpointError(f"{path} is no complete safetensors file of this package: {e}") from e
 
-# %% ../../nbs/interop/01_safetensors.ipynb #a25d8713
+# %% ../../nbs/interop/01_safetensors.ipynb #c6981595
 def checkpoints(run_dir) -> list[Path]:
     "The checkpoints of a run folder, oldest first; their names are image counts."
     return sorted(p for p in Path(run_dir).glob("checkpoints/*.safetensors") if p.stem.isdigit())
 
-# %% ../../nbs/interop/01_safetensors.ipynb #2d791c6c
+# %% ../../nbs/interop/01_safetensors.ipynb #dec39b5e
 def load_checkpoint(
     path,                  # a .safetensors file or a run folder
 ) -> tuple[dict, dict]:    # tensors by prefixed name, metadata
@@ -79,12 +80,12 @@ def load_checkpoint(
         path = found[-1]
     return load_safetensors(path)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #e25a1ab6
+# %% ../../nbs/interop/01_safetensors.ipynb #8aa08775
 def subset(tensors: dict, prefix: str) -> dict:
     "The tensors whose names start with `prefix.`, without it."
     return {k[len(prefix) + 1:]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
 
-# %% ../../nbs/interop/01_safetensors.ipynb #6f3ef781
+# %% ../../nbs/interop/01_safetensors.ipynb #34f3b077
 def load_generator(
     path,                  # a .safetensors file or a run folder
     device="cpu",
@@ -96,7 +97,7 @@ def load_generator(
     load_strict(G, subset(tensors, "G_ema"), f"{path}: G_ema")
     return G.eval().requires_grad_(False).to(device)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #f604e7ee
+# %% ../../nbs/interop/01_safetensors.ipynb #1b472220
 def load_strict(net, state: dict, where: str, missing_ok: bool = False):
     "Load a state dict; a missing, extra or misshapen tensor is named. `missing_ok` keeps what `state` lacks."
     own = net.state_dict()
