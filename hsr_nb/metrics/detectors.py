@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['AttributeNet', 'Detector', 'load_detector']
 
-# %% ../../nbs/metrics/01_detectors.ipynb #e117dafa
+# %% ../../nbs/metrics/01_detectors.ipynb #84726680
 import torch
 from torch import Tensor, nn
 
 from ..nets.backbones import load_strict, prepare, read_card, read_embedded
 
-# %% ../../nbs/metrics/01_detectors.ipynb #2c56ab1b
+# %% ../../nbs/metrics/01_detectors.ipynb #8adf20fe
 class AttributeNet(nn.Module):
     "A plain convolutional regressor; its pooled last map is the feature vector."
     def __init__(self, widths=(32, 64, 96, 128), attributes: int = 9):
@@ -25,7 +25,7 @@ class AttributeNet(nn.Module):
     def features(self, x: Tensor) -> Tensor: return self.body(x).mean((2, 3))   # [N, 3, H, W] -> [N, widths[-1]]
     def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))  # -> [N, attributes]
 
-# %% ../../nbs/metrics/01_detectors.ipynb #67acf483
+# %% ../../nbs/metrics/01_detectors.ipynb #20b9f529
 class Detector:
     "A frozen judge: uint8 pictures to float32 features, and to attribute estimates."
     def __init__(self, net: nn.Module, card: dict, device="cpu"):
@@ -37,8 +37,7 @@ class Detector:
         "uint8 [n, C, H, W] -> normalised float32 at the detector's input size."
         if images.dtype != torch.uint8: raise ValueError(f"{self.name} sees uint8 images, as they would be saved; found {images.dtype}")
         spec = self.card["input"]
-        x = prepare(images.to(self.device).float() / 127.5 - 1, spec["size"], spec["mean"], spec["std"])
-        return x.contiguous(memory_format=torch.channels_last)
+        return prepare(images.to(self.device).float() / 127.5 - 1, spec["size"], spec["mean"], spec["std"])
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor: return self.net.features(self.prepare(images))  # [n, num_features]

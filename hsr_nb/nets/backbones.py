@@ -7,7 +7,7 @@ __all__ = ['CLASSIFIER', 'prepare', 'stages', 'run_hooks', 'Backbone', 'shapes',
            'check_name', 'build_net', 'wanted', 'build_backbone', 'sha256', 'weights_dir', 'embedded', 'read_card',
            'read_embedded', 'save_embedded', 'load_embedded']
 
-# %% ../../nbs/nets/05_backbones.ipynb #f54e1573
+# %% ../../nbs/nets/05_backbones.ipynb #bd95ce5a
 import hashlib
 import json
 from importlib import resources
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/nets/05_backbones.ipynb #73ee5be1
+# %% ../../nbs/nets/05_backbones.ipynb #d39025ee
 def prepare(
     img: Tensor,  # [N, C, H, W], nominal [-1, 1]; one channel is repeated
     size: tuple,  # (height, width) the network wants
@@ -26,14 +26,15 @@ def prepare(
 ) -> Tensor:      # float32 [N, len(mean), *size]
     "Clamp to [-1, 1], move to [0, 1], resize by area, normalise."
     if img.ndim != 4: raise ValueError(f"images have the shape [N, C, H, W], not {tuple(img.shape)}")
-    x = img.float().clamp(-1, 1) * 0.5 + 0.5
-    if x.shape[-2:] != tuple(size): x = F.adaptive_avg_pool2d(x, tuple(size))
-    if x.shape[1] == 1 < len(mean): x = x.expand(-1, len(mean), -1, -1)
-    if x.shape[1] != len(mean): raise ValueError(f"the network wants {len(mean)} channels, the images have {img.shape[1]}")
-    mean, std = (torch.as_tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1) for v in (mean, std))
-    return (x - mean) / std
+    if img.shape[1] not in (1, len(mean)): raise ValueError(f"the network wants {len(mean)} channels, the images have {img.shape[1]}")
+    mean, std = (torch.as_tensor(v, dtype=torch.float32, device=img.device).reshape(1, -1, 1, 1) for v in (mean, std))
+    normalise = lambda x: x * (0.5 / std) + (0.5 - mean) / std            # [-1, 1] -> [0, 1] -> (x - mean) / std, in one step
+    resize = lambda x: x if x.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(x, tuple(size))
+    x, grows = img.float().clamp(-1, 1), size[0] * size[1] > img.shape[-2] * img.shape[-1]
+    x = resize(normalise(x)) if grows else normalise(resize(x))           # both linear, so the order is a matter of cost
+    return x.contiguous(memory_format=torch.channels_last)
 
-# %% ../../nbs/nets/05_backbones.ipynb #7163a615
+# %% ../../nbs/nets/05_backbones.ipynb #c8329514
 def stages(net: nn.Module) -> dict:  # {module path: {"num_chs", "reduction", "index"}}
     "The layers that timm can return by itself, in order of depth."
     info = net.feature_info
@@ -52,12 +53,13 @@ def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
         for h in hooks: h.remove()
     return [out[name] for name in layers]
 
-# %% ../../nbs/nets/05_backbones.ipynb #a10419ea
+# %% ../../nbs/nets/05_backbones.ipynb #c6ee4a8e
 class Backbone(nn.Module):
     "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}."
     def __init__(self, net: nn.Module, layers, name: str, input_size, mean, std, sha256: str = None):
         super().__init__()
-        self.net, self.layers, self.name, self.sha256 = net.requires_grad_(False).eval(), tuple(layers), name, sha256
+        net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.net, self.layers, self.name, self.sha256 = net, tuple(layers), name, sha256
         self.input_size, self.mean, self.std = tuple(input_size), tuple(mean), tuple(std)
         known, modules = stages(net), dict(net.named_modules())
         if missing := [l for l in self.layers if l not in known and l not in modules]:
@@ -77,7 +79,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True): return super().train(False)
 
-# %% ../../nbs/nets/05_backbones.ipynb #7487a432
+# %% ../../nbs/nets/05_backbones.ipynb #1551b5ee
 def shapes(
     backbone: Backbone,
 ) -> dict:  # {layer: (channels, height, width)}
@@ -90,7 +92,7 @@ def shapes(
     side = lambda l, n: -(-n // known[l]["reduction"])
     return {l: (known[l]["num_chs"], *(side(l, n) for n in backbone.input_size)) for l in backbone.layers}
 
-# %% ../../nbs/nets/05_backbones.ipynb #a04d776d
+# %% ../../nbs/nets/05_backbones.ipynb #612f4a9e
 class WeightsNotFound(FileNotFoundError):
     "No weights at hand. The message says which file is wanted and how to hand it over."
 
@@ -113,7 +115,7 @@ def read_weights(
         if state and all(k.startswith(prefix) for k in state): state = {k[len(prefix):]: v for k, v in state.items()}
     return state
 
-# %% ../../nbs/nets/05_backbones.ipynb #37888073
+# %% ../../nbs/nets/05_backbones.ipynb #7c3d151f
 CLASSIFIER = ("head.", "head_dist.", "fc.", "classifier.", "pre_logits.", "last_linear.")   # unused by a feature extractor
 
 
@@ -127,7 +129,7 @@ def load_strict(net: nn.Module, state: dict, source: str):
         if names: raise ValueError(f"{source} does not fit: it {what} {len(names)} tensor{'s' * (len(names) > 1)}, first {names[0]}")
     net.load_state_dict(state)
 
-# %% ../../nbs/nets/05_backbones.ipynb #ddacc6fe
+# %% ../../nbs/nets/05_backbones.ipynb #500efb8b
 def check_name(name: str, also=()):
     "Raise ValueError, with the nearest names of timm's and `also`, unless timm knows the network."
     import timm
@@ -152,7 +154,7 @@ def build_net(
     if hasattr(net, "pre_logits"): net.pre_logits = nn.Identity()         # VGG: 120 M parameters behind the last feature map
     return net
 
-# %% ../../nbs/nets/05_backbones.ipynb #4b7faeb1
+# %% ../../nbs/nets/05_backbones.ipynb #17df5b01
 def wanted(name: str, url: str = None) -> str:
     "The sentence that says which file is missing and how to hand it over."
     url = url or f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
@@ -183,7 +185,7 @@ def build_backbone(
 
 def sha256(path) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../../nbs/nets/05_backbones.ipynb #c42cc7cb
+# %% ../../nbs/nets/05_backbones.ipynb #890cccc2
 def weights_dir(folder=None) -> Path:
     "Where the embedded networks live: the package's own folder, or the one given."
     return Path(folder) if folder else Path(str(resources.files("hsr_nb.weights")))
@@ -214,11 +216,12 @@ def save_embedded(name: str, state: dict, card: dict, folder=None, dtype=torch.f
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     save_file({k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}, path)
+    path.chmod(0o644)                                                     # safetensors makes files that only their owner can read
     card = {"name": name, **card, "stored_as": str(dtype).split(".")[-1], "bytes": path.stat().st_size, "sha256": sha256(path)}
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     return path
 
-# %% ../../nbs/nets/05_backbones.ipynb #c828dbc1
+# %% ../../nbs/nets/05_backbones.ipynb #ef5c1ff0
 def load_embedded(
     name: str,        # an embedded network whose card has "timm", "input" and "layers"
     layers=None,      # None: those of the card
