@@ -75,7 +75,7 @@ def test():
     for k, v in {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}.items(): os.environ.setdefault(k, v)  # two processes on two cores
     full, pytest = "--all" in sys.argv, [PY, "-m", "pytest", "-q", "-rs", "--durations=10"]
     stages = {"in step and clean": [*pytest, "tests/test_repository.py"],
-              "notebooks": [shutil.which("nbdev_test") or "nbdev_test", "--n_workers", 2, "--timing", *(["--flags", "slow"] if full else [])],
+              "notebooks": [shutil.which("nbdev_test", path=f"{PY.parent}{os.pathsep}{os.environ['PATH']}") or "nbdev_test", "--n_workers", 2, "--timing", *(["--flags", "slow"] if full else [])],
               "tests": [*pytest, "tests", "--ignore", "tests/test_repository.py", *([] if full else ["-m", "not slow"])]}
     summary, failed = [], False
     for name, cmd in stages.items():

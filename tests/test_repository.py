@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -47,6 +48,10 @@ def settings():
     return cfg["DEFAULT"]
 
 
+@cache
+def tree(path): return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def at(path): return path.relative_to(ROOT).as_posix()
 def source(cell): return "".join(cell["source"])
 def report(faults): assert not faults, "\n" + "\n".join(faults)
@@ -72,7 +77,7 @@ def imports(path, whole=True):
             if (base + (node.module or "")) == "hsr_nb": found.extend(f"hsr_nb.{a.name}" for a in node.names)
         for child in ast.iter_child_nodes(node): walk(child)
 
-    walk(ast.parse(path.read_text(encoding="utf-8")))
+    walk(tree(path))
     return found
 
 
@@ -135,7 +140,7 @@ print(json.dumps(dict(nets=nets, all=sorted({m.split('.')[0] for m in sys.module
 def test_no_module_has_the_name_of_something_its_package_exports():
     faults = []
     for init in LIB.glob("*/__init__.py"):
-        names = {a.asname or a.name for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom) for a in node.names}
+        names = {a.asname or a.name for node in ast.walk(tree(init)) if isinstance(node, ast.ImportFrom) for a in node.names}
         faults += [f"{at(init)} re-exports {p.stem}, and there is a module of that name" for p in init.parent.glob("*.py") if p.stem in names]
     report(faults)
 
@@ -145,7 +150,7 @@ def test_nothing_executes_a_file():
     faults = []
     for path in MODULES:
         faults += [f"{at(path)} imports {n}" for n in imports(path) if n.split(".")[0] in ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Call): continue
             name, keys = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
             if name in ("eval", "exec", "os.system") or keys.get("shell") == "True": faults.append(f"{at(path)}:{node.lineno} calls {name}")
@@ -157,8 +162,8 @@ def test_nothing_executes_a_file():
 def test_console_scripts_exist():
     for line in settings()["console_scripts"].split():
         module, function = line.split("=")[1].split(":")
-        tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
-        assert any(isinstance(n, ast.FunctionDef) and n.name == function for n in tree.body), line
+        body = tree((ROOT / module.replace(".", "/")).with_suffix(".py")).body
+        assert any(isinstance(n, ast.FunctionDef) and n.name == function for n in body), line
 
 
 def test_run_py_needs_nothing_but_python():
