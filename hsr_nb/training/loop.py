@@ -6,7 +6,7 @@
 __all__ = ['Step', 'Stats', 'style', 'g_main', 'g_path_length', 'd_main', 'd_r1', 'run_phase', 'measure_lengths', 'update_ema',
            'train_step']
 
-# %% ../../nbs/training/07_loop.ipynb #f6289e26
+# %% ../../nbs/training/07_loop.ipynb #642b97de
 import math
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from .parallel import Processes
 from .randomness import Latents, draw_latents, stream, stream_seed
 from .state import TrainState
 
-# %% ../../nbs/training/07_loop.ipynb #72127ae4
+# %% ../../nbs/training/07_loop.ipynb #2cf7013d
 @dataclass
 class Step:
     "What the phases of one training step share."
@@ -54,7 +54,7 @@ class Step:
         "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
         torch.manual_seed(stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part))
 
-# %% ../../nbs/training/07_loop.ipynb #de60ebb6
+# %% ../../nbs/training/07_loop.ipynb #8f13023e
 class Stats:
     "Running means of named scalars, kept on the device so that no step waits for a number."
     def __init__(self): self.sums = {}
@@ -70,7 +70,7 @@ class Stats:
         self.sums = {}
         return out
 
-# %% ../../nbs/training/07_loop.ipynb #0234462d
+# %% ../../nbs/training/07_loop.ipynb #be152a2b
 def style(
     step: Step,
     lat: Latents,        # on the device
@@ -82,7 +82,7 @@ def style(
     if lat.cutoff is None: return ws, mean
     return torch.cat([ws[:, :lat.cutoff], G.mapping(lat.z_mix, lat.c)[:, lat.cutoff:]], dim=1), mean
 
-# %% ../../nbs/training/07_loop.ipynb #d8bab6af
+# %% ../../nbs/training/07_loop.ipynb #72759271
 def g_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
     "The generator's game, and HSR when it is due. Goodfellow et al. 2014; Karmali et al. 2022."
     s, h, count = step.s, step.cfg.hsr, step.s.count
@@ -97,7 +97,7 @@ def g_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
         loss = loss + hsr_loss * h.interval
     return loss, w_mean
 
-# %% ../../nbs/training/07_loop.ipynb #16adbaf8
+# %% ../../nbs/training/07_loop.ipynb #591ed881
 def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
     "The path-length penalty on a share of the batch. Karras et al. 2019, section 3.2."
     s, cfg, (p, n) = step.s, step.cfg, part
@@ -110,7 +110,7 @@ def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor
     step.stats.add("pl/length", lengths); step.stats.add("pl/penalty", penalty)
     return loss * cfg.loss.pl_weight, w_mean
 
-# %% ../../nbs/training/07_loop.ipynb #49eb664a
+# %% ../../nbs/training/07_loop.ipynb #c38275c4
 def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
     "The discriminator's game on generated and real images."
     s, r = step.s, part[0] // step.procs.world
@@ -125,7 +125,7 @@ def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
         step.stats.add(name, v)
     return loss_fake + loss_real, w_mean
 
-# %% ../../nbs/training/07_loop.ipynb #ea77ca5e
+# %% ../../nbs/training/07_loop.ipynb #1684e673
 def d_r1(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, None]:
     "The R1 penalty at real images. Mescheder et al. 2018."
     s, r = step.s, part[0] // step.procs.world
@@ -134,7 +134,7 @@ def d_r1(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, None]:
     step.stats.add("r1", penalty)
     return penalty.mean() * step.cfg.loss.r1_gamma / 2, None
 
-# %% ../../nbs/training/07_loop.ipynb #f4b41f4c
+# %% ../../nbs/training/07_loop.ipynb #5608204b
 def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None):
     "Forward and backward of every part, then one optimiser step of `net` (G or D)."
     s, opt = step.s, getattr(step.s, f"opt_{net}")
@@ -153,7 +153,7 @@ def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None)
     opt.step()
     if w_means: s.G.mapping.update_w_avg(step.procs.mean(torch.stack(w_means).mean(0)))
 
-# %% ../../nbs/training/07_loop.ipynb #8fcab6b0
+# %% ../../nbs/training/07_loop.ipynb #d8d4b69c
 def measure_lengths(step: Step, latents: Latents):
     "Set `step.pl_batch_mean`, the mean path length over all parts and processes."
     s, cfg, means = step.s, step.cfg, []
@@ -165,7 +165,7 @@ def measure_lengths(step: Step, latents: Latents):
         means.append(path_lengths(s.G.synthesis, ws, y[p::n].to(ws.device), create_graph=False).mean())
     step.pl_batch_mean = step.procs.mean(torch.stack(means).mean())
 
-# %% ../../nbs/training/07_loop.ipynb #d848fdbd
+# %% ../../nbs/training/07_loop.ipynb #c67474c6
 @torch.no_grad()
 def update_ema(s: TrainState, cfg: TrainConfig, rampup: float | None):
     "Move G_ema (and the heads' average) toward the trained weights. Karras et al. 2020, released code."
@@ -176,7 +176,7 @@ def update_ema(s: TrainState, cfg: TrainConfig, rampup: float | None):
     for e, b in zip(s.G_ema.buffers(), s.G.buffers()): e.copy_(b)
     if s.hsr is not None: s.hsr.update_ema(beta)
 
-# %% ../../nbs/training/07_loop.ipynb #5eca3910
+# %% ../../nbs/training/07_loop.ipynb #82a622d2
 def train_step(step: Step, rampup: float | None):
     "Gmain, Greg, Dmain, Dreg, average. Karras et al. 2019, appendix B."
     s, loss, n = step.s, step.cfg.loss, step.s.count["step"]

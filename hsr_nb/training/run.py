@@ -6,7 +6,7 @@
 __all__ = ['CONTINUE', 'check_config', 'open_data', 'flat_config', 'check_same_run', 'RunFolder', 'read_metrics', 'sample_sheet',
            'TrainingFailed', 'Interrupt', 'start', 'tick', 'train', 'progress_bar', 'show']
 
-# %% ../../nbs/training/08_run.ipynb #fe2cf653
+# %% ../../nbs/training/08_run.ipynb #6ff9defe
 import json
 import os
 import signal
@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from ..data.images import image_grid
-from ..data.registry import open_dataset
+from ..data.check import require_dataset
+from ..data.registry import BUILT_IN, open_dataset
 from ..data.sampler import batches, check_batch
 from ..interop.safetensors import CheckpointError, checkpoints, load_safetensors
 from ..metrics.report import provenance
@@ -29,7 +30,7 @@ from .parallel import Processes, join
 from .randomness import stream
 from .state import TrainState, build_state, restore, save_state, transfer
 
-# %% ../../nbs/training/08_run.ipynb #d4888097
+# %% ../../nbs/training/08_run.ipynb #8bc6dd9a
 def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse batches that cannot be drawn or split, and labels or resolutions that are not there."
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
@@ -41,23 +42,26 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     if cfg.loss.pl_weight and n < cfg.batch // part: raise ValueError(f"batch {cfg.batch} is too small for loss.pl_batch_shrink={cfg.loss.pl_batch_shrink} with {cfg.batch // part} parts")
     if cfg.data.labels and not ds.label_dim: raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 
-# %% ../../nbs/training/08_run.ipynb #4ad29dac
-def open_data(cfg: TrainConfig):
-    "The data set of a configuration."
-    options = {} if cfg.data.max_size is None else ({"max_size": cfg.data.max_size} if cfg.data.path not in ("synthfaces", "digits") else {"size": cfg.data.max_size})
-    return open_dataset(cfg.data.path, resolution=cfg.data.resolution, labels=cfg.data.labels, **options)
+# %% ../../nbs/training/08_run.ipynb #e88fe206
+def open_data(cfg: TrainConfig, check: bool = False):
+    "The data set of a configuration; with `check`, every file of a folder or zip is looked at and the bad ones are named."
+    d = cfg.data
+    files = d.path not in BUILT_IN
+    if files and check and Path(d.path).exists(): require_dataset(d.path, resolution=d.resolution, labels=d.labels)
+    size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
+    return open_dataset(d.path, resolution=d.resolution, labels=d.labels, **size)
 
-# %% ../../nbs/training/08_run.ipynb #f6ce5995
+# %% ../../nbs/training/08_run.ipynb #26649bdf
 CONTINUE = ("kimg", "tick_kimg", "snapshot_kimg", "run_dir", "device", "init_from", "init_mode", "data.workers", "data.path", "batch_gpu", "hsr.weights")
 
-# %% ../../nbs/training/08_run.ipynb #2704e14c
+# %% ../../nbs/training/08_run.ipynb #7f675e6a
 def flat_config(values: dict, where: str = "") -> dict:
     "Settings by their dotted names."
     out = {}
     for k, v in values.items(): out |= flat_config(v, f"{where}{k}.") if isinstance(v, dict) else {where + k: v}
     return out
 
-# %% ../../nbs/training/08_run.ipynb #8ec61d38
+# %% ../../nbs/training/08_run.ipynb #a36d54ef
 def check_same_run(meta: dict, cfg: TrainConfig, identity: dict, path):
     "Resuming under another configuration or data set is an error that names the difference."
     old, new = flat_config(meta["config"]), flat_config(cfg.to_dict())
@@ -66,7 +70,7 @@ def check_same_run(meta: dict, cfg: TrainConfig, identity: dict, path):
     if meta["data"].get("sha256") != identity.get("sha256"):
         raise CheckpointError(f"{path} was trained on other images (data-set identity {str(meta['data'].get('sha256'))[:12]}, now {str(identity.get('sha256'))[:12]})")
 
-# %% ../../nbs/training/08_run.ipynb #00cd0483
+# %% ../../nbs/training/08_run.ipynb #d07a2636
 class RunFolder:
     "config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run; only rank 0 writes."
     def __init__(self, path, writes: bool):
@@ -107,7 +111,7 @@ class RunFolder:
         if not self.writes: return
         image_grid(sample_sheet(s.G_ema, cfg.seed, labels, num_labels), 8).save(self.path / "samples" / f"fakes{s.count['nimg'] // 1000:06d}.png")
 
-# %% ../../nbs/training/08_run.ipynb #f019b900
+# %% ../../nbs/training/08_run.ipynb #7ccedb4e
 def read_metrics(run_dir) -> list[dict]:
     "The lines of a run's metrics.jsonl; a last line cut short by a crash is left out."
     rows = []
@@ -116,7 +120,7 @@ def read_metrics(run_dir) -> list[dict]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../../nbs/training/08_run.ipynb #ef8d75ff
+# %% ../../nbs/training/08_run.ipynb #f7e17660
 @torch.no_grad()
 def sample_sheet(
     G, seed: int,
@@ -129,11 +133,11 @@ def sample_sheet(
     z, c = torch.randn(n, G.z_dim, generator=rng).to(device), labels(torch.randint(num_labels, (n,), generator=rng)).to(device)
     return torch.cat([G(z[i:i + 16], c[i:i + 16], noise_mode="const").float().cpu() for i in range(0, n, 16)])
 
-# %% ../../nbs/training/08_run.ipynb #37bfc116
+# %% ../../nbs/training/08_run.ipynb #d4604646
 class TrainingFailed(RuntimeError):
     "Training cannot go on; the message names the cause, the last good checkpoint is kept."
 
-# %% ../../nbs/training/08_run.ipynb #2e3fed6f
+# %% ../../nbs/training/08_run.ipynb #83ee50fe
 class Interrupt:
     "Notes SIGTERM while active; Ctrl-C in a notebook stays a KeyboardInterrupt."
     def __init__(self): self.flag = False
@@ -147,7 +151,7 @@ class Interrupt:
     def __exit__(self, *_):
         if self.old is not None: signal.signal(signal.SIGTERM, self.old)
 
-# %% ../../nbs/training/08_run.ipynb #ad1795e6
+# %% ../../nbs/training/08_run.ipynb #9f941d2f
 def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder) -> TrainState:
     "A fresh state, a resumed one, or one initialised from another run."
     s = build_state(cfg, ds.image_shape, ds.label_dim, device)
@@ -163,7 +167,7 @@ def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder) -> 
     procs.wait()
     return s
 
-# %% ../../nbs/training/08_run.ipynb #beba39db
+# %% ../../nbs/training/08_run.ipynb #afd036d1
 def tick(s: TrainState, stats: Stats, procs: Processes, folder: RunFolder, began: dict) -> dict:
     "Write the means since the last tick; a mean that is not finite ends the run."
     row = {"nimg": s.count["nimg"], "kimg": s.count["nimg"] / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
@@ -178,14 +182,14 @@ def tick(s: TrainState, stats: Stats, procs: Processes, folder: RunFolder, began
     folder.log(row)
     return row
 
-# %% ../../nbs/training/08_run.ipynb #284e93c4
+# %% ../../nbs/training/08_run.ipynb #4bbdfc9e
 def train(
     cfg: TrainConfig,
     progress: bool = True,   # show a bar
 ) -> Path:                   # the run folder
     "Train, or go on training, until cfg.kimg thousand images have been shown. Karras et al. 2019, 2020; HSR: Karmali et al. 2022."
     procs, device = join(cfg.device)
-    ds = open_data(cfg)
+    ds = open_data(cfg, check=procs.rank == 0)
     check_config(cfg, ds, procs)
     folder = RunFolder(cfg.run_dir, writes=procs.rank == 0)
     s = start(cfg, ds, procs, device, folder)
@@ -196,7 +200,7 @@ def train(
         _train(cfg, ds, procs, device, folder, s, interrupt, bar)
     return folder.path
 
-# %% ../../nbs/training/08_run.ipynb #ebc9e85d
+# %% ../../nbs/training/08_run.ipynb #b0682185
 def _train(cfg, ds, procs, device, folder, s, interrupt, bar):
     stream_of_batches = batches(ds, cfg.batch, cfg.seed, s.count["nimg"], cfg.data.mirror, procs.rank, procs.world, cfg.data.workers, device.type == "cuda")
     rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
@@ -215,14 +219,14 @@ def _train(cfg, ds, procs, device, folder, s, interrupt, bar):
             began["time"] = time.perf_counter()
         if stop: break
 
-# %% ../../nbs/training/08_run.ipynb #edb2906d
+# %% ../../nbs/training/08_run.ipynb #ad92f18a
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
     "kimg, time left, and after each tick the losses; rare updates where the output is a file."
     quiet = not sys.stderr.isatty()
     return tqdm(total=cfg.kimg, initial=s.count["nimg"] / 1000, disable=not on, mininterval=10 if quiet else 0.5, ncols=110 if quiet else None,
                 bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} kimg [{elapsed}<{remaining}{postfix}]")
 
-# %% ../../nbs/training/08_run.ipynb #d681339a
+# %% ../../nbs/training/08_run.ipynb #c9f281e0
 def show(bar, row: dict):
     "Losses beside the bar."
     d = row.get("loss/D_fake", 0) + row.get("loss/D_real", 0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainState', 'network_kwargs', 'build_state', 'build_hsr', 'flatten', 'save_state', 'restore', 'transfer']
 
-# %% ../../nbs/training/05_state.ipynb #1d243054
+# %% ../../nbs/training/05_state.ipynb #1f9235fa
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from .augment import NoAugment
 from .config import TrainConfig
 from .randomness import stream_seed
 
-# %% ../../nbs/training/05_state.ipynb #4c52235a
+# %% ../../nbs/training/05_state.ipynb #45bd9fe5
 @dataclass
 class TrainState:
     "Everything that changes while training."
@@ -45,7 +45,7 @@ class TrainState:
         names = {"opt_G": [n for n, _ in self.G.named_parameters()] + heads, "opt_D": [n for n, _ in self.D.named_parameters()]}
         return {k: (getattr(self, k), v) for k, v in names.items()}
 
-# %% ../../nbs/training/05_state.ipynb #cc3d0d0b
+# %% ../../nbs/training/05_state.ipynb #08f28fdd
 def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tuple[dict, dict]:
     "Constructor arguments of both networks for images [C, H, W]; a size that the networks cannot make is named."
     n, (ch, h, w) = cfg.net, image_shape
@@ -54,11 +54,11 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
         raise ValueError(f"images of {h}x{w} do not fit base_size {n.base_size[0]}x{n.base_size[1]}: height and width must be a power of two times the base")
     size = dict(channel_base=n.channel_base, channel_max=n.channel_max, num_fp16_res=n.num_fp16_res, conv_clamp=n.conv_clamp, low_precision=n.low_precision)
     common = dict(c_dim=label_dim, img_resolution=res, img_channels=ch, base_size=n.base_size)
-    G = dict(z_dim=n.z_dim, w_dim=n.w_dim, mapping_kwargs=dict(num_layers=n.mapping_layers), synthesis_kwargs=dict(architecture=n.g_architecture, **size))
+    G = dict(z_dim=n.z_dim, w_dim=n.w_dim, mapping_kwargs=dict(num_layers=n.mapping_layers), synthesis_kwargs=dict(architecture=n.g_architecture, use_noise=n.use_noise, **size))
     D = dict(architecture=n.d_architecture, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
     return common | G, common | D
 
-# %% ../../nbs/training/05_state.ipynb #4b0e0210
+# %% ../../nbs/training/05_state.ipynb #cd4cd1c1
 def build_state(
     cfg: TrainConfig,
     image_shape: tuple,      # (C, H, W)
@@ -79,7 +79,7 @@ def build_state(
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     return TrainState(G, D, G_ema, hsr, NoAugment().to(device), opt_G, opt_D, torch.zeros([], device=device))
 
-# %% ../../nbs/training/05_state.ipynb #41b76a9e
+# %% ../../nbs/training/05_state.ipynb #6c963ecb
 def build_hsr(cfg: TrainConfig, channels: dict):
     "The regulariser that a configuration asks for, or None."
     h = cfg.hsr
@@ -88,13 +88,13 @@ def build_hsr(cfg: TrainConfig, channels: dict):
     return HSR(channels, load_teacher(h.teacher, weights=h.weights), taps=h.taps, loss=h.loss, weight=h.weight, layer_weights=h.layer_weights,
                pairing=h.pairing, head_hidden=h.head_hidden, seed=stream_seed(cfg.seed, "heads") % 2 ** 32)
 
-# %% ../../nbs/training/05_state.ipynb #eff15194
+# %% ../../nbs/training/05_state.ipynb #425fd813
 def _adam(groups, lr_mults, lr, beta2, interval):
     c = interval / (interval + 1)
     groups = [dict(params=p, lr=lr * c * m) for p, m in zip(groups, lr_mults) if p]
     return torch.optim.Adam(groups, betas=(0.0, beta2 ** c), eps=1e-8, fused=True)
 
-# %% ../../nbs/training/05_state.ipynb #8ccaee87
+# %% ../../nbs/training/05_state.ipynb #5d1eff15
 def flatten(s: TrainState) -> dict[str, Tensor]:
     "The whole state as named tensors."
     out = {f"{k}.{n}": v for k, m in s.modules().items() for n, v in m.state_dict().items()}
@@ -103,7 +103,7 @@ def flatten(s: TrainState) -> dict[str, Tensor]:
         out |= {f"{k}.{n}.{slot}": v for n, p in zip(names, params, strict=True) for slot, v in opt.state.get(p, {}).items()}
     return out | {"pl_mean": s.pl_mean}
 
-# %% ../../nbs/training/05_state.ipynb #fb4b9169
+# %% ../../nbs/training/05_state.ipynb #06219c48
 def save_state(
     path,
     s: TrainState,
@@ -115,7 +115,7 @@ def save_state(
     meta = dict(format="hsr_nb 1", config=cfg.to_dict(), G=s.G.init_kwargs, D=s.D.init_kwargs, count=s.count, data=data_identity, teacher=teacher)
     return save_safetensors(path, flatten(s), meta)
 
-# %% ../../nbs/training/05_state.ipynb #828bd369
+# %% ../../nbs/training/05_state.ipynb #6d6ff142
 def restore(
     s: TrainState,
     path,                       # a checkpoint or a run folder
@@ -133,7 +133,7 @@ def restore(
     s.count.update(meta["count"])
     return meta
 
-# %% ../../nbs/training/05_state.ipynb #58dfee76
+# %% ../../nbs/training/05_state.ipynb #eff075ae
 def _restore_adam(opt, names, state):
     "Moments and step counts by parameter name; a parameter that was never updated has none."
     slots = {}
@@ -146,12 +146,12 @@ def _restore_adam(opt, names, state):
         if n not in slots: continue
         opt.state[p] = {k: v.to(p.device) if k == "step" else _like(v, p) for k, v in slots[n].items()}
 
-# %% ../../nbs/training/05_state.ipynb #aef3121c
+# %% ../../nbs/training/05_state.ipynb #6b6ea2ee
 def _like(v, p):
     "A copy of v with the device and memory layout of the parameter p."
     return torch.empty_like(p, requires_grad=False).copy_(v)
 
-# %% ../../nbs/training/05_state.ipynb #ce54aa0b
+# %% ../../nbs/training/05_state.ipynb #50b85ef2
 def transfer(s: TrainState, path):
     "Networks only, by name; tensors that the source lacks keep their fresh values, a different shape is an error."
     tensors, _ = load_checkpoint(path)
