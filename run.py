@@ -88,6 +88,28 @@ def test():
     return int(failed)
 
 
+def bench():
+    notebook("benchmark", RUNS / "benchmark.ipynb")
+
+
+def gpu():
+    "Tests on the GPU, two benchmarks, some minutes of training; without papermill the same functions are called directly."
+    if call("import torch; assert torch.cuda.is_available()"): sys.exit("run.py gpu: PyTorch finds no GPU on this machine")
+    sh(PY, "-m", "pytest", "-q", "-rs", "-m", "gpu", "tests")
+    papermill = not call("import papermill, matplotlib, seaborn")
+    for name in ("small64", "auto"):
+        if papermill: notebook("benchmark", RUNS / f"benchmark-{name}.ipynb", ("preset", name), ("head_widths", "[256]"), ("reference", name == "small64"))
+        else: sh(PY, "-c", f"from hsr_nb.training.benchmark import benchmark; print(*benchmark({name!r}, head_widths=(256,), reference={name == 'small64'}, out='data/results'), sep='\\n')")
+    out = RUNS / "gpu64"
+    if papermill: notebook("train", out / "notebook.ipynb", ("run_dir", out), ("preset", "small64"), ("kimg", 200))
+    else: sh(PY, "-c", f"from hsr_nb.training import preset, train; print(train(preset('small64', kimg=200, run_dir={str(out)!r})))")
+
+
+def call(code):
+    "Exit status of a piece of Python in the environment, quietly."
+    return subprocess.run([str(PY), "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL).returncode
+
+
 def lab():
     sh(PY, "-m", "jupyter", "lab", "--notebook-dir", "nbs")
 
@@ -114,7 +136,7 @@ def readme():
     (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
 
 
-COMMANDS = {"demo": demo, "test": test, "lab": lab, "readme": readme}
+COMMANDS = {"demo": demo, "test": test, "lab": lab, "bench": bench, "gpu": gpu, "readme": readme}
 
 
 def main():
