@@ -51,7 +51,7 @@ def setup():
     pip = [PY, "-m", "pip", "install", "-q"]
     try:  # uv installs torch in 30 s where pip takes minutes
         sh(*pip, "uv")
-        sh(PY, "-m", "uv", "pip", "install", "-q", "--python", PY, "-e", ".[dev]")
+        sh(PY, "-m", "uv", "pip", "install", "-q", "--compile-bytecode", "--python", PY, "-e", ".[dev]")
     except subprocess.CalledProcessError:  # a registry that only pip's own settings reach
         sh(*pip, "-e", ".[dev]")
     STAMP.write_text(want)
