@@ -170,7 +170,8 @@ def torchrun(cfg, n=2):
 
 def test_two_processes_equal_one(tmp_path):
     "Penalties, HSR, mixing and minibatch-std included; only rounding may differ."
-    common = {"data.labels": True, "kimg": 0.024, "loss.pl_interval": 1, "loss.r1_interval": 2, "hsr.start_kimg": 0.0, "hsr.interval": 1}
+    common = {"data.labels": True, "kimg": 0.024, "loss.pl_interval": 1, "loss.r1_interval": 2, "hsr.start_kimg": 0.0, "hsr.interval": 1,
+              "opt.g_lr": 0.001, "opt.d_lr": 0.001}   # Adam turns the rounding of a vanishing gradient into a step of this size
     for n in (1, 2): torchrun(config(tmp_path / f"p{n}", **common), n)
     a, b = state_of(tmp_path / "p1"), state_of(tmp_path / "p2")
     gap = {k: ((a[k] - b[k]).norm() / a[k].norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
@@ -267,7 +268,7 @@ def test_not_finite_stops_with_the_cause(tmp_path):
 
 
 def test_another_configuration_is_refused(whole, tmp_path):
-    with pytest.raises(CheckpointError, match="loss.r1_gamma was 0.1, now 3.0"):
+    with pytest.raises(CheckpointError, match="loss.r1_gamma was 1.0, now 3.0"):
         run(config(whole, kimg=0.128, **{"data.labels": True, "loss.r1_gamma": 3.0}))
     with pytest.raises(CheckpointError, match="data.labels was True, now False"): run(config(whole))
 

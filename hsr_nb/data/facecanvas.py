@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['inside', 'band', 'smooth', 'bump', 'wave', 'ramp', 'Canvas', 'Patch']
 
-# %% ../../nbs/data/02_facecanvas.ipynb #ccb90da6
+# %% ../../nbs/data/02_facecanvas.ipynb #a55cb019
 import numpy as np
 
-# %% ../../nbs/data/02_facecanvas.ipynb #38a65867
+# %% ../../nbs/data/02_facecanvas.ipynb #f9fccd43
 def inside(
     d: np.ndarray,  # signed distance to an edge, positive inside, in face units
     px: float,      # size of a pixel in face units
@@ -29,6 +29,7 @@ def band(
     c -= inside(y - np.maximum(bottom, top), px)
     return c
 
+# %% ../../nbs/data/02_facecanvas.ipynb #1a0a4ae1
 def smooth(
     t: np.ndarray,  # any numbers
 ) -> np.ndarray:    # 0 below 0, 1 above 1, flat at both ends
@@ -36,6 +37,7 @@ def smooth(
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
 
+# %% ../../nbs/data/02_facecanvas.ipynb #14c0b339
 def bump(
     q: np.ndarray,  # squared distance from the centre, in radii
 ) -> np.ndarray:    # 1 in the centre, 0 from radius 1 on, smooth
@@ -43,6 +45,7 @@ def bump(
     k = np.clip(1 - q, 0, 1)       # with two bounds numpy's clip is twice as fast as a maximum
     return k * k
 
+# %% ../../nbs/data/02_facecanvas.ipynb #96872536
 def wave(
     t: np.ndarray,  # any numbers
 ) -> np.ndarray:    # in [-1, 1], period 1, close to sin(2 pi t)
@@ -50,6 +53,7 @@ def wave(
     t = t - np.floor(t) - np.float32(0.5)
     return t * (np.abs(t) - np.float32(0.5)) * 16
 
+# %% ../../nbs/data/02_facecanvas.ipynb #9f68c407
 def ramp(
     t: np.ndarray,  # [n, 1, 1] in [0, 1]
     stops,          # K colours, each (r, g, b) in 0..255
@@ -59,7 +63,7 @@ def ramp(
     p = t * (len(s) - 1)
     return sum(np.clip(1 - np.abs(p - k), 0, None)[None] * s[k][:, None, None, None] for k in range(len(s)))
 
-# %% ../../nbs/data/02_facecanvas.ipynb #ce9b7b61
+# %% ../../nbs/data/02_facecanvas.ipynb #32e51f59
 class Canvas:
     "A batch of pictures being painted: rgb float32 [3, n, H, W] in 0..1, positions x [1, 1, W] and y [1, H, 1] in [-1, 1]."
     def __init__(self, n: int, size: int):
@@ -94,7 +98,7 @@ class Canvas:
             rgb = sum(rgb[..., k::factor] for k in range(factor)) * np.float32(1 / factor**2)
         return np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8).swapaxes(0, 1)
 
-# %% ../../nbs/data/02_facecanvas.ipynb #6325930e
+# %% ../../nbs/data/02_facecanvas.ipynb #b0f4274d
 class Patch(Canvas):
     "A small canvas cut out around a point of each face; `paste` puts it back."
     def __init__(self, whole: Canvas, x: np.ndarray, y: np.ndarray, w: float, h: float):

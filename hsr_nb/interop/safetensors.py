@@ -6,7 +6,7 @@
 __all__ = ['CheckpointError', 'sync_folder', 'save_safetensors', 'load_safetensors', 'checkpoints', 'load_checkpoint', 'subset',
            'load_generator', 'load_strict']
 
-# %% ../../nbs/interop/01_safetensors.ipynb #84aa76f1
+# %% ../../nbs/interop/01_safetensors.ipynb #01c79c7b
 import json
 import os
 from pathlib import Path
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from ..nets.generator import Generator
 
-# %% ../../nbs/interop/01_safetensors.ipynb #2ad9c36a
+# %% ../../nbs/interop/01_safetensors.ipynb #68d3fb13
 class CheckpointError(ValueError):
     "A checkpoint cannot be read or written; the message names the file, what was expected and what was found."
 
-# %% ../../nbs/interop/01_safetensors.ipynb #e5fb37f9
+# %% ../../nbs/interop/01_safetensors.ipynb #7961eada
 def sync_folder(path: Path):
     "Force a folder's entries to disk."
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #91f64c23
+# %% ../../nbs/interop/01_safetensors.ipynb #3e0b556e
 def save_safetensors(
     path,                        # of the file to write; an existing one is replaced only when the new one is complete
     tensors: dict[str, Tensor],
@@ -49,7 +49,7 @@ def save_safetensors(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/interop/01_safetensors.ipynb #db0dcdb2
+# %% ../../nbs/interop/01_safetensors.ipynb #c4bc47d6
 def load_safetensors(
     path,                    # of the file
 ) -> tuple[dict, dict]:      # tensors by name, metadata
@@ -62,12 +62,12 @@ def load_safetensors(
     except (SafetensorError, OSError, json.JSONDecodeError) as e:
         raise CheckpointError(f"{path} is no complete safetensors file of this package: {e}") from e
 
-# %% ../../nbs/interop/01_safetensors.ipynb #c6981595
+# %% ../../nbs/interop/01_safetensors.ipynb #1c8b705a
 def checkpoints(run_dir) -> list[Path]:
     "The checkpoints of a run folder, oldest first; their names are image counts."
     return sorted(p for p in Path(run_dir).glob("checkpoints/*.safetensors") if p.stem.isdigit())
 
-# %% ../../nbs/interop/01_safetensors.ipynb #dec39b5e
+# %% ../../nbs/interop/01_safetensors.ipynb #5c4963e4
 def load_checkpoint(
     path,                  # a .safetensors file or a run folder
 ) -> tuple[dict, dict]:    # tensors by prefixed name, metadata
@@ -80,12 +80,12 @@ def load_checkpoint(
         path = found[-1]
     return load_safetensors(path)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #8aa08775
+# %% ../../nbs/interop/01_safetensors.ipynb #a0433fa5
 def subset(tensors: dict, prefix: str) -> dict:
     "The tensors whose names start with `prefix.`, without it."
     return {k[len(prefix) + 1:]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
 
-# %% ../../nbs/interop/01_safetensors.ipynb #34f3b077
+# %% ../../nbs/interop/01_safetensors.ipynb #0200c713
 def load_generator(
     path,                  # a .safetensors file or a run folder
     device="cpu",
@@ -93,11 +93,12 @@ def load_generator(
     "The averaged generator (G_ema) of a checkpoint or run."
     tensors, meta = load_checkpoint(path)
     if "G" not in meta: raise CheckpointError(f"{path} holds no generator: its metadata has no entry G, only {', '.join(meta) or 'nothing'}")
-    G = Generator(**meta["G"])
+    try: G = Generator(**meta["G"])
+    except (TypeError, ValueError, AttributeError) as e: raise CheckpointError(f"{path}: its metadata describes no generator: {e}") from e
     load_strict(G, subset(tensors, "G_ema"), f"{path}: G_ema")
     return G.eval().requires_grad_(False).to(device)
 
-# %% ../../nbs/interop/01_safetensors.ipynb #1b472220
+# %% ../../nbs/interop/01_safetensors.ipynb #76040b8e
 def load_strict(net, state: dict, where: str, missing_ok: bool = False):
     "Load a state dict; a missing, extra or misshapen tensor is named. `missing_ok` keeps what `state` lacks."
     own = net.state_dict()
