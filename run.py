@@ -122,7 +122,8 @@ def readme_text():
         text, said = "".join(cell["source"]), []
         if cell["cell_type"] == "markdown": parts.append(re.sub(r"(\]\(|src=\"|href=\")([^)\s\"]+)", to_root, text))
         if cell["cell_type"] != "code" or re.search(r"(?m)^#\|\s*hide\s*$", text): continue
-        if code := re.sub(r"(?m)^#\|.*\n?", "", text).strip(): parts.append(f"```python\n{code}\n```")
+        code = re.sub(r"(?m)^#\|.*\n?", "", text).strip()
+        if code and not re.search(r"(?m)^#\|\s*echo:\s*false", text): parts.append(f"```python\n{code}\n```")
         for out in cell["outputs"]:
             data = out.get("data", {})
             if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
