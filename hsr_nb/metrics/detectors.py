@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['AttributeNet', 'Detector', 'load_detector']
 
-# %% ../../nbs/metrics/01_detectors.ipynb #84726680
+# %% ../../nbs/metrics/01_detectors.ipynb #45e179f5
 import torch
 from torch import Tensor, nn
 
 from ..nets.backbones import load_strict, prepare, read_card, read_embedded
 
-# %% ../../nbs/metrics/01_detectors.ipynb #8adf20fe
+# %% ../../nbs/metrics/01_detectors.ipynb #10e2a409
 class AttributeNet(nn.Module):
     "A plain convolutional regressor; its pooled last map is the feature vector."
-    def __init__(self, widths=(32, 64, 96, 128), attributes: int = 9):
+    def __init__(self, widths=(24, 48, 72, 96), attributes: int = 9):
         super().__init__()
         pairs, cin = [], 3
         for w in widths:
@@ -25,7 +25,7 @@ class AttributeNet(nn.Module):
     def features(self, x: Tensor) -> Tensor: return self.body(x).mean((2, 3))   # [N, 3, H, W] -> [N, widths[-1]]
     def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))  # -> [N, attributes]
 
-# %% ../../nbs/metrics/01_detectors.ipynb #20b9f529
+# %% ../../nbs/metrics/01_detectors.ipynb #6dc41268
 class Detector:
     "A frozen judge: uint8 pictures to float32 features, and to attribute estimates."
     def __init__(self, net: nn.Module, card: dict, device="cpu"):
