@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['AttributeNet', 'Detector', 'load_detector']
 
-# %% ../../nbs/metrics/01_detectors.ipynb #45e179f5
+# %% ../../nbs/metrics/01_detectors.ipynb #07e0c0fd
 import torch
 from torch import Tensor, nn
 
 from ..nets.backbones import load_strict, prepare, read_card, read_embedded
 
-# %% ../../nbs/metrics/01_detectors.ipynb #10e2a409
+# %% ../../nbs/metrics/01_detectors.ipynb #31f84057
 class AttributeNet(nn.Module):
     "A plain convolutional regressor; its pooled last map is the feature vector."
     def __init__(self, widths=(24, 48, 72, 96), attributes: int = 9):
@@ -25,7 +25,7 @@ class AttributeNet(nn.Module):
     def features(self, x: Tensor) -> Tensor: return self.body(x).mean((2, 3))   # [N, 3, H, W] -> [N, widths[-1]]
     def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))  # -> [N, attributes]
 
-# %% ../../nbs/metrics/01_detectors.ipynb #6dc41268
+# %% ../../nbs/metrics/01_detectors.ipynb #564a405f
 class Detector:
     "A frozen judge: uint8 pictures to float32 features, and to attribute estimates."
     def __init__(self, net: nn.Module, card: dict, device="cpu"):
