@@ -1,0 +1,84 @@
+"""The notebooks that train the embedded networks run with a tiny budget, into a folder of their own, and what they ship keeps its word."""
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "hsr_nb" / "weights"
+SMOKE = {
+    "attributes": ("synthfaces-attributes", dict(faces=64, steps=2, batch=8, heldout=64)),
+    "teacher": ("synthfaces-tiny", dict(faces=64, steps=2, batch=8, probe=64, heldout=64)),
+}
+
+
+def shipped(): return {p.name: p.read_bytes() for p in WEIGHTS.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("notebook", SMOKE)
+def test_notebook_runs_and_leaves_the_shipped_weights_alone(notebook, tmp_path):
+    papermill = pytest.importorskip("papermill")
+    name, params = SMOKE[notebook]
+    before = shipped()
+    papermill.execute_notebook(ROOT / f"nbs/experiments/{notebook}.ipynb", tmp_path / "out.ipynb", {**params, "out_dir": str(tmp_path)},
+                               kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+    assert shipped() == before
+    card = json.loads((tmp_path / f"{name}.json").read_text())
+    assert card["sha256"] == hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest()
+    assert {"device", "git", "versions"} <= card["provenance"].keys() and card["training"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("name", [n for n, _ in SMOKE.values()])
+def test_shipped_file_fits_its_card(name):
+    path, card = WEIGHTS / f"{name}.safetensors", json.loads((WEIGHTS / f"{name}.json").read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and card["bytes"] == path.stat().st_size < 2e6
+
+
+def test_teacher_card_beats_its_untrained_twin_and_pixels():
+    card = json.loads((WEIGHTS / "synthfaces-tiny.json").read_text())
+    scores = card["scores"]["r2"]
+    for rival in ("untrained", "pixels16"):
+        assert scores["teacher"]["mean"] > scores[rival]["mean"]
+        worse = sorted(k for k in scores["teacher"] if scores["teacher"][k] < scores[rival][k])
+        assert worse == sorted(card["scores"]["not_better"][rival])          # named, not hidden
+
+
+def test_embedded_teacher_serves_both_sizes_and_is_light():
+    from hsr_nb.hsr import HSR, load_teacher
+    teacher = load_teacher("synthfaces-tiny")
+    assert sorted(teacher.channels) == [8, 16, 32, 64] and len(set(teacher.grids.values())) == 4
+    for side, taps in ((32, (8, 16, 32)), (64, (8, 16, 32, 64))):
+        hsr = HSR({t: 16 for t in taps}, teacher, head_hidden=16)
+        loss, per_tap = hsr({t: torch.randn(2, 16, t, t, requires_grad=True) for t in taps}, torch.randn(2, 3, side, side))
+        assert hsr.taps == taps and torch.isfinite(loss) and set(per_tap) == set(taps)
+    twin = load_teacher("synthfaces-tiny", weights="random", seed=1)
+    img = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert not torch.allclose(teacher(img)[8], twin(img)[8])
+
+
+def test_judge_and_teacher_do_not_swap_places():
+    from hsr_nb.hsr import load_teacher
+    from hsr_nb.metrics import load_detector
+    with pytest.raises(ValueError, match="judge"): load_teacher("synthfaces-attributes")
+    with pytest.raises(ValueError, match="teacher"): load_detector("synthfaces-tiny")
+    one, two = (json.loads((WEIGHTS / f"{n}.json").read_text()) for n in ("synthfaces-tiny", "synthfaces-attributes"))
+    seeds = lambda card: {d["seed"] for d in card["data"]["train"]}
+    assert seeds(one).isdisjoint(seeds(two)) and 0 not in seeds(one) | seeds(two)   # 0 is the generators' default
+
+
+def test_judge_reads_faces_and_sees_blur():
+    from hsr_nb.data import SynthFaces
+    from hsr_nb.metrics import feature_stats, frechet, load_detector
+    judge, ds = load_detector(), SynthFaces(32, 2000, seed=11)
+    assert judge.name == "synthfaces-attributes" and judge.num_features <= 128
+    x = ds.images(range(1000))
+    reals, more = feature_stats(x[:500].split(250), judge), feature_stats(x[500:].split(250), judge)
+    blurred = torch.nn.functional.avg_pool2d(x[500:].float(), 2).repeat_interleave(2, 2).repeat_interleave(2, 3).round().byte()
+    near, far = (frechet(reals, s, judge)["frechet[synthfaces-attributes]"] for s in (more, feature_stats(blurred.split(250), judge)))
+    assert far > 3 * near
+    grey = judge(x[:2].float().mean(1, keepdim=True).byte())
+    assert grey.shape == (2, judge.num_features) and grey.dtype == torch.float32
