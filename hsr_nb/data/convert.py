@@ -6,7 +6,7 @@
 __all__ = ['ConvertConfig', 'target_size', 'open_source', 'prepared', 'Output', 'ZipOutput', 'FolderOutput', 'open_output',
            'convert_dataset', 'main']
 
-# %% ../../nbs/data/12_convert.ipynb #b98bcbaa
+# %% ../../nbs/data/12_convert.ipynb #ff4d998d
 import hashlib
 import io
 import json
@@ -32,7 +32,7 @@ from .files import DataError, _pairs, label_table, open_files, read_meta, record
 from .images import chain_filters
 from .prepare import in_mode, transformed, upright
 
-# %% ../../nbs/data/12_convert.ipynb #074fe1af
+# %% ../../nbs/data/12_convert.ipynb #77e1b8bf
 @dataclass(frozen=True)
 class ConvertConfig:
     "Make a training set (zip or folder) from pictures."
@@ -50,7 +50,7 @@ class ConvertConfig:
     base_size: tuple[int, int] | None = None  # the network's constant input (height, width), when it is not 4 x 4
     skip_bad: bool = False  # leave unusable pictures out instead of refusing
 
-# %% ../../nbs/data/12_convert.ipynb #70c30bf0
+# %% ../../nbs/data/12_convert.ipynb #87d4f253
 def _check_config(cfg):
     for name, kind in get_type_hints(type(cfg)).items():
         allowed = get_args(kind) if get_origin(kind) is Literal else None
@@ -59,7 +59,7 @@ def _check_config(cfg):
         v = getattr(cfg, name)
         if v is not None and not 1 <= v <= 1 << 31: raise ValueError(f"{name} must be at least 1, not {v}")
 
-# %% ../../nbs/data/12_convert.ipynb #c56dc6a6
+# %% ../../nbs/data/12_convert.ipynb #e4917435
 def target_size(cfg: ConvertConfig) -> tuple | None:
     "(H, W) to resize to, or None to keep the sizes; ValueError when the result could not be trained on."
     _check_config(cfg)
@@ -71,7 +71,7 @@ def target_size(cfg: ConvertConfig) -> tuple | None:
     base_of(w if cfg.transform == "center-crop-wide" else h, w, cfg.base_size)
     return h, w
 
-# %% ../../nbs/data/12_convert.ipynb #b531bf33
+# %% ../../nbs/data/12_convert.ipynb #fed00123
 def open_source(cfg: ConvertConfig):
     "(stream of (name, bytes or uint8 array, label or None), number or None, filter recorded in the source, class names)."
     path = Path(cfg.source).expanduser()
@@ -96,7 +96,7 @@ def _read(files, name):
     try: return files.read(name)
     except DataError as e: return e
 
-# %% ../../nbs/data/12_convert.ipynb #1b3c9674
+# %% ../../nbs/data/12_convert.ipynb #18285510
 def prepared(item, cfg: ConvertConfig, size: tuple | None):
     "One item of the stream as (name, label, PNG bytes | None dropped | DataError, (W, H, mode), what was done, its sha256)."
     name, content, label = item
@@ -116,7 +116,7 @@ def _png(im):
     out = io.BytesIO(); im.save(out, "png", compress_level=0)
     return out.getvalue()
 
-# %% ../../nbs/data/12_convert.ipynb #62bf25de
+# %% ../../nbs/data/12_convert.ipynb #91de3a00
 class Output:
     "Something that appears at `dest` when the `with` block ends well, and not at all otherwise."
 
@@ -139,7 +139,7 @@ class Output:
             if self.temp.is_dir(): shutil.rmtree(self.temp, ignore_errors=True)
             else: self.temp.unlink(missing_ok=True)
 
-# %% ../../nbs/data/12_convert.ipynb #5ec6bb0d
+# %% ../../nbs/data/12_convert.ipynb #f6af0499
 class ZipOutput(Output):
     def begin(self):
         self.file = open(self.temp, "xb")
@@ -155,7 +155,7 @@ class ZipOutput(Output):
         if self.dest.exists(): raise FileExistsError(f"the destination {self.named} has appeared meanwhile; nothing was written")
         os.rename(self.temp, self.dest)
 
-# %% ../../nbs/data/12_convert.ipynb #622b55bb
+# %% ../../nbs/data/12_convert.ipynb #ae0ce99b
 class FolderOutput(Output):
     def begin(self): self.temp.mkdir()
 
@@ -179,7 +179,7 @@ def open_output(dest) -> Output:
     if path.exists() and (zipped or not path.is_dir()): raise ValueError(f"the destination {shown(dest)} exists already")
     return ZipOutput(dest) if zipped else FolderOutput(dest)
 
-# %% ../../nbs/data/12_convert.ipynb #566bb84a
+# %% ../../nbs/data/12_convert.ipynb #b306922e
 class _Tally:
     "What has been seen so far: the shape that all must have, the labels, the bad files, what was done to how many."
 
@@ -202,12 +202,12 @@ class _Tally:
         self.said.update(set(said)); self.labels.append(label); self.count += 1
         return None if self.bad and not self.cfg.skip_bad else png
 
-# %% ../../nbs/data/12_convert.ipynb #1322f7ce
+# %% ../../nbs/data/12_convert.ipynb #dc29af22
 def _differs(found, first):
     if found[2] != first[2]: return f"is {found[2]} and the first picture {first[2]}: choose --mode grey or rgb"
     return f"is {found[0]}x{found[1]} and the first picture {first[0]}x{first[1]}: choose --width, --height and --transform"
 
-# %% ../../nbs/data/12_convert.ipynb #9ce3bd83
+# %% ../../nbs/data/12_convert.ipynb #e29c7870
 def convert_dataset(
     source,                 # as ConvertConfig.source
     dest=None,              # as ConvertConfig.dest
@@ -231,7 +231,7 @@ def convert_dataset(
         out.write("dataset.json", json.dumps(meta).encode())
     return summary
 
-# %% ../../nbs/data/12_convert.ipynb #4c9a1e8f
+# %% ../../nbs/data/12_convert.ipynb #a3adadb2
 def _parallel(stream, work, total, progress):
     "work(item) for each item, in order, some threads at once, never more than 64 items in memory."
     threads = min(os.cpu_count() or 1, 8)
@@ -245,7 +245,7 @@ def _refusal(cfg, tally):
     more = f"\n  ... and {len(tally.bad) - 10} more" if len(tally.bad) > 10 else ""
     return f"{shown(cfg.source)}: {len(tally.bad)} of {len(tally.bad) + tally.count} pictures cannot be used (--skip-bad leaves them out):{first}{more}"
 
-# %% ../../nbs/data/12_convert.ipynb #24fa80b3
+# %% ../../nbs/data/12_convert.ipynb #1c45733a
 def _meta(cfg, tally, stored, classes):
     "(dataset.json, summary) of a conversion."
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(tally.count)]
@@ -265,13 +265,14 @@ def _meta(cfg, tally, stored, classes):
                    dropped=tally.dropped, skipped=tally.bad, done=said)
     return dict(labels=labels, hsr_nb=record), summary
 
-# %% ../../nbs/data/12_convert.ipynb #30307cb1
+# %% ../../nbs/data/12_convert.ipynb #54207126
 def main(args: list | None = None) -> int:
     "The console command hsr_data; returns the exit code."
     try: import tyro
     except ImportError: print('hsr_data needs tyro: pip install "hsr_nb[cli]"', file=sys.stderr); return 2
+    try: cfg = tyro.cli(ConvertConfig, prog="hsr_data", args=args)
+    except BrokenPipeError: return 141                                             # hsr_data --help | head
     try:
-        cfg = tyro.cli(ConvertConfig, prog="hsr_data", args=args)
         if args is None: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `with` blocks clean up
         summary = convert_dataset(cfg)
     except KeyboardInterrupt: print("hsr_data: interrupted; nothing was written", file=sys.stderr); return 130
@@ -281,7 +282,7 @@ def main(args: list | None = None) -> int:
     except (ValueError, ImportError) as e: print(f"hsr_data: {e}", file=sys.stderr); return 2
     return _print_summary(summary)
 
-# %% ../../nbs/data/12_convert.ipynb #4387f7fa
+# %% ../../nbs/data/12_convert.ipynb #2acdab82
 def _print_summary(summary):
     c, h, w = summary["shape"]
     labels = f"{summary['distinct_labels']} different labels" if summary["distinct_labels"] else "no labels"

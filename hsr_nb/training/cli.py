@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['USAGE', 'parse', 'main']
 
-# %% ../../nbs/training/09_cli.ipynb #dcf32e35
+# %% ../../nbs/training/09_cli.ipynb #3c48a645
 import os
 import sys
 
 from .config import PRESETS, TrainConfig, override, preset
 
-# %% ../../nbs/training/09_cli.ipynb #26ae8b1d
+# %% ../../nbs/training/09_cli.ipynb #b9642f39
 USAGE = f"""usage: hsr_train PRESET [--setting value ...]
 
 presets: {', '.join(PRESETS)}
@@ -20,7 +20,7 @@ presets: {', '.join(PRESETS)}
   torchrun --standalone --nproc_per_node 8 --no-python hsr_train paper256 --data.path ffhq.zip
 hsr_train PRESET --help lists every setting with the preset's values."""
 
-# %% ../../nbs/training/09_cli.ipynb #fc8c4ff4
+# %% ../../nbs/training/09_cli.ipynb #07561e55
 def parse(
     args: list[str],       # PRESET, then settings
 ) -> TrainConfig:
@@ -34,14 +34,14 @@ def parse(
     cfg = preset(args[0], resolution, int(os.environ.get("WORLD_SIZE", 1)))
     return override(tyro.cli(TrainConfig, default=cfg, args=args[1:], prog=f"hsr_train {args[0]}"))
 
-# %% ../../nbs/training/09_cli.ipynb #21f1cdb6
+# %% ../../nbs/training/09_cli.ipynb #704e9658
 def main():
     "Entry point of `hsr_train`; what is wrong is said in one sentence, exit code 2."
     from hsr_nb.training.run import TrainingFailed, train
     try: print(train(parse(sys.argv[1:])))
     except (ValueError, OSError, TrainingFailed) as e: sys.exit(_fail(e))
 
-# %% ../../nbs/training/09_cli.ipynb #a8ffc61a
+# %% ../../nbs/training/09_cli.ipynb #26e1bb4e
 def _fail(e) -> int:
     print(e if str(e).startswith("usage") else f"hsr_train: {e}", file=sys.stderr)
     return 2

@@ -6,7 +6,7 @@
 __all__ = ['CONTINUE', 'check_config', 'open_data', 'flat_config', 'check_same_run', 'RunFolder', 'read_metrics', 'sample_sheet',
            'TrainingFailed', 'Interrupt', 'start', 'tick', 'train', 'progress_bar', 'show']
 
-# %% ../../nbs/training/08_run.ipynb #6ff9defe
+# %% ../../nbs/training/08_run.ipynb #1a2630ed
 import json
 import os
 import signal
@@ -30,7 +30,7 @@ from .parallel import Processes, join
 from .randomness import stream
 from .state import TrainState, build_state, restore, save_state, transfer
 
-# %% ../../nbs/training/08_run.ipynb #8bc6dd9a
+# %% ../../nbs/training/08_run.ipynb #122c37e5
 def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse batches that cannot be drawn or split, and labels or resolutions that are not there."
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
@@ -42,7 +42,7 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     if cfg.loss.pl_weight and n < cfg.batch // part: raise ValueError(f"batch {cfg.batch} is too small for loss.pl_batch_shrink={cfg.loss.pl_batch_shrink} with {cfg.batch // part} parts")
     if cfg.data.labels and not ds.label_dim: raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 
-# %% ../../nbs/training/08_run.ipynb #e88fe206
+# %% ../../nbs/training/08_run.ipynb #acc1bae0
 def open_data(cfg: TrainConfig, check: bool = False):
     "The data set of a configuration; with `check`, every file of a folder or zip is looked at and the bad ones are named."
     d = cfg.data
@@ -51,17 +51,17 @@ def open_data(cfg: TrainConfig, check: bool = False):
     size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
     return open_dataset(d.path, resolution=d.resolution, labels=d.labels, **size)
 
-# %% ../../nbs/training/08_run.ipynb #26649bdf
+# %% ../../nbs/training/08_run.ipynb #02608b01
 CONTINUE = ("kimg", "tick_kimg", "snapshot_kimg", "run_dir", "device", "init_from", "init_mode", "data.workers", "data.path", "batch_gpu", "hsr.weights")
 
-# %% ../../nbs/training/08_run.ipynb #7f675e6a
+# %% ../../nbs/training/08_run.ipynb #98bcf5c3
 def flat_config(values: dict, where: str = "") -> dict:
     "Settings by their dotted names."
     out = {}
     for k, v in values.items(): out |= flat_config(v, f"{where}{k}.") if isinstance(v, dict) else {where + k: v}
     return out
 
-# %% ../../nbs/training/08_run.ipynb #a36d54ef
+# %% ../../nbs/training/08_run.ipynb #8e3f3289
 def check_same_run(meta: dict, cfg: TrainConfig, identity: dict, path):
     "Resuming under another configuration or data set is an error that names the difference."
     old, new = flat_config(meta["config"]), flat_config(cfg.to_dict())
@@ -70,7 +70,7 @@ def check_same_run(meta: dict, cfg: TrainConfig, identity: dict, path):
     if meta["data"].get("sha256") != identity.get("sha256"):
         raise CheckpointError(f"{path} was trained on other images (data-set identity {str(meta['data'].get('sha256'))[:12]}, now {str(identity.get('sha256'))[:12]})")
 
-# %% ../../nbs/training/08_run.ipynb #d07a2636
+# %% ../../nbs/training/08_run.ipynb #3a8b7c95
 class RunFolder:
     "config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run; only rank 0 writes."
     def __init__(self, path, writes: bool):
@@ -111,7 +111,7 @@ class RunFolder:
         if not self.writes: return
         image_grid(sample_sheet(s.G_ema, cfg.seed, labels, num_labels), 8).save(self.path / "samples" / f"fakes{s.count['nimg'] // 1000:06d}.png")
 
-# %% ../../nbs/training/08_run.ipynb #7ccedb4e
+# %% ../../nbs/training/08_run.ipynb #7bbe5d1e
 def read_metrics(run_dir) -> list[dict]:
     "The lines of a run's metrics.jsonl; a last line cut short by a crash is left out."
     rows = []
@@ -120,7 +120,7 @@ def read_metrics(run_dir) -> list[dict]:
         except json.JSONDecodeError: break
     return rows
 
-# %% ../../nbs/training/08_run.ipynb #f7e17660
+# %% ../../nbs/training/08_run.ipynb #ecaadd9d
 @torch.no_grad()
 def sample_sheet(
     G, seed: int,
@@ -133,11 +133,11 @@ def sample_sheet(
     z, c = torch.randn(n, G.z_dim, generator=rng).to(device), labels(torch.randint(num_labels, (n,), generator=rng)).to(device)
     return torch.cat([G(z[i:i + 16], c[i:i + 16], noise_mode="const").float().cpu() for i in range(0, n, 16)])
 
-# %% ../../nbs/training/08_run.ipynb #d4604646
+# %% ../../nbs/training/08_run.ipynb #0efaceee
 class TrainingFailed(RuntimeError):
     "Training cannot go on; the message names the cause, the last good checkpoint is kept."
 
-# %% ../../nbs/training/08_run.ipynb #83ee50fe
+# %% ../../nbs/training/08_run.ipynb #f32703e5
 class Interrupt:
     "Notes SIGTERM while active; Ctrl-C in a notebook stays a KeyboardInterrupt."
     def __init__(self): self.flag = False
@@ -151,7 +151,7 @@ class Interrupt:
     def __exit__(self, *_):
         if self.old is not None: signal.signal(signal.SIGTERM, self.old)
 
-# %% ../../nbs/training/08_run.ipynb #9f941d2f
+# %% ../../nbs/training/08_run.ipynb #2b3027c5
 def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder) -> TrainState:
     "A fresh state, a resumed one, or one initialised from another run."
     s = build_state(cfg, ds.image_shape, ds.label_dim, device)
@@ -167,7 +167,7 @@ def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder) -> 
     procs.wait()
     return s
 
-# %% ../../nbs/training/08_run.ipynb #afd036d1
+# %% ../../nbs/training/08_run.ipynb #70db721c
 def tick(s: TrainState, stats: Stats, procs: Processes, folder: RunFolder, began: dict) -> dict:
     "Write the means since the last tick; a mean that is not finite ends the run."
     row = {"nimg": s.count["nimg"], "kimg": s.count["nimg"] / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
@@ -182,7 +182,7 @@ def tick(s: TrainState, stats: Stats, procs: Processes, folder: RunFolder, began
     folder.log(row)
     return row
 
-# %% ../../nbs/training/08_run.ipynb #4bbdfc9e
+# %% ../../nbs/training/08_run.ipynb #d1f4b514
 def train(
     cfg: TrainConfig,
     progress: bool = True,   # show a bar
@@ -200,7 +200,7 @@ def train(
         _train(cfg, ds, procs, device, folder, s, interrupt, bar)
     return folder.path
 
-# %% ../../nbs/training/08_run.ipynb #b0682185
+# %% ../../nbs/training/08_run.ipynb #30199bc4
 def _train(cfg, ds, procs, device, folder, s, interrupt, bar):
     stream_of_batches = batches(ds, cfg.batch, cfg.seed, s.count["nimg"], cfg.data.mirror, procs.rank, procs.world, cfg.data.workers, device.type == "cuda")
     rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
@@ -219,14 +219,14 @@ def _train(cfg, ds, procs, device, folder, s, interrupt, bar):
             began["time"] = time.perf_counter()
         if stop: break
 
-# %% ../../nbs/training/08_run.ipynb #ad92f18a
+# %% ../../nbs/training/08_run.ipynb #143b8876
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
     "kimg, time left, and after each tick the losses; rare updates where the output is a file."
     quiet = not sys.stderr.isatty()
     return tqdm(total=cfg.kimg, initial=s.count["nimg"] / 1000, disable=not on, mininterval=10 if quiet else 0.5, ncols=110 if quiet else None,
                 bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} kimg [{elapsed}<{remaining}{postfix}]")
 
-# %% ../../nbs/training/08_run.ipynb #c9f281e0
+# %% ../../nbs/training/08_run.ipynb #e5355741
 def show(bar, row: dict):
     "Losses beside the bar."
     d = row.get("loss/D_fake", 0) + row.get("loss/D_real", 0)
