@@ -1,0 +1,312 @@
+"""Path length, precision and recall, KID, inception score and the cache of real features, against oracles that share no code with them."""
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hsr_nb.data import SynthFaces
+from hsr_nb.metrics import (LPIPS, DetectorDistance, FeatureStats, SquaredL2, collect_features, feature_scores, frechet, generated_images, inception_score, kid,
+                            load_detector, ppl, precision_recall, reference_features, reference_stats)
+from hsr_nb.metrics.kid_is import mmd2
+from hsr_nb.metrics.path_length import filtered, map_distance, path_distances, sample_seed, seeded_noise, slerp, synthesize, view
+from hsr_nb.metrics.reference import real_images
+from hsr_nb.nets import Generator
+
+
+def generator(z_dim=16, res=16, c_dim=0):
+    torch.manual_seed(0)
+    G = Generator(z_dim=z_dim, c_dim=c_dim, w_dim=16, img_resolution=res, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=128, channel_max=8)).eval()
+    for name, p in G.named_parameters():
+        if name.endswith("noise_strength"): p.data.fill_(0.3)
+    return G.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def G(): return generator()
+
+
+class Linear(nn.Module):
+    "z -> w -> pixels, both linear, in float64."
+    def __init__(self, size=8):
+        super().__init__()
+        self.z_dim, self.c_dim, g = 6, 0, torch.Generator().manual_seed(0)
+        self.B, self.A = (nn.Parameter(torch.randn(*s, generator=g, dtype=torch.float64)) for s in ((6, 5), (5, 3 * size * size)))
+        self.synthesis = nn.Module()
+        self.synthesis.forward = lambda ws, **_: (ws[:, 0] @ self.A).reshape(-1, 3, size, size)
+
+    def mapping(self, z, c=None): return (z.double() @ self.B)[:, None]
+
+
+# ---- perceptual path length
+
+@pytest.mark.parametrize("how", [dict(), dict(sampling="full"), dict(epsilon=1e-2), dict(sampling="full", epsilon=1e-3), dict(epsilon=1e-6)])
+def test_a_linear_generator_has_the_same_length_everywhere(how):
+    "Squared L2 in W: |A (w1 - w0)|^2, whatever t and epsilon."
+    M, seeds = Linear(), [sample_seed(3, i) for i in range(64)]
+    z = torch.stack([torch.randn(2, 6, generator=torch.Generator().manual_seed(sample_seed(s, 0, 1))) for s in seeds], 1).double()
+    by_hand = ((z[1] - z[0]) @ M.B @ M.A).square().sum(1)
+    torch.testing.assert_close(path_distances(M, SquaredL2(), seeds, **how), by_hand, rtol=1e-5, atol=0)
+    score = ppl(M, SquaredL2(), pairs=64, percentiles=None, seed=3, **how)
+    key = f"ppl2_w{how.get('sampling', 'end')}[l2]"
+    assert score[key] == pytest.approx(by_hand.mean().item(), rel=1e-5) and score[key + "_se"] == pytest.approx((by_hand.std() / 8).item(), rel=1e-4)
+
+
+def test_z_depends_on_where():
+    M, seeds = Linear(), list(range(20))
+    end, full = (path_distances(M, SquaredL2(), seeds, space="z", sampling=s) for s in ("end", "full"))
+    assert not torch.allclose(end, full, rtol=1e-2)
+
+
+def test_slerp():
+    a, b = torch.randn(2, 50, 7, dtype=torch.float64)
+    theta = nn.functional.cosine_similarity(a, b).acos()
+    for t in (0.0, 0.3, 1.0):
+        way = slerp(a, b, torch.full((50, 1), t, dtype=torch.float64))
+        torch.testing.assert_close(way.norm(dim=1), torch.ones(50, dtype=torch.float64))
+        torch.testing.assert_close(nn.functional.cosine_similarity(a, way).clamp(-1, 1).acos(), t * theta, rtol=1e-6, atol=1e-7)
+
+
+def test_filter_is_numpy_s():
+    for n in (2, 50, 99, 100, 101, 1000):
+        d = torch.from_numpy(np.random.default_rng(n).exponential(size=n))
+        low, high = np.percentile(d, 1, method="lower"), np.percentile(d, 99, method="higher")
+        assert filtered(d).tolist() == [x for x in d.tolist() if low <= x <= high]
+
+
+def test_view():
+    x = torch.arange(64.0).reshape(1, 1, 8, 8)
+    assert view(x, True, 0).tolist() == x[:, :, 3:7, 2:6].tolist()
+    y = torch.rand(1, 3, 1024, 1024)
+    torch.testing.assert_close(view(y, False), nn.functional.avg_pool2d(y, 4))
+    torch.testing.assert_close(view(y, True), nn.functional.avg_pool2d(y[:, :, 384:896, 256:768], 2))
+    torch.testing.assert_close(view(y, True, pool_like_ada=True), nn.functional.avg_pool2d(y[:, :, 384:896, 256:768], 4))
+    assert view(y[..., :200, :200], False).shape == (1, 3, 200, 200)
+
+
+def test_ppl_of_a_network(G):
+    distance = DetectorDistance(load_detector())
+    before, noise = torch.get_rng_state(), G.synthesis.b8.conv0.noise_const.clone()
+    scores = {b: ppl(G, distance, pairs=12, batch=b) for b in (1, 5, 12)}
+    assert torch.equal(before, torch.get_rng_state()) and torch.equal(noise, G.synthesis.b8.conv0.noise_const)
+    assert {tuple(s) for s in scores.values()} == {("ppl2_wend[maps-synthfaces-attributes]", "ppl2_wend[maps-synthfaces-attributes]_se")}
+    values = [next(iter(s.values())) for s in scores.values()]
+    assert max(values) / min(values) < 1.01 and ppl(G, distance, pairs=12, batch=5) == scores[5]
+    assert list(ppl(G, SquaredL2(), pairs=2, space="z", sampling="full", crop=True))[0] == "ppl_zfull[l2]"
+
+
+def test_both_ends_share_noise_and_labels():
+    G = generator(c_dim=3)
+    with pytest.raises(ValueError, match="labels"): ppl(G, SquaredL2(), pairs=2)
+    a, b = (ppl(G, SquaredL2(), pairs=4, labels=c) for c in (torch.eye(3), torch.eye(3).flip(0)))
+    assert a != b and all(v < 1e6 for v in a.values())                        # other noise at the far end would be divided by 1e-8
+
+
+@pytest.mark.parametrize("wrong, says", [(dict(pairs=1), "at least 2 pairs"), (dict(space="v"), "space"), (dict(sampling="start"), "sampling")])
+def test_ppl_refuses(G, wrong, says):
+    with pytest.raises(ValueError, match=says): ppl(G, SquaredL2(), **wrong)
+
+
+def test_ppl_is_never_nan(G):
+    class D:
+        name = "broken"
+        def __call__(self, a, b): return torch.full((len(a),), float("nan"))
+    with pytest.raises(ValueError, match="not finite"): ppl(G, D(), pairs=3)
+
+
+def test_lpips_is_the_sum_over_normalised_maps():
+    layers = [i for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)]
+    widths, g = [3, *sum(LPIPS.PLAN, ())], torch.Generator().manual_seed(0)
+    vgg = {f"features.{l}.{k}": torch.randn(s, generator=g) / (9 * i) ** 0.5 for l, i, o in zip(layers, widths, widths[1:]) for k, s in (("weight", (o, i, 3, 3)), ("bias", (o,)))}
+    lin = {f"lin{i}.model.1.weight": torch.rand(1, b[-1], 1, 1, generator=g) for i, b in enumerate(LPIPS.PLAN)}
+    lpips, (x, y) = LPIPS(vgg, lin), torch.rand(2, 2, 3, 32, 32, generator=g) * 2 - 1
+    torchvision = pytest.importorskip("torchvision")
+    net = torchvision.models.vgg16().features.eval()
+    net.load_state_dict({k.removeprefix("features."): v for k, v in vgg.items()})
+    shift, scale = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+
+    def vector(img):
+        "LPIPS as one feature vector: unit channels, root of the weight, root of the area."
+        out, h = [], (img - shift) / scale
+        for i, layer in enumerate(net):
+            h = layer(h)
+            if i in (3, 8, 15, 22, 29):
+                w = lin[f"lin{len(out)}.model.1.weight"]
+                out.append((h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10) * w.sqrt() / (h.shape[2] * h.shape[3]) ** 0.5).flatten(1).clone())
+        return torch.cat(out, 1)
+    with torch.no_grad(): torch.testing.assert_close(lpips(x, y), (vector(x) - vector(y)).square().sum(1), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="no weights lin0"): LPIPS(vgg, {k: v for k, v in lin.items() if "lin3" not in k})
+    with pytest.raises(ValueError, match="VGG16 file"): LPIPS({k: v for k, v in vgg.items() if "28" not in k}, lin)
+
+
+def test_noise_is_per_sample(G):
+    both = seeded_noise(G, [1, 2])
+    assert all(torch.equal(both[k][1:], v) for k, v in seeded_noise(G, [2]).items())
+    ws = G.mapping(torch.randn(2, 16))
+    torch.testing.assert_close(synthesize(G, ws, both)[1:], synthesize(G, ws[1:], seeded_noise(G, [2])), atol=1e-4, rtol=1e-4)
+
+
+def test_map_distance_of_equal_and_of_orthogonal_maps():
+    a, b = torch.zeros(2, 1, 2, 3, 3)
+    a[:, 0], b[:, 1] = 5, 0.1
+    assert map_distance([a], [a]).item() == 0 and map_distance([a], [b]).item() == pytest.approx(2)
+
+
+# ---- precision and recall
+
+def brute_force(real, fake, k):
+    square = lambda a, b: (a.double()[:, None] - b.double()[None]).square().sum(2)
+    ball = lambda x: square(x, x).sort(1).values[:, k]
+    inside = lambda points, centres: (square(points, centres) <= ball(centres)[None]).any(1).double().mean().item()
+    return [inside(fake, real), inside(real, fake)]
+
+
+@pytest.mark.parametrize("trial", range(40))
+def test_exactly_brute_force_with_ties(trial):
+    "Coarse grids, duplicates, copies of real vectors among the generated; odd blocks."
+    g = torch.Generator().manual_seed(trial)
+    n, m, f, k = 30 + trial, 50 - trial // 2, 1 + trial % 6, 1 + trial % 5
+    real, fake = (torch.randint(2 + trial % 5, (s, f), generator=g).float() * 0.1 + 3 * (trial % 3) for s in (n, m))
+    fake[: m // 4] = real[: m // 4]
+    got = precision_recall(real, fake, "grid", k, block=1 + 7 * (trial % 9))
+    assert list(got) == ["precision[grid]", "recall[grid]"] and list(got.values()) == brute_force(real, fake, k)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_exactly_brute_force_on_a_sphere(offset):
+    "Generated vectors at the real ones' k-th neighbours: on the spheres to the last bit, in floating point numbers that round."
+    real = torch.randn(80, 33, generator=torch.Generator().manual_seed(1)) + offset
+    near = torch.cdist(real.double(), real.double()).argsort(1)[:, 3]
+    for fake in (real[near], torch.cat([real[near], torch.randn(40, 33) * 1.3 + offset])):
+        assert list(precision_recall(real, fake, "x", 3, block=17).values()) == brute_force(real, fake, 3)
+
+
+def test_precision_recall_limits():
+    real = torch.randn(100, 5)
+    assert list(precision_recall(real, real, "x").values()) == [1, 1]
+    assert list(precision_recall(real, real + 1000, "x").values()) == [0, 0]
+
+
+@pytest.mark.parametrize("real, fake, k, says", [
+    (torch.zeros(3, 4), torch.zeros(9, 4), 3, "3 real feature vectors are too few: at least 4"), (torch.zeros(9, 4), torch.zeros(9, 5), 3, "4 and of 5"),
+    (torch.zeros(9, 4), torch.full((9, 4), float("nan")), 3, "generated features contain"), (torch.zeros(9, 4), torch.zeros(9, 4), 0, "k is at least 1"), (torch.zeros(9), torch.zeros(9), 3, "shape")])
+def test_precision_recall_refuses(real, fake, k, says):
+    with pytest.raises(ValueError, match=says): precision_recall(real, fake, "x", k)
+
+
+# ---- KID and IS
+
+def test_mmd_against_numpy():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 8)), rng.normal(size=(30, 8)) + 0.3
+    k = lambda a, b: (a @ b.T / 8 + 1) ** 3
+    off = lambda a: k(a, a)[~np.eye(len(a), dtype=bool)].mean()
+    assert mmd2(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(off(x) + off(y) - 2 * k(x, y).mean(), rel=1e-12)
+
+
+def test_mmd_against_scikit_learn():
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise")
+    x, y = np.random.default_rng(1).normal(size=(2, 25, 6))
+    k = lambda a, b: pairwise.polynomial_kernel(a, b, degree=3, gamma=1 / 6, coef0=1)
+    off = lambda a: (k(a, a).sum() - np.trace(k(a, a))) / (25 * 24)
+    assert mmd2(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(off(x) + off(y) - 2 * k(x, y).mean(), rel=1e-10)
+
+
+def test_kid_is_unbiased_and_seeded():
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3000, 1, generator=g), torch.randn(3000, 1, generator=g)
+    small = kid(a, b, "x", subsets=2000, size=10)
+    assert abs(small["kid[x]"]) < 4 * small["kid_std[x]"] / 2000 ** 0.5 + 0.1           # truth: 0, even with ten vectors
+    wide = kid(a, 2 * b, "x", subsets=50, size=1000)["kid[x]"]
+    assert wide == pytest.approx(27, rel=0.15)                                              # 3 (1 - s^2)^2
+    assert kid(a, b, "x", subsets=3) == kid(a, b, "x", subsets=3) != kid(a, b, "x", subsets=3, seed=1)
+    assert kid(a, a, SimpleNamespace(name="y"), subsets=2)["kid[y]"] == pytest.approx(0, abs=0.2)
+
+
+def test_kid_refuses():
+    x = torch.randn(10, 4)
+    for wrong, says in (((x[:1], x), "too few"), ((x, x[:, :3]), "4 and of 3"), ((x * float("nan"), x), "not finite")):
+        with pytest.raises(ValueError, match=says): kid(*wrong, "x")
+    with pytest.raises(ValueError, match="subset"): kid(x, x, "x", subsets=0)
+
+
+def test_inception_score():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(95, 6)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    parts = [np.exp((q * (np.log(q) - np.log(q.mean(0)))).sum(1).mean()) for q in np.array_split(p, 10)]
+    got = inception_score(torch.from_numpy(logits), "toy")
+    assert got["is[toy]"] == pytest.approx(np.mean(parts), rel=1e-10) and got["is_std[toy]"] == pytest.approx(np.std(parts), rel=1e-10)
+    sure = inception_score(1e6 * torch.eye(5).repeat(10, 1), "toy")
+    assert sure["is[toy]"] == pytest.approx(5) and sure["is_std[toy]"] == pytest.approx(0)
+    for wrong, says in ((torch.zeros(5, 3), "too few"), (torch.zeros(50, 1), "2 classes"), (torch.full((50, 3), float("nan")), "not finite")):
+        with pytest.raises(ValueError, match=says): inception_score(wrong, "toy")
+
+
+# ---- real pictures, generated pictures, the cache
+
+class Colour:
+    "A detector with a hash: mean colours."
+    name, num_features, sha256, calls = "colour", 3, "c0", 0
+    def __call__(self, images): self.calls += len(images); return images.float().mean((2, 3))
+
+
+def test_cache_knows_what_it_keeps(tmp_path):
+    ds, d = SynthFaces(16, 40, seed=1), Colour()
+    first = reference_features(ds, d, cache=tmp_path)
+    assert d.calls == 40 and torch.equal(reference_features(ds, d, cache=tmp_path), first) and d.calls == 40
+    stats = reference_stats(ds, d, cache=tmp_path)
+    again = reference_stats(ds, d, cache=tmp_path)
+    direct = FeatureStats(3).append(first)
+    assert d.calls == 80 and again.n == 40 and torch.equal(stats.cov, again.cov) and torch.allclose(again.cov, direct.cov) and torch.allclose(again.mean, direct.mean)
+    assert frechet(stats, again, d)["frechet[colour]"] == pytest.approx(0, abs=1e-6)
+    for change in (dict(n=30), dict(ds=SynthFaces(16, 40, seed=2)), dict(ds=SynthFaces(32, 40, seed=1))):
+        before = d.calls
+        reference_features(**{"ds": ds, "detector": d, "cache": tmp_path, **change})
+        assert d.calls > before
+    other = Colour()
+    other.sha256 = "c1"
+    reference_features(ds, other, cache=tmp_path)
+    assert other.calls == 40 and not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_damaged_or_foreign_cache_file_is_made_again(tmp_path):
+    ds, d = SynthFaces(16, 20, seed=1), Colour()
+    first = reference_features(ds, d, cache=tmp_path)
+    file, = tmp_path.iterdir()
+    whole = file.read_bytes()
+    from safetensors.torch import save_file
+    for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), lambda: file.write_bytes(b""), lambda: save_file({"features": torch.zeros(20, 3)}, file, {"key": "{}"})):
+        damage()
+        assert torch.equal(reference_features(ds, d, cache=tmp_path), first)
+    assert d.calls == 80
+
+
+def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference_features(SynthFaces(16, 5), Colour()), reference_stats(SynthFaces(16, 5), Colour())
+    assert not os.listdir(tmp_path)
+    nameless = SimpleNamespace(name="nameless", num_features=3)
+    with pytest.raises(ValueError, match="no sha256"): reference_features(SynthFaces(16, 5), nameless, cache=tmp_path)
+    with pytest.raises(ValueError, match="has 5 pictures, 6"): next(real_images(SynthFaces(16, 5), 6))
+
+
+def test_generated_pictures_follow_from_seed_and_number(G):
+    one, two, other = (torch.cat(list(generated_images(G, 10, seed=s, batch=b))) for s, b in ((0, 10), (0, 3), (1, 10)))
+    assert one.dtype == torch.uint8 and (one.int() - two.int()).abs().max() <= 1 and not torch.equal(one, other)
+    with pytest.raises(ValueError, match="labels"): generated_images(generator(c_dim=2), 3)
+    assert len(torch.cat(list(generated_images(generator(c_dim=2), 3, labels=torch.eye(2))))) == 3
+
+
+def test_scores_rise_with_damage_and_carry_the_judge_s_name(G):
+    judge, ds = load_detector(), SynthFaces(32, 240, seed=31)
+    real, clean = reference_features(ds, judge, 120), ds.images(range(120, 240))
+    blurred = lambda k: nn.functional.avg_pool2d(nn.functional.pad(clean.float(), [k // 2] * 4, mode="replicate"), k, 1).byte() if k > 1 else clean
+    rows = [feature_scores(real, collect_features(blurred(k).split(60), judge), judge, subsets=5, size=100) for k in (1, 5, 9)]
+    assert set(rows[0]) == {f"{k}[synthfaces-attributes]" for k in ("frechet", "kid", "kid_std", "precision", "recall")} and "NaN" not in json.dumps(rows)
+    for key, order in (("frechet", 1), ("kid", 1), ("precision", -1)):
+        values = [order * r[f"{key}[synthfaces-attributes]"] for r in rows]
+        assert values == sorted(values) and values[0] < values[-1], key
