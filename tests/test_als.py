@@ -314,6 +314,20 @@ def test_bank_from_safetensors(tmp_path):
     with pytest.raises(ValueError, match="no entry 'attributes'"): load_bank(tmp_path / "mine.safetensors")
 
 
+def test_bank_of_a_timm_network(tmp_path):
+    "As the CelebA heads of experiments/attributes would be stored."
+    pytest.importorskip("timm")
+    from safetensors.torch import save_file
+    from hsr_nb.nets.backbones import build_net
+    net = build_net("test_resnet", {"num_classes": 2}).eval()
+    save_file(net.state_dict(), tmp_path / "celeb.safetensors")
+    card = {"name": "celeb-heads", "attributes": ["male", "smiling"], "input": {"size": [64, 64], "mean": [0.5] * 3, "std": [0.5] * 3}, "timm": {"name": "test_resnet"}}
+    (tmp_path / "celeb.json").write_text(json.dumps(card))
+    bank, x = load_bank(tmp_path / "celeb.safetensors"), torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    assert bank.name == "celeb-heads"
+    torch.testing.assert_close(bank(x), net(x.float() / 127.5 - 1).detach(), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_folder_of_torchscript_files(tmp_path):
     for i, name in enumerate(("01-smiling", "00-male")):

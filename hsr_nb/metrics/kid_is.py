@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['mmd2', 'kid', 'inception_score']
 
-# %% ../../nbs/metrics/09_kid_is.ipynb #7422b1a3
+# %% ../../nbs/metrics/09_kid_is.ipynb #8714a1fa
 import torch
 from torch import Tensor
 
 from .coverage import check_features
 
-# %% ../../nbs/metrics/09_kid_is.ipynb #b9925790
+# %% ../../nbs/metrics/09_kid_is.ipynb #d7d42be9
 def mmd2(
     x: Tensor,  # [n, F] float64
     y: Tensor,  # [m, F] float64
@@ -21,14 +21,14 @@ def mmd2(
     within = lambda a: (lambda g: (g.sum() - g.trace()) / (len(a) * (len(a) - 1)))(k(a, a))
     return float(within(x) + within(y) - 2 * k(x, y).mean())
 
-# %% ../../nbs/metrics/09_kid_is.ipynb #a03f6e68
+# %% ../../nbs/metrics/09_kid_is.ipynb #3c4c6639
 def kid(
     real, fake,          # [N, F], [M, F] features of the same detector
     detector,            # names the features: an object with .name, or a name
     subsets: int = 100,
-    size: int = 1000,    # vectors per subset; fewer where there are fewer
+    size: int = 1000,    # vectors per subset; where there are fewer, every subset is the whole and the spread is 0
     seed: int = 0,
-) -> dict:               # {"kid[detector]": mean, "kid_std[detector]": standard deviation over the subsets}
+) -> dict:               # {"kid[detector]": mean, "kid_std[detector]": spread over the subsets (no standard error: they overlap)}
     "Kernel inception distance. Bińkowski et al. 2018."
     real, fake, name = check_features(real, "real", 2), check_features(fake, "generated", 2), getattr(detector, "name", detector)
     if real.shape[1] != fake.shape[1]: raise ValueError(f"vectors of {real.shape[1]} and of {fake.shape[1]} features cannot be compared")
@@ -38,7 +38,7 @@ def kid(
     found = torch.tensor([mmd2(pick(real), pick(fake)) for _ in range(subsets)], dtype=torch.float64)
     return {f"kid[{name}]": float(found.mean()), f"kid_std[{name}]": float(found.std(correction=0))}
 
-# %% ../../nbs/metrics/09_kid_is.ipynb #62014557
+# %% ../../nbs/metrics/09_kid_is.ipynb #8e974791
 def inception_score(
     logits,            # [n, K] of a classifier
     classifier,        # an object with .name, or a name
