@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['plot_curves', 'plot_mean', 'plot_heatmap', 'rank_paths', 'plot_gallery', 'als_table']
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #e7ec1e8a
+# %% ../../nbs/metrics/08_als_plots.ipynb #8c1cd75a
 import numpy as np
 
 from ..data.images import image_grid
 from .als import as_logits, attribute_scale, bootstrap_als, deviations, score_paths
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #e54e183b
+# %% ../../nbs/metrics/08_als_plots.ipynb #ca9337f6
 def _panel(ax, t, curve, band, style, colour, label):
     "A curve with its band."
     ax.plot(t, curve, style, color=colour, label=label)
@@ -45,7 +45,7 @@ def plot_curves(
     fig.supxlabel("t", fontsize=9); fig.supylabel(key, fontsize=9); fig.tight_layout()
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #d05675ad
+# %% ../../nbs/metrics/08_als_plots.ipynb #6e3ca94f
 def plot_mean(logits: dict, names, key: str = "D", B: int = 500):
     "Mean curve over attributes, one line per model."
     import matplotlib.pyplot as plt
@@ -60,7 +60,7 @@ def plot_mean(logits: dict, names, key: str = "D", B: int = 500):
     ax.set_xlabel("t"); ax.set_ylabel(f"{key}, mean over attributes", fontsize=8); fig.tight_layout()
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #33a49bd3
+# %% ../../nbs/metrics/08_als_plots.ipynb #1cea2dcd
 def plot_heatmap(scores: dict, key: str = "D"):  # {model name: result of `score_paths`}
     "Deviation of attributes over t, on a colour scale that the models share."
     import matplotlib.pyplot as plt
@@ -72,7 +72,7 @@ def plot_heatmap(scores: dict, key: str = "D"):  # {model name: result of `score
     fig.colorbar(shown, ax=axes, label=key)
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #92b9fe89
+# %% ../../nbs/metrics/08_als_plots.ipynb #01025f0f
 def rank_paths(
     L, names=None,
 ) -> np.ndarray:  # path numbers, worst first
@@ -100,7 +100,7 @@ def plot_gallery(
         ax.set_ylabel(f"path {p}\n{names[a]}", fontsize=7, rotation=0, ha="right", va="center"); ax.set_xlim(-0.05, 1.05); ax.tick_params(labelsize=6); ax.set_xticks([])
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #f508017c
+# %% ../../nbs/metrics/08_als_plots.ipynb #09708031
 def als_table(
     scores: dict,             # {model: result of `score_paths`}
     intervals: dict = None,   # {model: result of `bootstrap_als`}
