@@ -27,6 +27,7 @@ MAY_IMPORT = {
 }
 CORE = {"torch", "numpy", "PIL", "safetensors", "tqdm"}         # may be imported by a module; other packages only inside functions
 CORE_OF = {"ops": {"torch", "numpy"}, "nets": {"torch", "numpy"}}  # packages that stay lighter still
+KERNELS = LIB / "ops/kernels"                                     # imported only where Triton is, when a kernel is about to run
 REQUIREMENT = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # import name -> name in settings.ini, where they differ
 
 
@@ -101,7 +102,7 @@ def test_the_table_has_no_circles():
 def test_what_modules_import_at_import_time():
     faults = []
     for path in MODULES:
-        allowed = CORE_OF.get(path.relative_to(LIB).parts[0], CORE) | set(sys.stdlib_module_names) | {"hsr_nb"}
+        allowed = CORE_OF.get(path.relative_to(LIB).parts[0], CORE) | set(sys.stdlib_module_names) | {"hsr_nb"} | ({"triton"} if path.parent == KERNELS else set())
         faults += [f"{at(path)} imports {n} when it is imported; import it inside a function" for n in imports(path, whole=False) if n.split(".")[0] not in allowed]
     report(faults)
 
@@ -122,16 +123,19 @@ before = os.environ.copy(), torch.get_rng_state().tolist(), torch.get_num_thread
 torch_alone = set(sys.modules)
 import hsr_nb.nets
 nets = sorted({m.split('.')[0] for m in set(sys.modules) - torch_alone} - set(sys.stdlib_module_names))
+kernels = [m for m in sys.modules if m.startswith('hsr_nb.ops.kernels')]
 for m in sys.argv[1:]: importlib.import_module(m)
 after = os.environ.copy(), torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-print(json.dumps(dict(nets=nets, all=sorted({m.split('.')[0] for m in sys.modules}), same=before == after)))
+print(json.dumps(dict(nets=nets, kernels=kernels, all=sorted({m.split('.')[0] for m in sys.modules}), same=before == after)))
 """
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in MODULES]
+    modules = [p for p in MODULES if p.parent != KERNELS or p.name == "__init__.py" or importlib.util.find_spec("triton")]
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in modules]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(ROOT)}
     r = subprocess.run([sys.executable, "-c", script, *names], cwd=ROOT, env=env, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
     found = json.loads(r.stdout)
     assert found["nets"] == ["hsr_nb"], f"import hsr_nb.nets loads more than torch, numpy and itself: {found['nets']}"
+    assert not found["kernels"], f"import hsr_nb.nets loads {found['kernels']}, which need Triton"
     heavy = {"timm", "matplotlib", "IPython", "sklearn", "tyro", "torchvision", "pandas", "lmdb", "nbdev", "fastcore", "ipywidgets", "papermill", "torchmetrics"}
     assert not heavy & set(found["all"]), f"importing the package loads {sorted(heavy & set(found['all']))}"
     assert found["same"], "importing the package changes the environment, torch's random state, threads, dtype or grad mode"
@@ -226,7 +230,7 @@ def test_lessons_begin_with_title_claim_and_module():
         first, code = source(nb["cells"][0]), next(source(c) for c in nb["cells"] if c["cell_type"] == "code")
         if not re.match(r"# \S.*\n\n> \S", first): faults.append(f"{at(p)}: the first cell is not a title and a claim")
         if not (m := re.match(r"#\| default_exp (\S+)\s*$", code)): faults.append(f"{at(p)}: the first code cell names no module")
-        elif m[1] != f"{p.parent.name}.{p.stem.lstrip('0123456789_')}": faults.append(f"{at(p)} exports to {m[1]}: folder and file name say otherwise")
+        elif m[1] != ".".join([*p.parent.relative_to(NBS).parts, p.stem.lstrip('0123456789_')]): faults.append(f"{at(p)} exports to {m[1]}: folder and file name say otherwise")
     report(faults)
 
 

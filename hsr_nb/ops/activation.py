@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'Activation', 'bias_act']
 
-# %% ../../nbs/ops/01_activation.ipynb #33a2be02
+# %% ../../nbs/ops/01_activation.ipynb #a9bc296d
 from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import choose_impl
+from .backend import choose_impl, warn_once
 
-# %% ../../nbs/ops/01_activation.ipynb #bb8399d1
+# %% ../../nbs/ops/01_activation.ipynb #09f223c6
 class Activation(NamedTuple):
     "One row of the activation table."
     fn: Callable          # (x, alpha) -> y
     alpha: float | None   # default slope, where there is one
     gain: float           # default gain
 
-# %% ../../nbs/ops/01_activation.ipynb #222e7edc
+# %% ../../nbs/ops/01_activation.ipynb #889bb05a
 ACTIVATIONS = {
     "linear":   Activation(lambda x, a: x, None, 1.0),
     "relu":     Activation(lambda x, a: F.relu(x), None, 2 ** 0.5),
@@ -34,13 +34,13 @@ ACTIVATIONS = {
     "swish":    Activation(lambda x, a: x * torch.sigmoid(x), None, 2 ** 0.5),
 }
 
-# %% ../../nbs/ops/01_activation.ipynb #fa9fc828
+# %% ../../nbs/ops/01_activation.ipynb #dd68bcd3
 def _bias_act_reference(x, b, dim, act, alpha, gain, clamp):
     if b is not None: x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].fn(x, alpha) * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/01_activation.ipynb #0047f0c3
+# %% ../../nbs/ops/01_activation.ipynb #faa5a5f8
 class _LeakyGrad(torch.autograd.Function):
     "dy -> dx of the leaky rectifier, given its output; differentiates into itself."
     @staticmethod
@@ -53,7 +53,7 @@ class _LeakyGrad(torch.autograd.Function):
     def backward(ctx, ddx):
         return _LeakyGrad.apply(ddx, ctx.saved_tensors[0], *ctx.args), None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #22bf4a29
+# %% ../../nbs/ops/01_activation.ipynb #ab9cb83d
 class _BiasLeaky(torch.autograd.Function):
     "clamp(gain * leaky_relu(x + b)); keeps only the output."
     @staticmethod
@@ -69,10 +69,18 @@ class _BiasLeaky(torch.autograd.Function):
     def backward(ctx, dy):
         need_x, need_b = ctx.needs_input_grad[:2]
         dx = _LeakyGrad.apply(dy, ctx.saved_tensors[0], *ctx.args) if need_x or need_b else None
-        db = dx.sum([i for i in range(dx.ndim) if i != ctx.dim]) if need_b else None
+        rest = [i for i in range(dy.ndim) if i != ctx.dim]
+        db = (dx.sum(rest) if rest else dx) if need_b else None  # sum([]) would sum over everything
         return dx, db, None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #e3bc3426
+# %% ../../nbs/ops/01_activation.ipynb #b15be430
+def _bias_act_triton(x, b, dim, act, alpha, gain, clamp):
+    "None where the kernel cannot do it."
+    from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton, fault
+    if reason := fault(x, b, act, alpha, gain): return warn_once(reason)
+    return bias_act_triton(x, b, dim, act, alpha, gain, clamp)
+
+# %% ../../nbs/ops/01_activation.ipynb #0cf46348
 def bias_act(
     x: Tensor,                   # any shape
     b: Tensor | None = None,     # [x.shape[dim]] or None
@@ -81,7 +89,7 @@ def bias_act(
     alpha: float | None = None,  # slope of lrelu; None: its default
     gain: float | None = None,   # None: the activation's default
     clamp: float | None = None,  # None: no clamping
-    impl: str = "auto",          # auto, reference or torch
+    impl: str = "auto",          # auto, reference, torch or triton
 ) -> Tensor:                     # the shape of x
     "clamp(gain * act(x + b), -clamp, clamp). Karras et al. 2019, appendix B."
     if act not in ACTIVATIONS: raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
@@ -91,6 +99,10 @@ def bias_act(
     spec = ACTIVATIONS[act]
     alpha = spec.alpha if alpha is None else alpha
     gain = float(spec.gain if gain is None else gain)
-    if choose_impl(impl) == "torch" and act in ("relu", "lrelu") and gain > 0:
+    run = choose_impl(impl, x.device)
+    if run == "triton":
+        y = _bias_act_triton(x, b, dim, act, alpha, gain, clamp)
+        if y is not None: return y
+    if run != "reference" and act in ("relu", "lrelu") and gain > 0 and (alpha or 0) >= 0:
         return _BiasLeaky.apply(x, b, dim % x.ndim, 0.0 if act == "relu" else float(alpha), gain, clamp)
     return _bias_act_reference(x, b, dim % x.ndim, act, alpha, gain, clamp)

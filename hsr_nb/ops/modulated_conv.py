@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['demodulation', 'modulated_conv2d']
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #6bf8f3d1
+# %% ../../nbs/ops/04_modulated_conv.ipynb #3ed2a2df
 import torch
 from torch import Tensor
 
 from .backend import choose_impl
 from .resampled_conv import conv2d_resample
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #e9177fc0
+# %% ../../nbs/ops/04_modulated_conv.ipynb #99becb5a
 def _modulated_reference(x, w, s, noise, demodulate, resample):
     n = x.shape[0]
     w = w[None] * s.reshape(n, 1, -1, 1, 1)                                   # [N, O, I, k, k]
@@ -21,13 +21,13 @@ def _modulated_reference(x, w, s, noise, demodulate, resample):
     y = y.reshape(n, -1, *y.shape[2:])
     return y if noise is None else y + noise.to(y.dtype)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #6a58143b
+# %% ../../nbs/ops/04_modulated_conv.ipynb #0a8b7527
 def _prenormalise(w, s):
     "Bring weights and styles into the range of float16; demodulation cancels both factors."
     w = w / (w[0].numel() ** 0.5 * w.abs().amax([1, 2, 3], keepdim=True))
     return w, s / s.abs().amax(1, keepdim=True)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #b6ebcd5c
+# %% ../../nbs/ops/04_modulated_conv.ipynb #be92a507
 def demodulation(
     w: Tensor,    # [O, I, k, k]
     s: Tensor,    # [N, I]
@@ -35,16 +35,16 @@ def demodulation(
     "The factor that brings each output channel back to unit variance. Karras et al. 2019, equation 3."
     return (s.square() @ w.square().sum([2, 3]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #a162f31b
-def _modulated_torch(x, w, s, noise, demodulate, resample):
+# %% ../../nbs/ops/04_modulated_conv.ipynb #88e0d5f6
+def _modulated_fast(x, w, s, noise, demodulate, resample, impl):
     n = x.shape[0]
     if demodulate and x.dtype == torch.float16: w, s = _prenormalise(w, s)
-    y = conv2d_resample(x * s.to(x.dtype).reshape(n, -1, 1, 1), w.to(x.dtype), impl="torch", **resample)
+    y = conv2d_resample(x * s.to(x.dtype).reshape(n, -1, 1, 1), w.to(x.dtype), impl=impl, **resample)
     if not demodulate: return y if noise is None else y + noise.to(y.dtype)
     d = demodulation(w, s).to(x.dtype).reshape(n, -1, 1, 1)
     return y * d if noise is None else torch.addcmul(noise.to(y.dtype), y, d)
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #aac49261
+# %% ../../nbs/ops/04_modulated_conv.ipynb #63bf0f65
 def modulated_conv2d(
     x: Tensor,                              # [N, I, H, W]
     weight: Tensor,                         # [O, I, k, k], float32
@@ -56,11 +56,12 @@ def modulated_conv2d(
     resample_filter: Tensor | None = None,
     demodulate: bool = True,                # False for ToRGB
     flip_weight: bool = True,               # False for the layers that enlarge
-    impl: str = "auto",                     # reference: per-sample weights; torch: one set of weights
+    impl: str = "auto",                     # reference: per-sample weights; torch, triton: one set of weights
 ) -> Tensor:                                # [N, O, H * up / down, W * up / down]
     "Convolve with style-modulated weights. Karras et al. 2019 (StyleGAN2), section 2.2."
     if styles.shape != (x.shape[0], weight.shape[1]):
         raise ValueError(f"styles have shape {tuple(styles.shape)}, the input and weights need ({x.shape[0]}, {weight.shape[1]})")
-    run = _modulated_reference if choose_impl(impl) == "reference" else _modulated_torch
     resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
-    return run(x, weight, styles, noise, demodulate, resample)
+    impl = choose_impl(impl, x.device)
+    if impl == "reference": return _modulated_reference(x, weight, styles, noise, demodulate, resample)
+    return _modulated_fast(x, weight, styles, noise, demodulate, resample, impl)

@@ -6,14 +6,14 @@
 __all__ = ['setup_filter', 'parse_padding', 'filter_size', 'upfirdn2d', 'up_padding', 'down_padding', 'filter2d', 'upsample2d',
            'downsample2d']
 
-# %% ../../nbs/ops/02_resample.ipynb #5ba54ef0
+# %% ../../nbs/ops/02_resample.ipynb #790df686
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import choose_impl
+from .backend import choose_impl, warn_once
 
-# %% ../../nbs/ops/02_resample.ipynb #a01844ff
+# %% ../../nbs/ops/02_resample.ipynb #2acb1923
 def setup_filter(
     f,                               # 1-D taps, 2-D taps, a number, or None for the identity
     normalize: bool = True,          # make the taps sum to one
@@ -31,7 +31,7 @@ def setup_filter(
     if flip_filter: f = f.flip(list(range(f.ndim)))
     return f * gain ** (f.ndim / 2)
 
-# %% ../../nbs/ops/02_resample.ipynb #41220336
+# %% ../../nbs/ops/02_resample.ipynb #adaae659
 def parse_padding(
     padding,                         # int, (x, y) or (x0, x1, y0, y1)
 ) -> tuple[int, int, int, int]:      # x0, x1, y0, y1
@@ -41,7 +41,7 @@ def parse_padding(
     if len(p) != 4: raise ValueError(f"padding is one number, (x, y) or (x0, x1, y0, y1), not {padding!r}")
     return tuple(p)
 
-# %% ../../nbs/ops/02_resample.ipynb #a85ebfb0
+# %% ../../nbs/ops/02_resample.ipynb #adf1cdae
 def filter_size(
     f: Tensor | None,    # a filter from `setup_filter`
 ) -> tuple[int, int]:    # width, height
@@ -49,7 +49,7 @@ def filter_size(
     if f is None: return 1, 1
     return f.shape[-1], f.shape[0]
 
-# %% ../../nbs/ops/02_resample.ipynb #a68a09ea
+# %% ../../nbs/ops/02_resample.ipynb #513edd44
 def _upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain):
     n, c, h, w = x.shape
     y = x.new_zeros(n, c, h, up, w, up)
@@ -62,7 +62,7 @@ def _upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain):
         y = F.conv2d(y, k.expand(c, 1, *k.shape), groups=c)
     return y[:, :, ::down, ::down] * gain
 
-# %% ../../nbs/ops/02_resample.ipynb #1e209d5c
+# %% ../../nbs/ops/02_resample.ipynb #062c0b2c
 def _depthwise(x, k, up, down, padding):
     "One pass with a 2-D kernel [h, w] in convolution orientation; up and down are (x, y) pairs, not both above one on an axis."
     c, (kh, kw) = x.shape[1], k.shape
@@ -78,7 +78,7 @@ def _depthwise(x, k, up, down, padding):
     y = F.pad(y, rest) if any(rest) else y
     return y if down == (1, 1) else y[:, :, ::down[1], ::down[0]]
 
-# %% ../../nbs/ops/02_resample.ipynb #0d52b49c
+# %% ../../nbs/ops/02_resample.ipynb #64be6c6c
 def _fir(x, f, up, down, padding, flip_filter, gain):
     f = f.to(x.dtype)
     if flip_filter: f = f.flip(list(range(f.ndim)))
@@ -86,7 +86,7 @@ def _fir(x, f, up, down, padding, flip_filter, gain):
     x = _depthwise(x, f[None, :] * gain ** 0.5, (up, 1), (down, 1), (*padding[:2], 0, 0))
     return _depthwise(x, f[:, None] * gain ** 0.5, (1, up), (1, down), (0, 0, *padding[2:]))
 
-# %% ../../nbs/ops/02_resample.ipynb #0ea5ee1c
+# %% ../../nbs/ops/02_resample.ipynb #7a420f86
 class _UpFirDn(torch.autograd.Function):
     "upfirdn2d whose gradient is upfirdn2d."
     @staticmethod
@@ -102,7 +102,22 @@ class _UpFirDn(torch.autograd.Function):
         padding = fw - x0 - 1, w * up - wo * down + x0 - up + 1, fh - y0 - 1, h * up - ho * down + y0 - up + 1
         return _UpFirDn.apply(dy, f, down, up, padding, not flip, gain), *[None] * 6
 
-# %% ../../nbs/ops/02_resample.ipynb #8903d9f6
+# %% ../../nbs/ops/02_resample.ipynb #c2e9a26e
+def _upfirdn2d_triton(x, f, up, down, padding, flip_filter, gain):
+    from hsr_nb.ops.kernels.upfirdn2d_kernel import fault, upfirdn2d_triton
+    if not (reason := fault(x, f, up, down)): return upfirdn2d_triton(x, f, up, down, padding, flip_filter, gain)
+    warn_once(reason)
+    return _UpFirDn.apply(x, f, up, down, padding, flip_filter, gain)
+
+# %% ../../nbs/ops/02_resample.ipynb #2a28f25b
+def _check_image_and_filter(x, f, up, down):
+    if x.ndim != 4: raise ValueError(f"expected an image of shape [N, C, H, W], found {tuple(x.shape)}")
+    if not x.is_floating_point(): raise ValueError(f"expected an image of floating point numbers, found {x.dtype}")
+    if f.ndim not in (1, 2) or f.numel() == 0: raise ValueError(f"expected a filter of shape [taps] or [h, w], found {tuple(f.shape)}")
+    if f.dtype != torch.float32 and f.dtype != x.dtype: raise ValueError(f"the filter must be float32, found {f.dtype}")
+    if up < 1 or down < 1: raise ValueError(f"up and down must be at least 1, found {up} and {down}")
+
+# %% ../../nbs/ops/02_resample.ipynb #df2af735
 def upfirdn2d(
     x: Tensor,                  # [N, C, H, W]
     f: Tensor | None,           # from `setup_filter`; None: the identity
@@ -111,49 +126,48 @@ def upfirdn2d(
     padding=0,                  # on the upsampled grid: int, (x, y) or (x0, x1, y0, y1); negative crops
     flip_filter: bool = False,  # False: convolution, True: correlation
     gain: float = 1.0,          # multiplies the result
-    impl: str = "auto",         # auto, reference or torch
+    impl: str = "auto",         # auto, reference, torch or triton
 ) -> Tensor:                    # [N, C, (H*up + y0 + y1 - fh + down) // down, likewise W]
     "Upsample, filter and downsample each channel. Karras et al. 2019 (StyleGAN2), resampling."
-    if up < 1 or down < 1: raise ValueError(f"up and down must be at least 1, found {up} and {down}")
     if f is None: f = torch.ones(1, 1, device=x.device)
-    if f.dtype != torch.float32 and f.dtype != x.dtype: raise ValueError(f"the filter must be float32, found {f.dtype}")
+    _check_image_and_filter(x, f, up, down)
     p, (fw, fh) = parse_padding(padding), filter_size(f)
     w, h = x.shape[3] * up + p[0] + p[1], x.shape[2] * up + p[2] + p[3]
     if w < fw or h < fh: raise ValueError(f"the padded image ({w} x {h}) is smaller than the filter ({fw} x {fh})")
-    run = _upfirdn2d_reference if choose_impl(impl) == "reference" else _UpFirDn.apply
+    run = {"reference": _upfirdn2d_reference, "torch": _UpFirDn.apply, "triton": _upfirdn2d_triton}[choose_impl(impl, x.device)]
     return run(x, f, up, down, p, flip_filter, gain)
 
-# %% ../../nbs/ops/02_resample.ipynb #be4d4ca7
+# %% ../../nbs/ops/02_resample.ipynb #e539544c
 def _extended(padding, before, after):
     x0, x1, y0, y1 = parse_padding(padding)
     return x0 + before[0], x1 + after[0], y0 + before[1], y1 + after[1]
 
-# %% ../../nbs/ops/02_resample.ipynb #35285616
+# %% ../../nbs/ops/02_resample.ipynb #4f1cc601
 def up_padding(f: Tensor | None, up: int) -> tuple:
     "(before, after), each (x, y): the padding that makes an upsampled image exactly `up` times as large."
     s = filter_size(f)
     return tuple((n + up - 1) // 2 for n in s), tuple((n - up) // 2 for n in s)
 
-# %% ../../nbs/ops/02_resample.ipynb #533dd2c0
+# %% ../../nbs/ops/02_resample.ipynb #3786282e
 def down_padding(f: Tensor | None, down: int) -> tuple:
     "(before, after), each (x, y): the padding that keeps a downsampled image aligned."
     s = filter_size(f)
     return tuple((n - down + 1) // 2 for n in s), tuple((n - down) // 2 for n in s)
 
-# %% ../../nbs/ops/02_resample.ipynb #4ebe7e0a
+# %% ../../nbs/ops/02_resample.ipynb #1a7bf679
 def filter2d(x: Tensor, f: Tensor, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Blur: [N, C, H, W] -> [N, C, H, W], plus what `padding` adds."
     s = filter_size(f)
     p = _extended(padding, tuple(n // 2 for n in s), tuple((n - 1) // 2 for n in s))
     return upfirdn2d(x, f, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
 
-# %% ../../nbs/ops/02_resample.ipynb #281f1e06
+# %% ../../nbs/ops/02_resample.ipynb #9626f483
 def upsample2d(x: Tensor, f: Tensor, up: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Enlarge: [N, C, H, W] -> [N, C, up*H, up*W], plus what `padding` adds; zeros outside the image."
     p = _extended(padding, *up_padding(f, up))
     return upfirdn2d(x, f, up=up, padding=p, flip_filter=flip_filter, gain=gain * up ** 2, impl=impl)
 
-# %% ../../nbs/ops/02_resample.ipynb #c826c82d
+# %% ../../nbs/ops/02_resample.ipynb #c33db9bb
 def downsample2d(x: Tensor, f: Tensor, down: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto") -> Tensor:
     "Shrink: [N, C, H, W] -> [N, C, H/down, W/down], plus what `padding` adds; zeros outside the image."
     p = _extended(padding, *down_padding(f, down))

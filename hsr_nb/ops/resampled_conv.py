@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['conv2d_resample']
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #7cf08745
+# %% ../../nbs/ops/03_resampled_conv.ipynb #4f8cab49
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,19 +13,19 @@ from torch import Tensor
 from .backend import choose_impl
 from .resample import _extended, down_padding, parse_padding, up_padding, upfirdn2d
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #400b01c7
+# %% ../../nbs/ops/03_resampled_conv.ipynb #87a3a34e
 def _conv(x, w, stride=1, padding=(0, 0), groups=1, flip_weight=True):
     "A plain convolution; flip_weight=True is PyTorch's correlation, False the true convolution."
     return F.conv2d(x, w if flip_weight else w.flip(2, 3), stride=stride, padding=padding, groups=groups)
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #64d45567
+# %% ../../nbs/ops/03_resampled_conv.ipynb #18fa1980
 def _conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
     x = upfirdn2d(x, f if up > 1 else None, up=up, padding=padding, gain=up ** 2, flip_filter=flip_filter, impl="reference")
     x = _conv(x, w, groups=groups, flip_weight=flip_weight)
     return upfirdn2d(x, f, down=down, flip_filter=flip_filter, impl="reference") if down > 1 else x
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #28e0897f
-def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter):
+# %% ../../nbs/ops/03_resampled_conv.ipynb #0abd1ab1
+def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl):
     "Transposed convolution, then the filter with what is left of the padding."
     kh, kw = w.shape[2:]
     x0, x1, y0, y1 = padding
@@ -34,11 +34,11 @@ def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter):
     w = w.flip(2, 3) if flip_weight else w
     w = w.reshape(groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
     x = F.conv_transpose2d(x, w, stride=up, padding=(py, px), groups=groups)
-    return upfirdn2d(x, f, padding=(x0 + px, x1 + px, y0 + py, y1 + py), gain=up ** 2, flip_filter=flip_filter, impl="torch")
+    return upfirdn2d(x, f, padding=(x0 + px, x1 + px, y0 + py, y1 + py), gain=up ** 2, flip_filter=flip_filter, impl=impl)
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #90fc5775
-def _conv2d_resample_torch(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
-    fir = dict(flip_filter=flip_filter, impl="torch")
+# %% ../../nbs/ops/03_resampled_conv.ipynb #4713b249
+def _conv2d_resample_fast(x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl):
+    fir = dict(flip_filter=flip_filter, impl=impl)
     conv = dict(groups=groups, flip_weight=flip_weight)
     x0, x1, y0, y1 = padding
     point = w.shape[2:] == (1, 1)
@@ -48,10 +48,10 @@ def _conv2d_resample_torch(x, w, f, up, down, padding, groups, flip_weight, flip
     if up == 1 and point: return _conv(upfirdn2d(x, f, down=down, padding=padding, **fir), w, **conv)
     if up == 1: return _conv(upfirdn2d(x, f, padding=padding, **fir), w, stride=down, **conv)
     if point: x = upfirdn2d(_conv(x, w, **conv), f, up=up, padding=padding, gain=up ** 2, **fir)
-    else: x = _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter)
+    else: x = _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl)
     return upfirdn2d(x, f, down=down, **fir) if down > 1 else x
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #29085b09
+# %% ../../nbs/ops/03_resampled_conv.ipynb #300a6619
 def conv2d_resample(
     x: Tensor,                   # [N, I, H, W]
     w: Tensor,                   # [O, I / groups, kh, kw]
@@ -62,7 +62,7 @@ def conv2d_resample(
     groups: int = 1,             # as in conv2d
     flip_weight: bool = True,    # True: correlation (PyTorch's conv2d), False: true convolution
     flip_filter: bool = False,   # as in `upfirdn2d`
-    impl: str = "auto",          # auto, reference or torch
+    impl: str = "auto",          # auto, reference, torch or triton (of the filter; convolutions are PyTorch's)
 ) -> Tensor:                     # [N, O, H * up / down, W * up / down] with "same" padding
     "Convolve with optional up- and downsampling. Karras et al. 2019 (StyleGAN2), section 4 and resampling filter."
     if w.ndim != 4 or x.ndim != 4 or x.shape[1] != w.shape[1] * groups:
@@ -70,5 +70,6 @@ def conv2d_resample(
     p = parse_padding(padding)
     if up > 1: p = _extended(p, *up_padding(f, up))
     if down > 1: p = _extended(p, *down_padding(f, down))
-    run = _conv2d_resample_reference if choose_impl(impl) == "reference" else _conv2d_resample_torch
-    return run(x, w, f, up, down, p, groups, flip_weight, flip_filter)
+    impl = choose_impl(impl, x.device)
+    if impl == "reference": return _conv2d_resample_reference(x, w, f, up, down, p, groups, flip_weight, flip_filter)
+    return _conv2d_resample_fast(x, w, f, up, down, p, groups, flip_weight, flip_filter, impl)

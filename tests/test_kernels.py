@@ -1,0 +1,449 @@
+"""Triton kernels against the definitions: values and both derivatives, every size, nothing read out of bounds, and which implementation runs when.
+
+Without a GPU the kernels run under Triton's interpreter, which is switched on by an environment variable before Triton is imported. So the functions named
+`check_...` run in a process of their own (`python tests/test_kernels.py OUT.json`), and a test for each reports what became of it."""
+import functools
+import json
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsr_nb.ops import bias_act, setup_filter, upfirdn2d
+from hsr_nb.ops.activation import ACTIVATIONS
+from hsr_nb.ops.resample import filter_size
+
+NAN = float("nan")
+SHORT, LONG = setup_filter([1, 3, 3, 1]), setup_filter([0.02, -0.03, -0.1, 0.05, 0.5, 0.8, 0.3, -0.13, -0.02, 0.04, 0.004, -0.008])  # asymmetric, as sym6 is
+LOPSIDED = setup_filter([[1, 2, 0], [3, 4, 1]])
+FORMATS = torch.contiguous_format, torch.channels_last
+
+
+def in_nan(x, layout=torch.contiguous_format, margin=3):
+    "The same values as a window of a larger tensor full of NaN: whatever is read outside shows."
+    big = torch.full([n + 2 * margin for n in x.shape], NAN, dtype=x.dtype, device=x.device)
+    if x.ndim == 4: big = big.to(memory_format=layout)
+    view = big[tuple(slice(margin, margin + n) for n in x.shape)]
+    view.copy_(x)
+    return view
+
+
+def in_nan_flat(x):
+    "The same values and strides, with NaN before and after them in memory."
+    flat = torch.full((x.numel() + 128,), NAN, dtype=x.dtype, device=x.device)
+    view = flat.as_strided(x.shape, x.stride(), 64)
+    return view.copy_(x)
+
+
+def derivatives(run, inputs, dy):
+    "The value, the gradients, and the gradients of the summed squares of the gradients, as R1 needs them."
+    inputs, dy = [t.detach().requires_grad_() for t in inputs], dy.detach().requires_grad_()
+    y = run(*inputs)
+    first = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), [*inputs, dy], allow_unused=True)
+    return [y, *first, *[torch.zeros_like(t) if g is None else g for g, t in zip(second, [*inputs, dy])]]
+
+
+def same(ours, want, tolerance):
+    "Largest difference relative to the largest value."
+    for i, (a, b) in enumerate(zip(ours, want, strict=True)):
+        assert a.shape == b.shape, (i, a.shape, b.shape)
+        error = (a.double() - b.double()).abs().max() if a.numel() else torch.zeros(())
+        assert error <= tolerance * max(1, b.abs().max().item() if b.numel() else 0), f"output {i} differs by {error:.2e}"
+
+
+def compare_bias_act(shape, dtype=torch.float32, device="cpu", dim=1, layout=None, bias=True, tolerance=2e-5, reference_dtype=torch.float64, **kw):
+    x, dy, b = torch.randn(shape, device=device), torch.randn(shape, device=device), torch.randn(shape[dim], device=device)
+    x, dy, b = (t.to(dtype) for t in (x, dy, b))
+    if layout: x, dy = (in_nan_flat(t.to(memory_format=layout)) for t in (x, dy))
+    else: x, dy = in_nan_flat(x), in_nan_flat(dy)
+    b = in_nan(b)
+    ins = [x, b] if bias else [x]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = derivatives(lambda x, b=None: bias_act(x, b, dim, impl="triton", **kw), ins, dy)
+    want = derivatives(lambda x, b=None: bias_act(x, b, dim, impl="reference", **kw), [t.to(reference_dtype) for t in ins], dy.to(reference_dtype))
+    assert ours[0].dtype == dtype and (layout is None or ours[0].is_contiguous(memory_format=layout))
+    same(ours, want, tolerance)
+
+
+def compare_upfirdn(shape, f, up=1, down=1, padding=0, flip=False, gain=1.0, dtype=torch.float32, device="cpu", layout=torch.contiguous_format, tolerance=1e-5, view=True):
+    x = torch.randn(shape, device=device).to(dtype, memory_format=layout)
+    if view: x = in_nan(x, layout)
+    f = in_nan(f.to(device))
+    run = lambda x, impl: upfirdn2d(x, f, up, down, padding, flip, gain, impl)
+    want_of = lambda x: run(x, "reference") if x.numel() else run(x, "torch")
+    dy = torch.randn_like(want_of(x.float())).to(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = derivatives(lambda x: run(x, "triton").square(), [x], dy)
+    want = derivatives(lambda x: want_of(x).square(), [x.double() if dtype == torch.float64 else x.float()], dy.double() if dtype == torch.float64 else dy.float())
+    assert ours[0].dtype == dtype
+    same(ours, want, tolerance)
+
+
+# ---- run under the interpreter
+
+def check_bias_act_every_activation():
+    for i, (act, spec) in enumerate(ACTIVATIONS.items()):
+        for clamp in (None, 0.8):
+            compare_bias_act((2, 3, 5, 3), torch.float64, act=act, clamp=clamp, tolerance=1e-6)
+        compare_bias_act((3, 4, 2, 7), act=act, clamp=0.8, gain=0.7, layout=FORMATS[i % 2])
+
+
+def check_bias_act_shapes_axes_and_layouts():
+    for shape, dim in (((7,), 0), ((5, 3), 1), ((4, 6), 0), ((2, 3, 5), 2), ((1, 1, 1, 1), 1), ((2, 1, 3, 3), 1), ((3, 2, 4, 5), -1), ((1, 1500), 1), ((2, 2, 33, 32), 1)):
+        compare_bias_act(shape, dim=dim, act="lrelu", clamp=1.0)
+    for layout in FORMATS: compare_bias_act((2, 5, 3, 7), layout=layout, act="swish")
+    compare_bias_act((2, 3, 4), act="linear", bias=False)
+    compare_bias_act((2, 3, 4), act="linear", clamp=0.5)
+    compare_bias_act((2, 3, 4), act="softplus", bias=False, clamp=0.9)
+    wide = torch.randn(2, 3, 8, 8)
+    for x in (wide[:, :, ::2, 1:6], wide.transpose(1, 3), wide[:1, :, :1].expand(2, 3, 8, 8)):
+        b = torch.randn(x.shape[1])
+        same([bias_act(x, b, act="lrelu", impl="triton")], [bias_act(x, b, act="lrelu", impl="reference")], 1e-6)
+
+
+def check_bias_act_half_precision():
+    for dtype, tolerance in ((torch.float16, 4e-3), (torch.bfloat16, 3e-2)):
+        for act in ("lrelu", "swish", "tanh"): compare_bias_act((2, 3, 4, 4), dtype, act=act, clamp=256, tolerance=tolerance)
+    x = torch.tensor([181.5, 3.0, -900.0]).half().requires_grad_()  # 256 * sqrt(1/2) is 181.02, in float16 181.0: the clamped value must not count as unclamped
+    y = bias_act(x, act="linear", dim=0, clamp=256 * 0.5 ** 0.5, impl="triton")
+    assert y.tolist() == [181.0, 3.0, -181.0] and torch.autograd.grad(y.sum(), x)[0].tolist() == [0.0, 1.0, 0.0]
+
+
+def check_bias_act_keeps_nan_and_infinity():
+    x = torch.tensor([NAN, float("inf"), -float("inf"), 1.0])
+    for act in ACTIVATIONS:
+        a, b = (bias_act(x, act=act, dim=0, clamp=2.0, impl=i) for i in ("triton", "reference"))
+        assert torch.equal(a.isnan(), b.isnan()) and torch.allclose(a, b, equal_nan=True), act
+
+
+def check_bias_act_saves_only_the_output():
+    def saved(act):
+        kept, x, b = [], torch.randn(2, 3, 4, requires_grad=True), torch.randn(3, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t): y = bias_act(x, b, act=act, impl="triton")
+        return ["y" if t.data_ptr() == y.data_ptr() else "x" if t.data_ptr() == x.data_ptr() else "b" for t in kept]
+    assert {a: saved(a) for a in ACTIVATIONS} == {a: {"linear": [], "swish": ["x", "b"]}.get(a, ["y"]) for a in ACTIVATIONS}
+
+
+def check_empty_batches():
+    for layout in FORMATS:
+        compare_bias_act((0, 3, 4, 4), act="lrelu")
+        compare_upfirdn((0, 3, 4, 4), SHORT, 2, 1, (2, 1), layout=layout, view=False)
+
+
+def check_upfirdn_as_the_networks_use_it():
+    for layout in FORMATS:
+        for up, down, padding in ((2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1)), (1, 1, (2, 1, 2, 1)), (1, 1, (1, 2))):
+            compare_upfirdn((2, 3, 5, 6), SHORT, up, down, padding, gain=up ** 2, layout=layout)
+    compare_upfirdn((1, 3, 6, 5), LONG, 2, 1, (6, 5, 6, 5), gain=4, layout=FORMATS[1])
+    compare_upfirdn((1, 3, 14, 13), LONG, 1, 2, (5, 5, 5, 5), flip=True)
+
+
+def check_upfirdn_filters_paddings_and_factors():
+    for up, down, padding, flip in ((2, 2, (3, 1, 2, 0), True), (3, 1, (-1, 4, 2, -2), False), (1, 3, (5, 2, -1, 3), False), (3, 2, (0, 0, 7, 7), True), (2, 1, (-3, 2, 1, -2), False)):
+        for f in (LOPSIDED, setup_filter([1.0, 2, 4], separable=True)): compare_upfirdn((1, 2, 6, 7), f, up, down, padding, flip, 1.7)
+    compare_upfirdn((1, 2, 4, 5), torch.ones(1, 1), 2, 1, 0)
+    compare_upfirdn((1, 1, 3, 3), LONG, 1, 1, 6, gain=-2.0)
+    x, k = torch.arange(1.0, 10).reshape(1, 1, 3, 3), torch.tensor([[1.0, 2], [3, 4]])
+    for flip, want in ((False, [[1, 4, 7], [7, 23, 33], [19, 53, 63]]), (True, [[4, 11, 18], [18, 37, 47], [36, 67, 77]])):
+        assert upfirdn2d(x, k, padding=(1, 0, 1, 0), flip_filter=flip, impl="triton")[0, 0].tolist() == want
+
+
+def check_upfirdn_half_and_double():
+    for layout in FORMATS:
+        for dtype, tolerance in ((torch.float16, 6e-3), (torch.bfloat16, 5e-2), (torch.float64, 1e-6)):
+            compare_upfirdn((1, 5, 4, 6), SHORT, 2, 1, (2, 1), gain=4, dtype=dtype, layout=layout, tolerance=tolerance)
+    x = torch.full((1, 1, 8, 8), 3e4).half()  # sums past 65504 on the way, in range at the end
+    assert upfirdn2d(x, torch.ones(4, 4), padding=0, gain=1 / 16, impl="triton").eq(3e4).all()
+
+
+def check_upfirdn_layout_of_the_output():
+    for layout in FORMATS: assert upfirdn2d(torch.randn(2, 3, 4, 4).to(memory_format=layout), SHORT, 2, padding=2, impl="triton").is_contiguous(memory_format=layout)
+
+
+def sizes(pairs, dtype=torch.float32):
+    "Up, down, blur and bias_act of images h x w, the two dimensions in unlike places."
+    for h, w in pairs:
+        layout = FORMATS[(h + w) % 2]
+        shape = (1, 1 + (h + 2 * w) % 3, h, w)
+        for up, down, padding in ((2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1)), (1, 1, (2, 1, 2, 1))):
+            padding = [p + 2 for p in padding] if min(h, w) < 4 and up == 1 else padding
+            x = in_nan(torch.randn(shape), layout).requires_grad_()
+            y, z = (upfirdn2d(x, SHORT, up, down, padding, impl=i) for i in ("triton", "reference"))
+            dy = in_nan(torch.randn(y.shape), layout)
+            same([y, *torch.autograd.grad(y, x, dy)], [z, *torch.autograd.grad(z, x, dy)], 1e-5)
+        flat = in_nan_flat(torch.randn(shape).to(memory_format=layout))
+        same([bias_act(flat, torch.ones(shape[1]), act="lrelu", impl="triton")], [bias_act(flat, torch.ones(shape[1]), act="lrelu", impl="reference")], 1e-6)
+
+
+def check_some_sizes():
+    sizes([(1, 1), (2, 1), (3, 5), (4, 4), (9, 8), (1, 17), (33, 2), (5, 65)])
+
+
+def check_slow_every_size(): sizes([(n, 1 + (n * 29) % 65) for n in range(1, 66)] + [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)])
+
+
+def check_slow_every_size_of_twelve_taps():
+    for n in range(1, 66, 2):
+        for up, down in ((2, 1), (1, 2), (1, 1)):
+            x = in_nan(torch.randn(1, 1, n, 1 + (n * 29) % 65))
+            same([upfirdn2d(x, LONG, up, down, 6, impl="triton")], [upfirdn2d(x, LONG, up, down, 6, impl="reference")], 1e-5)
+
+
+def check_gradgradcheck():
+    x, b = (torch.randn(s, dtype=torch.double, requires_grad=True) for s in ((1, 2, 3, 2), (2,)))
+    for act in ("lrelu", "swish", "tanh", "softplus"):
+        run = lambda x, b: bias_act(x, b, act=act, clamp=1.1, impl="triton")
+        assert torch.autograd.gradcheck(run, (x, b), fast_mode=True) and torch.autograd.gradgradcheck(run, (x, b), fast_mode=True)
+    run = lambda x: upfirdn2d(x, LOPSIDED.double(), 2, 1, (1, 2, 0, 1), impl="triton") ** 2
+    assert torch.autograd.gradcheck(run, (x,), fast_mode=True) and torch.autograd.gradgradcheck(run, (x,), fast_mode=True)
+
+
+def check_registration():
+    "opcheck: schema, autograd, fake kernels (shapes and strides), tracing."
+    x, b = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_(), torch.randn(3, requires_grad=True)
+    bias_act(x, b, impl="triton"), upfirdn2d(x, SHORT, impl="triton")
+    ops, rest = torch.ops.hsr_nb, (1, "swish", 0.0, 1.0, 0.5)
+    torch.library.opcheck(ops.bias_act.default, (x, b, *rest))
+    torch.library.opcheck(ops.bias_act_grad.default, (x.detach()[:, :, :2, ::2].requires_grad_(), x.detach()[:, :, 1:3, ::2], b, *rest))
+    torch.library.opcheck(ops.bias_act_grad2.default, (x.detach(), x.detach(), x.detach(), b.detach(), *rest))
+    torch.library.opcheck(ops.upfirdn2d.default, (x, SHORT, [1, 2], [2, 1], [2, 1, 3, 0], True, 1.0))
+
+
+def check_compiles_whole():
+    def step(x, b): return upfirdn2d(bias_act(x, b, act="lrelu", clamp=1.0, impl="triton"), SHORT, 2, padding=(2, 1, 2, 1), impl="triton").square().sum()
+    ins = [torch.randn(1, 2, 3, 4, requires_grad=True), torch.randn(2, requires_grad=True)]
+    ours, want = (torch.autograd.grad(f(*ins), ins) for f in (torch.compile(step, backend="aot_eager", fullgraph=True), step))
+    same(ours, want, 1e-6)
+
+
+def check_networks_step():
+    "The gradient of the R1 penalty of a small discriminator, through every layer twice."
+    from hsr_nb.nets import Discriminator
+    torch.manual_seed(1)
+    size = dict(channel_base=64, channel_max=8)
+    D = Discriminator(0, 8, **size)
+    img = torch.randn(4, 3, 8, 8)
+
+    def r1(impl):
+        x = img.clone().requires_grad_()
+        g, = torch.autograd.grad(D(x, impl=impl).sum(), x, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), [p for n, p in D.named_parameters() if n.endswith("weight")], allow_unused=True)
+
+    ours, want = ([g for g in r1(i) if g is not None] for i in ("triton", "reference"))
+    assert len(ours) > 3
+    same(ours, want, 1e-4)
+
+
+def check_refusals():
+    from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton
+    from hsr_nb.ops.kernels.upfirdn2d_kernel import upfirdn2d_triton
+    x = torch.zeros(1, 2, 4, 4)
+    for call, expected, found in ((lambda: upfirdn2d_triton(x[0], SHORT), "[N, C, H, W]", "(2, 4, 4)"), (lambda: upfirdn2d_triton(x.int(), SHORT), "float16", "int32"),
+                                  (lambda: upfirdn2d_triton(x, SHORT.half()), "float32", "float16"), (lambda: upfirdn2d_triton(x, SHORT[None]), "[h, w]", "(1, 4, 4)"),
+                                  (lambda: upfirdn2d_triton(x.to_sparse(), SHORT), "strided", "sparse"), (lambda: upfirdn2d_triton(x, torch.ones(9, 9)), "64 taps", "81"),
+                                  (lambda: bias_act_triton(x.long()), "float16", "int64"), (lambda: bias_act_triton(x, torch.zeros(2).double()), "float32", "float64")):
+        with pytest.raises(ValueError) as e: call()
+        assert "expected" in str(e.value) and expected in str(e.value) and found in str(e.value) and "\n" not in str(e.value)
+
+
+def check_unsupported_falls_back_once_and_says_so():
+    x = torch.randn(1, 1, 12, 12)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            same([upfirdn2d(x, torch.ones(9, 9), impl="triton")], [upfirdn2d(x, torch.ones(9, 9), impl="reference")], 1e-5)
+            same([bias_act(x, act="lrelu", gain=-1.0, impl="triton")], [bias_act(x, act="lrelu", gain=-1.0, impl="reference")], 1e-6)
+    texts = [str(w.message) for w in said if w.category is RuntimeWarning]
+    assert len(texts) == 2 and "filter (9, 9)" in texts[0] and "gain" in texts[1] and all("plain PyTorch" in t for t in texts)
+
+
+CHECKS = [n for n in list(globals()) if n.startswith("check_")]
+
+
+def main(out, slow):
+    "Run the checks here and write what became of each."
+    outcome = {}
+    for name in CHECKS:
+        if name.startswith("check_slow") != slow: continue
+        torch.manual_seed(0)
+        try: globals()[name](); outcome[name] = ""
+        except Exception: outcome[name] = traceback.format_exc()
+    Path(out).write_text(json.dumps(outcome))
+
+
+@functools.cache
+def interpreted(folder, slow):
+    env = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[1])}
+    r = subprocess.run([sys.executable, __file__, str(folder / f"{slow}.json"), *["slow"] * slow], env=env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    return json.loads((folder / f"{slow}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory): return tmp_path_factory.mktemp("interpreted")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("check_slow")) for n in CHECKS])
+def test_under_the_interpreter(name, folder):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if text := interpreted(folder, name.startswith("check_slow"))[name]: pytest.fail(text, pytrace=False)
+
+
+# ---- choosing, in a process without the interpreter
+
+def python(script, **env):
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(Path(__file__).parents[1])} | env
+    r = subprocess.run([sys.executable, "-W", "always::RuntimeWarning", "-c", script], env=env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    return r
+
+
+FAKE_GPU = """
+import torch
+from unittest import mock
+mock.patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: 1, get_device_name=lambda i: "a GPU", get_device_capability=lambda d: {}).start()
+from hsr_nb.ops import backend_report
+from hsr_nb.ops.backend import choose_impl
+print(choose_impl("auto", "cuda:0"), choose_impl("auto", "cpu"), backend_report()["cuda:0 a GPU"])
+"""
+
+
+def test_auto_without_a_compiler_is_torch_and_says_so():
+    out = python(FAKE_GPU.format((9, 0)), PATH="", CC="").stdout
+    assert out.startswith("torch torch torch") and ("is no C compiler" in out or "there is none on the PATH" in out or "not installed" in out)
+
+
+@pytest.fixture
+def gpu_here(monkeypatch):
+    "A machine on which everything is as Triton wants it, as far as looking goes."
+    from hsr_nb.ops import backend
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for name, value in dict(is_available=True, device_count=1, get_device_name="a GPU", get_device_capability=(9, 0)).items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, v=value: v)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(backend, "_compiler_fault", lambda: None)
+    backend.triton_fault.cache_clear()
+    yield backend
+    backend.triton_fault.cache_clear()
+
+
+def test_auto_with_everything_is_triton(gpu_here):
+    assert gpu_here.choose_impl("auto", torch.device("cuda", 0)) == "triton" and gpu_here.choose_impl("auto", torch.device("cpu")) == "torch"
+    assert gpu_here.backend_report()["cuda:0 a GPU"].startswith("triton (kernels compiled when first used")
+
+
+def test_auto_on_an_old_gpu_or_under_the_interpreter_is_torch_and_says_so(gpu_here, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (6, 1))
+    assert gpu_here.choose_impl("auto", "cuda:0") == "torch" and "7.0, found 6.1" in gpu_here.backend_report()["cuda:0 a GPU"]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert gpu_here.choose_impl("auto", "cuda:0") == "torch" and "interpreter" in gpu_here.backend_report()["cuda:0 a GPU"]
+
+
+def test_triton_on_a_cpu_warns_once_and_runs():
+    script = """
+import torch
+from hsr_nb.ops import bias_act, modulated_conv2d, setup_filter, upfirdn2d
+x = torch.randn(1, 2, 4, 4)
+for _ in range(3):
+    bias_act(x, act='lrelu', impl='triton'), upfirdn2d(x, setup_filter([1, 3, 3, 1]), 2, padding=2, impl='triton')
+    modulated_conv2d(x, torch.randn(3, 2, 3, 3), torch.ones(1, 2), impl='triton')
+"""
+    r = python(script)
+    assert r.stderr.count("RuntimeWarning") == 1 and "need a CUDA device, found cpu" in r.stderr and "plain PyTorch" in r.stderr
+
+
+def test_without_triton_everything_runs():
+    script = """
+import sys
+import torch
+before = set(sys.modules)
+import hsr_nb.ops, hsr_nb.nets
+assert not any(m.split('.')[0] == 'triton' or 'kernels' in m for m in set(sys.modules) - before)
+import importlib.util as u
+find = u.find_spec
+u.find_spec = lambda n, *a: None if n == 'triton' else find(n, *a)
+hsr_nb.ops.bias_act(torch.zeros(1, 2), impl='triton')
+assert 'triton' not in sys.modules and not torch.ops.hsr_nb.__dict__.get('bias_act')
+"""
+    assert "the package triton is not installed" in python(script).stderr
+
+
+# ---- the real compiler, which needs no GPU
+
+def compile_for_gpu(kernel, types, constants, aligned):
+    triton, compiler = pytest.importorskip("triton"), pytest.importorskip("triton.backends.compiler")
+    names = kernel.arg_names
+    source = triton.compiler.ASTSource(fn=kernel, signature={n: "constexpr" if n in constants else types[n] for n in names}, constexprs={(names.index(n),): v for n, v in constants.items()},
+                                       attrs={(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in aligned})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return triton.compile(source, target=compiler.GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+
+@pytest.fixture
+def compiled_triton(monkeypatch, tmp_path):
+    if os.environ.get("TRITON_INTERPRET") == "1": pytest.skip("TRITON_INTERPRET=1 is set")
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    if "nvidia" not in triton.backends.backends: pytest.skip("this Triton has no NVIDIA compiler")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return triton.language
+
+
+@pytest.mark.parametrize("act, grad", [("lrelu", 0), ("lrelu", 1), ("swish", 0), ("swish", 2), ("tanh", 2), ("softplus", 0), ("selu", 1)])
+def test_bias_act_compiles_to_wide_loads(compiled_triton, act, grad):
+    from hsr_nb.ops.kernels.bias_act_kernel import _bias_act_kernel
+    pointers = dict.fromkeys(("ref", "b", "dy", "ddx", "out"), "*fp16")
+    constants = dict(ACT=act, GRAD=grad, CHANNELS=64 if grad == 0 or act == "swish" else 0, STRIDE=1, CLAMP=True, WIDE=False, ACC=compiled_triton.float32, BLOCK=1024)
+    ptx = compile_for_gpu(_bias_act_kernel, pointers | dict.fromkeys(("alpha", "gain", "inverse", "clamp"), "fp32") | {"n": "i32"}, constants, {*pointers, "n"})
+    assert "ld.global.v4" in ptx and "st.global.v4" in ptx and "ld.global.b16" not in ptx
+
+
+@pytest.mark.parametrize("up, down, taps", [((2, 2), (1, 1), (4, 4)), ((1, 1), (2, 2), (4, 4)), ((1, 1), (1, 1), (4, 4)), ((2, 1), (1, 1), (12, 1)), ((1, 1), (1, 2), (1, 12))])
+def test_upfirdn_compiles_to_wide_loads(compiled_triton, up, down, taps):
+    from hsr_nb.ops.kernels.upfirdn2d_kernel import _upfirdn2d_kernel
+    integers = "c_ h_ w_ ho wo tiles_c tiles_h tiles_w xn xc xh xw yn yc yh yw px py lift_x lift_y".split()
+    constants = dict(UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=taps[0], FH=taps[1], FLIP=False, ACC=compiled_triton.float32, BH=1, BW=16, BC=64, xc=1, yc=1)
+    ptx = compile_for_gpu(_upfirdn2d_kernel, {"x": "*fp16", "f": "*fp32", "y": "*fp16", "gain": "fp32"} | dict.fromkeys(integers, "i32"), constants, {"x", "f", "y", "c_", "xn", "yn", "xh", "yh", "xw", "yw"})
+    assert "ld.global.v4" in ptx and "st.global.v4" in ptx
+
+
+# ---- on a GPU
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float16, 1e-2), (torch.bfloat16, 6e-2)])
+@pytest.mark.parametrize("layout", FORMATS)
+def test_kernels_on_a_gpu(dtype, tolerance, layout):
+    torch.manual_seed(0)
+    for act in ACTIVATIONS: compare_bias_act((4, 24, 17, 32), dtype, "cuda", layout=layout, act=act, clamp=1.5, tolerance=tolerance)
+    for up, down, padding in ((2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1)), (1, 1, (2, 1, 2, 1)), (2, 2, (-1, 3, 4, -2))):
+        for f, extra in ((SHORT, 0), (LONG, 4)):
+            compare_upfirdn((3, 24, 33, 20), f, up, down, [p + extra for p in padding], gain=up ** 2, dtype=dtype, device="cuda", layout=layout, tolerance=tolerance)
+
+
+@pytest.mark.gpu
+def test_every_size_on_a_gpu():
+    for h in range(1, 66):
+        w, layout = 1 + (h * 29) % 65, FORMATS[h % 2]
+        for up, down, padding in ((2, 1, 3), (1, 2, 3), (1, 1, 3)):
+            compare_upfirdn((1, 3, h, w), SHORT, up, down, padding, device="cuda", layout=layout, tolerance=5e-5)
+        compare_bias_act((1, 3, h, w), device="cuda", layout=layout, act="lrelu")
+
+
+@pytest.mark.gpu
+def test_auto_uses_the_kernels_on_a_gpu():
+    from hsr_nb.ops import backend_report
+    report = [v for k, v in backend_report().items() if k.startswith("cuda")]
+    x = torch.randn(2, 3, 8, 8, device="cuda", requires_grad=True)
+    names = [str(bias_act(x).grad_fn), str(upfirdn2d(x, SHORT.cuda(), 2, padding=2).grad_fn)]
+    assert all(v.startswith("triton") for v in report) == all("hsr_nb" in n for n in names), (report, names)
+
+
+if __name__ == "__main__": main(sys.argv[1], "slow" in sys.argv[2:])
