@@ -66,7 +66,7 @@ def notebook(name, out, *params):
 
 def demo():
     out = RUNS / "demo"
-    notebook("train", out / "notebook.ipynb", ("run_dir", out), ("kimg", 32))
+    notebook("train", out / "notebook.ipynb", ("run_dir", out))
     print(f"\nsample grid   {out / 'samples' / 'grid.png'}\nloss curves   {out / 'curves.png'}\nnotebook      {out / 'notebook.ipynb'}")
 
 

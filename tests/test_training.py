@@ -270,7 +270,7 @@ def test_not_finite_stops_with_the_cause(tmp_path):
 
 
 def test_another_configuration_is_refused(whole, tmp_path):
-    with pytest.raises(CheckpointError, match="loss.r1_gamma was 0.2, now 3.0"):
+    with pytest.raises(CheckpointError, match="loss.r1_gamma was 1.0, now 3.0"):
         run(config(whole, kimg=0.128, **{"data.labels": True, "loss.r1_gamma": 3.0}))
     with pytest.raises(CheckpointError, match="data.labels was True, now False"): run(config(whole))
 

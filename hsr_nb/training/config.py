@@ -6,14 +6,14 @@
 __all__ = ['PRESETS', 'DataConfig', 'NetConfig', 'LossConfig', 'OptimConfig', 'HSRConfig', 'TrainConfig', 'config_from_dict',
            'override', 'preset']
 
-# %% ../../nbs/training/01_config.ipynb #e92a0b06
+# %% ../../nbs/training/01_config.ipynb #8c7bb81f
 import dataclasses
 import json
 import types
 import typing
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_config.ipynb #79b806c1
+# %% ../../nbs/training/01_config.ipynb #4abfc9ca
 @dataclass(frozen=True)
 class DataConfig:
     "What to train on."
@@ -24,7 +24,7 @@ class DataConfig:
     max_size: int | None = None      # use at most this many images
     workers: int = 0                 # loader processes; 0 reads in the training process
 
-# %% ../../nbs/training/01_config.ipynb #d4235393
+# %% ../../nbs/training/01_config.ipynb #11c86ad6
 @dataclass(frozen=True)
 class NetConfig:
     "Sizes of both networks."
@@ -42,7 +42,7 @@ class NetConfig:
     use_noise: bool = True                    # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)       # (4, 6) gives pictures 1.5 times as wide
 
-# %% ../../nbs/training/01_config.ipynb #20e089e3
+# %% ../../nbs/training/01_config.ipynb #4ab7fb1b
 @dataclass(frozen=True)
 class LossConfig:
     "Penalties of the adversarial game."
@@ -54,7 +54,7 @@ class LossConfig:
     pl_interval: int = 4
     style_mixing: float = 0.9     # probability per batch
 
-# %% ../../nbs/training/01_config.ipynb #2de3d02a
+# %% ../../nbs/training/01_config.ipynb #4ec6a86e
 @dataclass(frozen=True)
 class OptimConfig:
     "Adam, and the moving average of the generator."
@@ -64,7 +64,7 @@ class OptimConfig:
     ema_kimg: float = 10.0        # half-life
     ema_rampup: float | None = None   # at most this share of the images seen so far
 
-# %% ../../nbs/training/01_config.ipynb #c1e619bc
+# %% ../../nbs/training/01_config.ipynb #4f9d78dd
 @dataclass(frozen=True)
 class HSRConfig:
     "Hierarchical Semantic Regularization. Karmali et al., ECCV 2022."
@@ -80,7 +80,7 @@ class HSRConfig:
     head_hidden: int = 4096
     head_lr_mult: float = 1.0
 
-# %% ../../nbs/training/01_config.ipynb #61a0196c
+# %% ../../nbs/training/01_config.ipynb #94f6020e
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run."
@@ -105,7 +105,7 @@ class TrainConfig:
         "Plain JSON types."
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-# %% ../../nbs/training/01_config.ipynb #2b191c01
+# %% ../../nbs/training/01_config.ipynb #0a360c83
 def _from_dict(cls, values, where=""):
     hints, out = typing.get_type_hints(cls), {}
     for key, v in values.items():
@@ -113,7 +113,7 @@ def _from_dict(cls, values, where=""):
         out[key] = _from_dict(hints[key], v, f"{key}.") if dataclasses.is_dataclass(hints[key]) else _coerce(v, hints[key], where + key)
     return cls(**out)
 
-# %% ../../nbs/training/01_config.ipynb #118624d0
+# %% ../../nbs/training/01_config.ipynb #c5fe17a7
 def _coerce(v, hint, name):
     "Accept a JSON value for a type; integers pass as floats, lists as tuples."
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -128,14 +128,14 @@ def _coerce(v, hint, name):
     wanted = " or ".join("None" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
     raise ValueError(f"{name} must be {wanted}, found {v!r}")
 
-# %% ../../nbs/training/01_config.ipynb #cbd5198e
+# %% ../../nbs/training/01_config.ipynb #2a28dab7
 def config_from_dict(
     values: dict,       # as `TrainConfig.to_dict` writes; missing keys take their defaults
 ) -> TrainConfig:
     "Read a configuration back; unknown keys and wrong types are refused by name."
     return _from_dict(TrainConfig, values)
 
-# %% ../../nbs/training/01_config.ipynb #4f2dd124
+# %% ../../nbs/training/01_config.ipynb #70eaf69d
 def override(
     cfg: TrainConfig,
     **changes,           # "seed" or, with a dot, "hsr.weight": pass them as **{"hsr.weight": 0.3}
@@ -148,7 +148,7 @@ def override(
         (values[part] if part else values)[key] = v
     return config_from_dict(values)
 
-# %% ../../nbs/training/01_config.ipynb #5fd4bcfe
+# %% ../../nbs/training/01_config.ipynb #43c97760
 _PAPER = {   # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
     "stylegan2": (32, 4, 4, 32768, 0.002, 10.0, 10.0, None),
     "paper256": (64, 8, 8, 16384, 0.0025, 1.0, 20.0, 256),
@@ -158,14 +158,14 @@ _PAPER = {   # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
 }
 PRESETS = ("tiny32", "small64", "auto", "cifar", *_PAPER)
 
-# %% ../../nbs/training/01_config.ipynb #b05da67d
+# %% ../../nbs/training/01_config.ipynb #bd90ed96
 def _paper(name):
     batch, per_gpu, mbstd, base, lr, r1, ema, res = _PAPER[name]
     hsr = HSRConfig(teacher="dino_vitb16", start_kimg=500) if name == "hsr256" else HSRConfig()
     return TrainConfig(name, DataConfig(resolution=res), NetConfig(channel_base=base, mbstd_group=mbstd), LossConfig(r1_gamma=r1),
                        OptimConfig(lr, lr, ema_kimg=ema), hsr, batch=batch, batch_gpu=per_gpu)
 
-# %% ../../nbs/training/01_config.ipynb #19e579e6
+# %% ../../nbs/training/01_config.ipynb #3154b2f0
 def _auto(resolution, gpus):
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
     lr = 0.002 if resolution >= 1024 else 0.0025
@@ -174,14 +174,14 @@ def _auto(resolution, gpus):
                        LossConfig(r1_gamma=0.0002 * resolution ** 2 / batch),
                        OptimConfig(lr, lr, ema_kimg=batch * 10 / 32, ema_rampup=0.05), batch=batch, batch_gpu=batch // gpus)
 
-# %% ../../nbs/training/01_config.ipynb #45b09390
+# %% ../../nbs/training/01_config.ipynb #48be0fdd
 def _small(name, resolution, batch, r1):
     net = NetConfig(z_dim=128, w_dim=128, mapping_layers=2, channel_base=resolution * 32, channel_max=64, use_noise=False)
     hsr = HSRConfig(teacher="synthfaces-tiny", head_hidden=256, interval=4, start_kimg=8)
     return TrainConfig(name, DataConfig(resolution=resolution), net, LossConfig(r1_gamma=r1),
                        OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05), hsr, kimg=40, batch=batch, tick_kimg=1, snapshot_kimg=10)
 
-# %% ../../nbs/training/01_config.ipynb #a1854bd9
+# %% ../../nbs/training/01_config.ipynb #985c06e5
 def preset(
     name: str,                       # one of `PRESETS`
     resolution: int | None = None,   # of the images; needed by `auto`, fixed for the presets named after one
@@ -191,8 +191,8 @@ def preset(
     "A published or embedded configuration, with changes."
     if name not in PRESETS: raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     if name == "auto": cfg = _auto(resolution or 256, gpus)
-    elif name == "tiny32": cfg = _small(name, 32, 32, 0.2)
-    elif name == "small64": cfg = _small(name, 64, 16, 0.4)
+    elif name == "tiny32": cfg = _small(name, 32, 32, 1.0)
+    elif name == "small64": cfg = _small(name, 64, 16, 2.0)
     elif name == "cifar":
         cfg = TrainConfig(name, DataConfig(resolution=32), NetConfig(mapping_layers=2, channel_base=32768, mbstd_group=32, d_architecture="orig"),
                           LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0), OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
