@@ -410,9 +410,22 @@ def test_bias_act_compiles_to_wide_loads(compiled_triton, act, grad):
 def test_upfirdn_compiles_to_wide_loads(compiled_triton, up, down, taps):
     from hsr_nb.ops.kernels.upfirdn2d_kernel import _upfirdn2d_kernel
     integers = "c_ h_ w_ ho wo tiles_c tiles_h tiles_w xn xc xh xw yn yc yh yw px py lift_x lift_y".split()
-    constants = dict(UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=taps[0], FH=taps[1], FLIP=False, ACC=compiled_triton.float32, BH=1, BW=16, BC=64, xc=1, yc=1)
+    constants = dict(UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=taps[0], FH=taps[1], FLIP=False, ACC=compiled_triton.float32, BH=4, BW=16, BC=32, xc=1, yc=1)
     ptx = compile_for_gpu(_upfirdn2d_kernel, {"x": "*fp16", "f": "*fp32", "y": "*fp16", "gain": "fp32"} | dict.fromkeys(integers, "i32"), constants, {"x", "f", "y", "c_", "xn", "yn", "xh", "yh", "xw", "yw"})
     assert "ld.global.v4" in ptx and "st.global.v4" in ptx
+
+
+def test_arguments_equal_to_one_compile(compiled_triton):
+    "Triton makes constants of integer arguments that are 1: an image of one pixel, one channel, padding 1."
+    from hsr_nb.ops.kernels.bias_act_kernel import _bias_act_kernel
+    from hsr_nb.ops.kernels.upfirdn2d_kernel import _upfirdn2d_kernel
+    ones = dict.fromkeys("c_ h_ w_ ho wo tiles_c tiles_h tiles_w xn xc xh xw yn yc yh yw px py lift_x lift_y".split(), 1)
+    for dtype, acc in (("fp64", compiled_triton.float64), ("bf16", compiled_triton.float32)):
+        constants = dict(UPX=2, UPY=2, DOWNX=1, DOWNY=1, FW=3, FH=3, FLIP=True, ACC=acc, BH=1, BW=1, BC=1)
+        assert compile_for_gpu(_upfirdn2d_kernel, {"x": f"*{dtype}", "f": "*fp32", "y": f"*{dtype}", "gain": "fp32"}, constants | ones, ())
+        constants = dict(ACT="elu", GRAD=1, CHANNELS=0, STRIDE=1, CLAMP=True, WIDE=True, ACC=acc, BLOCK=1024, n=1)
+        types = dict.fromkeys(("ref", "b", "dy", "ddx", "out"), f"*{dtype}") | dict.fromkeys(("alpha", "gain", "inverse", "clamp"), "fp32")
+        assert compile_for_gpu(_bias_act_kernel, types, constants, ())
 
 
 # ---- on a GPU

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOATS', 'fault', 'bias_act_triton']
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #bd6f3b98
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #a28d59ac
 from typing import Optional
 
 import torch
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #b8200f93
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #bf0908ec
 @triton.jit
 def _activate(u, alpha, ACT: tl.constexpr):
     "act(u), by name."
@@ -28,7 +28,7 @@ def _activate(u, alpha, ACT: tl.constexpr):
     if ACT == "swish": r = u / (1 + tl.exp(-u))
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #9286ac42
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #7a09744b
 @triton.jit
 def _slope(a, alpha, ACT: tl.constexpr):
     "act' as a function of a = act(u)."
@@ -42,7 +42,7 @@ def _slope(a, alpha, ACT: tl.constexpr):
     if ACT == "softplus": r = 1 - tl.exp(-a)
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #f3c5d55d
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #e109d989
 @triton.jit
 def _bend(a, ACT: tl.constexpr):
     "act'' / act' as a function of a = act(u)."
@@ -53,7 +53,7 @@ def _bend(a, ACT: tl.constexpr):
     if ACT == "softplus": r = tl.exp(-a)
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #7b890016
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #565728c8
 @triton.jit
 def _swish_factor(u, gain, GRAD: tl.constexpr):
     "gain * swish'(u) for GRAD 1, gain * swish''(u) for GRAD 2."
@@ -62,7 +62,7 @@ def _swish_factor(u, gain, GRAD: tl.constexpr):
     else: r = s * (1 - s) * (2 + u * (1 - 2 * s))
     return r * gain
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #c6970774
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #5c8b2b25
 @triton.jit
 def _bias_act_kernel(ref, b, dy, ddx, out, n, alpha, gain, inverse, clamp, ACT: tl.constexpr, GRAD: tl.constexpr, CHANNELS: tl.constexpr,
                      STRIDE: tl.constexpr, CLAMP: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
@@ -94,12 +94,12 @@ def _bias_act_kernel(ref, b, dy, ddx, out, n, alpha, gain, inverse, clamp, ACT: 
         else: r = tl.where(tl.abs(y) >= clamp, 0.0, r)
     tl.store(out + i, r.to(out.dtype.element_ty), mask=keep)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #4a88c449
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #7bbbb57d
 def _like(t: Tensor, out: Tensor) -> Tensor:
     "t with the strides of `out`; a copy only where they differ."
     return t if t.stride() == out.stride() else torch.empty_like(out).copy_(t)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #1ea5c69b
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #87ef77ca
 def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
     out = torch.empty_like(ref)
     n = out.numel()
@@ -108,27 +108,28 @@ def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
     ref, b = _like(ref, out), out if b is None else b.contiguous()
     dy, ddx = (out if t is None else _like(t, out) for t in (dy, ddx))
     block, c = 1024, 0.0 if clamp is None else torch.tensor(clamp, dtype=out.dtype).item()
-    _bias_act_kernel[(triton.cdiv(n, block),)](
-        ref, b, dy, ddx, out, n, float(alpha), float(gain), 1 / gain, c, ACT=act, GRAD=grad, CHANNELS=channels, STRIDE=max(out.stride(dim), 1) if channels else 1,
-        CLAMP=clamp is not None, WIDE=n > 2 ** 31 - block, ACC=tl.float64 if out.dtype == torch.float64 else tl.float32, BLOCK=block)
+    with torch.cuda.device_of(out):  # Triton launches on the current device
+        _bias_act_kernel[(triton.cdiv(n, block),)](
+            ref, b, dy, ddx, out, n, float(alpha), float(gain), 1 / gain, c, ACT=act, GRAD=grad, CHANNELS=channels, STRIDE=max(out.stride(dim), 1) if channels else 1,
+            CLAMP=clamp is not None, WIDE=n > 2 ** 31 - block, ACC=tl.float64 if out.dtype == torch.float64 else tl.float32, BLOCK=block, enable_fp_fusion=True)
     return out
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #b994c70f
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #a81723dc
 @torch.library.custom_op("hsr_nb::bias_act", mutates_args=())
 def _forward(x: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(0, x, b, None, None, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #859c2b74
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #c8611162
 @torch.library.custom_op("hsr_nb::bias_act_grad", mutates_args=())
 def _gradient(dy: Tensor, ref: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(1, ref, b, dy, None, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #c61235b2
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #baa481b5
 @torch.library.custom_op("hsr_nb::bias_act_grad2", mutates_args=())
 def _gradient2(ddx: Tensor, dy: Tensor, ref: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(2, ref, b, dy, ddx, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #530c1906
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #733cb0d2
 @_forward.register_fake
 def _(x, *_): return torch.empty_like(x)
 @_gradient.register_fake
@@ -136,13 +137,13 @@ def _(dy, ref, *_): return torch.empty_like(ref)
 @_gradient2.register_fake
 def _(ddx, dy, ref, *_): return torch.empty_like(ref)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #071bf339
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #3d5ef01f
 def _over_the_rest(t: Tensor, dim: int) -> Tensor:
     "Sum over all axes but one: the gradient of a bias."
     rest = [i for i in range(t.ndim) if i != dim]
     return t.sum(rest) if rest else t  # sum([]) would sum over everything
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #4e143f37
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #55099833
 def _save_forward(ctx, inputs, output):
     x, b, *ctx.rest = inputs
     act, clamp = ctx.rest[1], ctx.rest[4]
@@ -160,7 +161,7 @@ def _backward(ctx, dy):
 
 _forward.register_autograd(_backward, setup_context=_save_forward)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #b64c7c7b
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #ebf4d3d9
 def _save_gradient(ctx, inputs, output):
     dy, ref, b, *ctx.rest = inputs
     ctx.straight = ctx.rest[1] in ("linear", "relu", "lrelu")
@@ -178,7 +179,7 @@ def _backward_of_gradient(ctx, ddx):
 
 _gradient.register_autograd(_backward_of_gradient, setup_context=_save_gradient)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #85c94fd9
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #92646854
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -192,7 +193,7 @@ def fault(x: Tensor, b: Tensor | None, act: str, alpha: float | None, gain: floa
     if act == "lrelu" and not alpha >= 0: return f"bias_act kernel: expected a slope alpha of at least zero, found {alpha}"
     return None
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #0ad73a82
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #1aef5dc7
 def bias_act_triton(
     x: Tensor,                   # any shape and layout
     b: Tensor | None = None,     # [x.shape[dim]] or None

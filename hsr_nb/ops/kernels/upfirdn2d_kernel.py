@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOATS', 'fault', 'upfirdn2d_triton']
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #26797f2e
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #ff53247f
 from typing import List
 
 import torch
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #fcdc3656
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #9b16e388
 @triton.jit
 def _window(o, pad, lift, UP: tl.constexpr, DOWN: tl.constexpr):
     "First input pixel of the windows of the outputs `o`, and the tap that falls on it."
@@ -21,7 +21,7 @@ def _window(o, pad, lift, UP: tl.constexpr, DOWN: tl.constexpr):
     first = (s + lift * UP + UP - 1) // UP - lift
     return first, first * UP - s
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #c7e2f7f0
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #5a7db739
 @triton.jit
 def _upfirdn2d_kernel(x, f, y, c_, h_, w_, ho, wo, tiles_c, tiles_h, tiles_w, xn, xc, xh, xw, yn, yc, yh, yw, px, py, lift_x, lift_y, gain,
                       UPX: tl.constexpr, UPY: tl.constexpr, DOWNX: tl.constexpr, DOWNY: tl.constexpr, FW: tl.constexpr, FH: tl.constexpr,
@@ -51,7 +51,7 @@ def _upfirdn2d_kernel(x, f, y, c_, h_, w_, ho, wo, tiles_c, tiles_h, tiles_w, xn
             r += tap * tl.load(x + iy * xh + ix * xw + c * xc, mask=inside, other=0.0).to(ACC)
     tl.store(y + n * yn + oy * yh + ox * yw + c * yc, (r * gain).to(y.dtype.element_ty), mask=(oy < ho) & (ox < wo) & (c < c_))
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #8dbd276b
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #2be5d311
 def _extent(n: int, up: int, down: int, before: int, after: int, taps: int) -> int:
     "Outputs along one axis."
     return (n * up + before + after - taps + down) // down
@@ -63,16 +63,16 @@ def _empty_output(x, f, up, down, padding) -> Tensor:
     size = (*x.shape[:2], _extent(x.shape[2], up[1], down[1], *padding[2:], f.shape[0]), _extent(x.shape[3], up[0], down[0], *padding[:2], f.shape[1]))
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last if last else torch.contiguous_format)
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #fb6c7db6
-def _block(y: Tensor, total: int = 1024) -> tuple[int, int, int]:
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #c5669ad6
+def _block(y: Tensor, total: int = 2048) -> tuple[int, int, int]:
     "Rows, columns and channels of a block, powers of two; long where memory runs."
     _, c, h, w = (triton.next_power_of_2(n) for n in y.shape)
-    bc = min(c, 64) if y.stride(1) == 1 and c > 1 else 1
+    bc = min(c, 32) if y.stride(1) == 1 and c > 1 else 1
     bw = min(w, total // bc, 16 if bc > 1 else 128)
-    bh = min(h, 8, total // (bc * bw))
+    bh = min(h, 16, total // (bc * bw))
     return bh, bw, bc if bc > 1 else min(c, total // (bh * bw))
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #df395fb4
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #116884ae
 @torch.library.custom_op("hsr_nb::upfirdn2d", mutates_args=())
 def _op(x: Tensor, f: Tensor, up: List[int], down: List[int], padding: List[int], flip: bool, gain: float) -> Tensor:
     y = _empty_output(x, f, up, down, padding)
@@ -80,17 +80,18 @@ def _op(x: Tensor, f: Tensor, up: List[int], down: List[int], padding: List[int]
     (bh, bw, bc), (n, c, ho, wo), f = _block(y), y.shape, f.contiguous()
     tiles = triton.cdiv(c, bc), triton.cdiv(ho, bh), triton.cdiv(wo, bw)
     px, py = padding[0], padding[2]
-    _upfirdn2d_kernel[(n * tiles[0] * tiles[1] * tiles[2],)](
-        x, f, y, c, *x.shape[2:], ho, wo, *tiles, *x.stride(), *y.stride(), px, py, max(0, -(-px // up[0])), max(0, -(-py // up[1])), float(gain),
-        UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=f.shape[1], FH=f.shape[0], FLIP=flip,
-        ACC=tl.float64 if x.dtype == torch.float64 else tl.float32, BH=bh, BW=bw, BC=bc)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        _upfirdn2d_kernel[(n * tiles[0] * tiles[1] * tiles[2],)](
+            x, f, y, c, *x.shape[2:], ho, wo, *tiles, *x.stride(), *y.stride(), px, py, max(0, -(-px // up[0])), max(0, -(-py // up[1])), float(gain),
+            UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=f.shape[1], FH=f.shape[0], FLIP=flip,
+            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32, BH=bh, BW=bw, BC=bc, enable_fp_fusion=True)
     return y
 
 
 @_op.register_fake
 def _(x, f, up, down, padding, flip, gain): return _empty_output(x, f, up, down, padding)
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #968eaf05
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #b6ad39af
 def _save(ctx, inputs, output):
     x, f, *ctx.args = inputs
     ctx.save_for_backward(f)
@@ -107,7 +108,7 @@ def _backward(ctx, dy):
 
 _op.register_autograd(_backward, setup_context=_save)
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #113341af
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #5d738a64
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -126,7 +127,7 @@ def fault(x: Tensor, f: Tensor, up: int, down: int) -> str | None:
     if pixels >= 2 ** 31: return f"upfirdn2d kernel: expected fewer than 2^31 elements a sample, found {pixels}"
     return None
 
-# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #438e227b
+# %% ../../../nbs/ops/kernels/02_upfirdn2d_kernel.ipynb #955e68f2
 def upfirdn2d_triton(
     x: Tensor,                        # [N, C, H, W], any strides
     f: Tensor,                        # [h, w] or [taps] from `setup_filter`
