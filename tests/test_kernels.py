@@ -376,56 +376,50 @@ assert 'triton' not in sys.modules and not torch.ops.hsr_nb.__dict__.get('bias_a
     assert "the package triton is not installed" in python(script).stderr
 
 
-# ---- the real compiler, which needs no GPU
+# ---- the real compiler, which needs no GPU: everything up to the launch, in a process with a driver that only says "H200"
 
-def compile_for_gpu(kernel, types, constants, aligned):
-    triton, compiler = pytest.importorskip("triton"), pytest.importorskip("triton.backends.compiler")
-    names = kernel.arg_names
-    source = triton.compiler.ASTSource(fn=kernel, signature={n: "constexpr" if n in constants else types[n] for n in names}, constexprs={(names.index(n),): v for n, v in constants.items()},
-                                       attrs={(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in aligned})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return triton.compile(source, target=compiler.GPUTarget("cuda", 90, 32)).asm["ptx"]
+def compile_everything(out, quick):
+    "Call both operations as on a GPU, with launching switched off; write [case, kernel, wide loads, wide stores] of all that was compiled."
+    import triton
+    from triton.backends.compiler import GPUTarget
+    driver = type("Driver", (), dict(get_current_target=lambda _: GPUTarget("cuda", 90, 32), get_current_device=lambda _: 0, get_current_stream=lambda *_: 0, is_active=lambda: True))
+    triton.runtime.driver.set_active(driver())
+    compiled, case, run = [], [], triton.runtime.JITFunction.run
+
+    def warm_up(self, *args, grid, warmup, **kw):
+        kernel = run(self, *args, grid=grid, warmup=True, **kw)
+        if kernel is not None: compiled.append([case[-1], kernel.metadata.name, kernel.asm["ptx"].count("ld.global.v4"), kernel.asm["ptx"].count("st.global.v4")])
+
+    triton.runtime.JITFunction.run = warm_up
+    from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton
+    from hsr_nb.ops.kernels.upfirdn2d_kernel import upfirdn2d_triton
+    for act in ("lrelu", "swish") if quick else ACTIVATIONS:
+        for dtype, shape, layout in ((torch.float16, (2, 64, 8, 8), FORMATS[1]), (torch.bfloat16, (1, 3, 7, 5), FORMATS[0]), (torch.float32, (1, 4, 32, 32), FORMATS[0]), (torch.float64, (1, 1, 1, 1), FORMATS[0]))[:2 if quick else 4]:
+            case.append(f"{act} {dtype} {shape}")
+            x, b = torch.randn(shape).to(dtype, memory_format=layout).requires_grad_(), torch.zeros(shape[1], dtype=dtype)
+            g, = torch.autograd.grad(bias_act_triton(x, b, act=act, alpha=0.2, gain=1.4, clamp=256.0), x, x.detach().clone().requires_grad_(), create_graph=True)
+            torch.autograd.grad(g, x, x.detach(), allow_unused=True)
+    for dtype, layout in ((torch.float16, FORMATS[1]), (torch.bfloat16, FORMATS[1]), (torch.float32, FORMATS[0]))[:1 if quick else 3]:
+        for up, down, f in ((2, 1, SHORT), (1, 2, SHORT), (1, 1, SHORT), (2, 1, LONG)):
+            case.append(f"{up} {down} {dtype} {tuple(f.shape)}")
+            x = torch.randn(1, 32, 16, 16).to(dtype, memory_format=layout).requires_grad_()
+            y = upfirdn2d_triton(x, f, up, down, (6, 6, 6, 6))
+            torch.autograd.grad(y, x, y.detach())
+    case.append("ones")
+    upfirdn2d_triton(torch.zeros(1, 1, 1, 1), torch.ones(3, 3), 2, 1, (1, 1, 1, 1)), upfirdn2d_triton(torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1))
+    Path(out).write_text(json.dumps(compiled))
 
 
-@pytest.fixture
-def compiled_triton(monkeypatch, tmp_path):
-    if os.environ.get("TRITON_INTERPRET") == "1": pytest.skip("TRITON_INTERPRET=1 is set")
+@pytest.mark.parametrize("how", ["quick", pytest.param("whole", marks=pytest.mark.slow)])
+def test_kernels_compile_for_a_gpu_with_wide_loads(how, tmp_path):
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     if "nvidia" not in triton.backends.backends: pytest.skip("this Triton has no NVIDIA compiler")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    return triton.language
-
-
-@pytest.mark.parametrize("act, grad", [("lrelu", 0), ("lrelu", 1), ("swish", 0), ("swish", 2), ("tanh", 2), ("softplus", 0), ("selu", 1)])
-def test_bias_act_compiles_to_wide_loads(compiled_triton, act, grad):
-    from hsr_nb.ops.kernels.bias_act_kernel import _bias_act_kernel
-    pointers = dict.fromkeys(("ref", "b", "dy", "ddx", "out"), "*fp16")
-    constants = dict(ACT=act, GRAD=grad, CHANNELS=64 if grad == 0 or act == "swish" else 0, STRIDE=1, CLAMP=True, WIDE=False, ACC=compiled_triton.float32, BLOCK=1024)
-    ptx = compile_for_gpu(_bias_act_kernel, pointers | dict.fromkeys(("alpha", "gain", "inverse", "clamp"), "fp32") | {"n": "i32"}, constants, {*pointers, "n"})
-    assert "ld.global.v4" in ptx and "st.global.v4" in ptx and "ld.global.b16" not in ptx
-
-
-@pytest.mark.parametrize("up, down, taps", [((2, 2), (1, 1), (4, 4)), ((1, 1), (2, 2), (4, 4)), ((1, 1), (1, 1), (4, 4)), ((2, 1), (1, 1), (12, 1)), ((1, 1), (1, 2), (1, 12))])
-def test_upfirdn_compiles_to_wide_loads(compiled_triton, up, down, taps):
-    from hsr_nb.ops.kernels.upfirdn2d_kernel import _upfirdn2d_kernel
-    integers = "c_ h_ w_ ho wo tiles_c tiles_h tiles_w xn xc xh xw yn yc yh yw px py lift_x lift_y".split()
-    constants = dict(UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], FW=taps[0], FH=taps[1], FLIP=False, ACC=compiled_triton.float32, BH=4, BW=16, BC=32, xc=1, yc=1)
-    ptx = compile_for_gpu(_upfirdn2d_kernel, {"x": "*fp16", "f": "*fp32", "y": "*fp16", "gain": "fp32"} | dict.fromkeys(integers, "i32"), constants, {"x", "f", "y", "c_", "xn", "yn", "xh", "yh", "xw", "yw"})
-    assert "ld.global.v4" in ptx and "st.global.v4" in ptx
-
-
-def test_arguments_equal_to_one_compile(compiled_triton):
-    "Triton makes constants of integer arguments that are 1: an image of one pixel, one channel, padding 1."
-    from hsr_nb.ops.kernels.bias_act_kernel import _bias_act_kernel
-    from hsr_nb.ops.kernels.upfirdn2d_kernel import _upfirdn2d_kernel
-    ones = dict.fromkeys("c_ h_ w_ ho wo tiles_c tiles_h tiles_w xn xc xh xw yn yc yh yw px py lift_x lift_y".split(), 1)
-    for dtype, acc in (("fp64", compiled_triton.float64), ("bf16", compiled_triton.float32)):
-        constants = dict(UPX=2, UPY=2, DOWNX=1, DOWNY=1, FW=3, FH=3, FLIP=True, ACC=acc, BH=1, BW=1, BC=1)
-        assert compile_for_gpu(_upfirdn2d_kernel, {"x": f"*{dtype}", "f": "*fp32", "y": f"*{dtype}", "gain": "fp32"}, constants | ones, ())
-        constants = dict(ACT="elu", GRAD=1, CHANNELS=0, STRIDE=1, CLAMP=True, WIDE=True, ACC=acc, BLOCK=1024, n=1)
-        types = dict.fromkeys(("ref", "b", "dy", "ddx", "out"), f"*{dtype}") | dict.fromkeys(("alpha", "gain", "inverse", "clamp"), "fp32")
-        assert compile_for_gpu(_bias_act_kernel, types, constants, ())
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_DEFAULT_FP_FUSION": "1"}
+    r = subprocess.run([sys.executable, __file__, str(tmp_path / "out.json"), "compile", how], env=env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    compiled = json.loads((tmp_path / "out.json").read_text())
+    narrow = [c for c in compiled if ("(2, 64, 8, 8)" in c[0] or "(1, 4, 32, 32)" in c[0] or "float16" in c[0] and "upfirdn" in c[1]) and not (c[2] and c[3])]
+    assert len(compiled) > (15 if how == "quick" else 70) and not narrow, narrow
 
 
 # ---- on a GPU
@@ -459,4 +453,4 @@ def test_auto_uses_the_kernels_on_a_gpu():
     assert all(v.startswith("triton") for v in report) == all("hsr_nb" in n for n in names), (report, names)
 
 
-if __name__ == "__main__": main(sys.argv[1], "slow" in sys.argv[2:])
+if __name__ == "__main__": compile_everything(sys.argv[1], "quick" in sys.argv[2:]) if "compile" in sys.argv[2:] else main(sys.argv[1], "slow" in sys.argv[2:])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DiscriminatorBlock', 'DiscriminatorEpilogue', 'Discriminator']
 
-# %% ../../nbs/nets/04_discriminator.ipynb #8104f3b7
+# %% ../../nbs/nets/04_discriminator.ipynb #61ca070c
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from .layers import Conv2dLayer, FullyConnectedLayer, MinibatchStdLayer
 from .mapping import MappingNetwork
 from ..ops.resample import downsample2d
 
-# %% ../../nbs/nets/04_discriminator.ipynb #df730379
+# %% ../../nbs/nets/04_discriminator.ipynb #089aae87
 class DiscriminatorBlock(nn.Module):
     "One level: x [N, in_channels, h, w] (None at the top) and the image -> [N, out_channels, h/2, w/2] and the image."
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, img_channels: int, architecture: str,
@@ -40,7 +40,7 @@ class DiscriminatorBlock(nn.Module):
             return y + self.conv1(self.conv0(x, impl=impl), gain=0.5 ** 0.5, impl=impl), img
         return self.conv1(self.conv0(x, impl=impl), impl=impl), img
 
-# %% ../../nbs/nets/04_discriminator.ipynb #917c4abe
+# %% ../../nbs/nets/04_discriminator.ipynb #c302cb6e
 class DiscriminatorEpilogue(nn.Module):
     "The 4x4 level: minibatch statistic, one convolution, two dense layers -> [N, 1], or [N, cmap_dim] before the label product."
     def __init__(self, in_channels: int, cmap_dim: int, size: tuple[int, int], img_channels: int, architecture: str,
@@ -61,7 +61,7 @@ class DiscriminatorEpilogue(nn.Module):
         x = self.out(self.fc(x, impl=impl))
         return x if cmap is None else (x * cmap).sum(1, keepdim=True) / self.cmap_dim ** 0.5
 
-# %% ../../nbs/nets/04_discriminator.ipynb #86c312a3
+# %% ../../nbs/nets/04_discriminator.ipynb #a3500fbd
 class Discriminator(nn.Module):
     "Images [N, C, H, W] in [-1, 1] (and labels [N, c_dim]) -> logits [N, 1]. State-dict names are those of stylegan2-ada-pytorch."
     def __init__(self, c_dim: int = 0, img_resolution: int = 256, img_channels: int = 3, architecture: str = "resnet",
