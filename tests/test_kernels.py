@@ -78,11 +78,11 @@ def compare_upfirdn(shape, f, up=1, down=1, padding=0, flip=False, gain=1.0, dty
     f = in_nan(f.to(device))
     run = lambda x, impl: upfirdn2d(x, f, up, down, padding, flip, gain, impl)
     want_of = lambda x: run(x, "reference") if x.numel() else run(x, "torch")
-    dy = torch.randn_like(want_of(x.float())).to(dtype)
+    dy = torch.randn_like(want_of(x.double())).to(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = derivatives(lambda x: run(x, "triton").square(), [x], dy)
-    want = derivatives(lambda x: want_of(x).square(), [x.double() if dtype == torch.float64 else x.float()], dy.double() if dtype == torch.float64 else dy.float())
+    want = derivatives(lambda x: want_of(x).square(), [x.double()], dy.double())  # in float64, which no GPU shortens to TF32
     assert ours[0].dtype == dtype
     same(ours, want, tolerance)
 
@@ -394,7 +394,7 @@ def compile_everything(out, quick):
     from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton
     from hsr_nb.ops.kernels.upfirdn2d_kernel import upfirdn2d_triton
     for act in ("lrelu", "swish") if quick else ACTIVATIONS:
-        for dtype, shape, layout in ((torch.float16, (2, 64, 8, 8), FORMATS[1]), (torch.bfloat16, (1, 3, 7, 5), FORMATS[0]), (torch.float32, (1, 4, 32, 32), FORMATS[0]), (torch.float64, (1, 1, 1, 1), FORMATS[0]))[:2 if quick else 4]:
+        for dtype, shape, layout in ((torch.float16, (2, 64, 8, 8), FORMATS[1]), (torch.bfloat16, (1, 3, 7, 5), FORMATS[0]), (torch.float32, (1, 4, 32, 32), FORMATS[0]), (torch.float64, (1, 1, 1, 1), FORMATS[0]))[:1 if quick else 4]:
             case.append(f"{act} {dtype} {shape}")
             x, b = torch.randn(shape).to(dtype, memory_format=layout).requires_grad_(), torch.zeros(shape[1], dtype=dtype)
             g, = torch.autograd.grad(bias_act_triton(x, b, act=act, alpha=0.2, gain=1.4, clamp=256.0), x, x.detach().clone().requires_grad_(), create_graph=True)
@@ -419,7 +419,7 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(how, tmp_path):
     assert r.returncode == 0, r.stderr
     compiled = json.loads((tmp_path / "out.json").read_text())
     narrow = [c for c in compiled if ("(2, 64, 8, 8)" in c[0] or "(1, 4, 32, 32)" in c[0] or "float16" in c[0] and "upfirdn" in c[1]) and not (c[2] and c[3])]
-    assert len(compiled) > (15 if how == "quick" else 70) and not narrow, narrow
+    assert len(compiled) > (12 if how == "quick" else 70) and not narrow, narrow
 
 
 # ---- on a GPU
@@ -429,10 +429,15 @@ def test_kernels_compile_for_a_gpu_with_wide_loads(how, tmp_path):
 @pytest.mark.parametrize("layout", FORMATS)
 def test_kernels_on_a_gpu(dtype, tolerance, layout):
     torch.manual_seed(0)
-    for act in ACTIVATIONS: compare_bias_act((4, 24, 17, 32), dtype, "cuda", layout=layout, act=act, clamp=1.5, tolerance=tolerance)
+    on_the_gpu(dtype, tolerance, layout, "cuda")
+
+
+def on_the_gpu(dtype, tolerance, layout, device, shape=(2, 24, 17, 32), image=(3, 24, 33, 20)):
+    "In half precision without values near the clamp, which rounding moves to its other side."
+    for act in ACTIVATIONS: compare_bias_act(shape, dtype, device, layout=layout, act=act, clamp=1.5 if dtype == torch.float32 else 256.0, tolerance=tolerance)
     for up, down, padding in ((2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1)), (1, 1, (2, 1, 2, 1)), (2, 2, (-1, 3, 4, -2))):
         for f, extra in ((SHORT, 0), (LONG, 4)):
-            compare_upfirdn((3, 24, 33, 20), f, up, down, [p + extra for p in padding], gain=up ** 2, dtype=dtype, device="cuda", layout=layout, tolerance=tolerance)
+            compare_upfirdn(image, f, up, down, [p + extra for p in padding], gain=up ** 2, dtype=dtype, device=device, layout=layout, tolerance=tolerance)
 
 
 @pytest.mark.gpu

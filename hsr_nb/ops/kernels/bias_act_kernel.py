@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOATS', 'fault', 'bias_act_triton']
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #a28d59ac
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #5b5fb19f
 from typing import Optional
 
 import torch
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #bf0908ec
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #1b6a71de
 @triton.jit
 def _activate(u, alpha, ACT: tl.constexpr):
     "act(u), by name."
@@ -28,7 +28,7 @@ def _activate(u, alpha, ACT: tl.constexpr):
     if ACT == "swish": r = u / (1 + tl.exp(-u))
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #7a09744b
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #efda74da
 @triton.jit
 def _slope(a, alpha, ACT: tl.constexpr):
     "act' as a function of a = act(u)."
@@ -42,18 +42,18 @@ def _slope(a, alpha, ACT: tl.constexpr):
     if ACT == "softplus": r = 1 - tl.exp(-a)
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #e109d989
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #43c3146c
 @triton.jit
 def _bend(a, ACT: tl.constexpr):
     "act'' / act' as a function of a = act(u)."
     r = a
     if ACT == "tanh": r = -2 * a
     if ACT == "sigmoid": r = 1 - 2 * a
-    if ACT == "elu" or ACT == "selu": r = tl.where(a > 0, 0.0, 1.0)
+    if ACT == "elu" or ACT == "selu": r = tl.where(a < 0, 1.0, 0.0)
     if ACT == "softplus": r = tl.exp(-a)
     return r
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #565728c8
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #f191c4dd
 @triton.jit
 def _swish_factor(u, gain, GRAD: tl.constexpr):
     "gain * swish'(u) for GRAD 1, gain * swish''(u) for GRAD 2."
@@ -62,7 +62,7 @@ def _swish_factor(u, gain, GRAD: tl.constexpr):
     else: r = s * (1 - s) * (2 + u * (1 - 2 * s))
     return r * gain
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #5c8b2b25
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #14101c55
 @triton.jit
 def _bias_act_kernel(ref, b, dy, ddx, out, n, alpha, gain, inverse, clamp, ACT: tl.constexpr, GRAD: tl.constexpr, CHANNELS: tl.constexpr,
                      STRIDE: tl.constexpr, CLAMP: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
@@ -94,12 +94,12 @@ def _bias_act_kernel(ref, b, dy, ddx, out, n, alpha, gain, inverse, clamp, ACT: 
         else: r = tl.where(tl.abs(y) >= clamp, 0.0, r)
     tl.store(out + i, r.to(out.dtype.element_ty), mask=keep)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #7bbbb57d
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #f6945ca4
 def _like(t: Tensor, out: Tensor) -> Tensor:
     "t with the strides of `out`; a copy only where they differ."
     return t if t.stride() == out.stride() else torch.empty_like(out).copy_(t)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #87ef77ca
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #46519540
 def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
     out = torch.empty_like(ref)
     n = out.numel()
@@ -114,22 +114,22 @@ def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
             CLAMP=clamp is not None, WIDE=n > 2 ** 31 - block, ACC=tl.float64 if out.dtype == torch.float64 else tl.float32, BLOCK=block, enable_fp_fusion=True)
     return out
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #a81723dc
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #2156c2b1
 @torch.library.custom_op("hsr_nb::bias_act", mutates_args=())
 def _forward(x: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(0, x, b, None, None, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #c8611162
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #3200321b
 @torch.library.custom_op("hsr_nb::bias_act_grad", mutates_args=())
 def _gradient(dy: Tensor, ref: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(1, ref, b, dy, None, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #baa481b5
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #6861202a
 @torch.library.custom_op("hsr_nb::bias_act_grad2", mutates_args=())
 def _gradient2(ddx: Tensor, dy: Tensor, ref: Tensor, b: Optional[Tensor], dim: int, act: str, alpha: float, gain: float, clamp: Optional[float]) -> Tensor:
     return _launch(2, ref, b, dy, ddx, dim, act, alpha, gain, clamp)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #733cb0d2
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #d42fef1c
 @_forward.register_fake
 def _(x, *_): return torch.empty_like(x)
 @_gradient.register_fake
@@ -137,13 +137,13 @@ def _(dy, ref, *_): return torch.empty_like(ref)
 @_gradient2.register_fake
 def _(ddx, dy, ref, *_): return torch.empty_like(ref)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #3d5ef01f
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #6248b825
 def _over_the_rest(t: Tensor, dim: int) -> Tensor:
     "Sum over all axes but one: the gradient of a bias."
     rest = [i for i in range(t.ndim) if i != dim]
     return t.sum(rest) if rest else t  # sum([]) would sum over everything
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #55099833
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #65c16389
 def _save_forward(ctx, inputs, output):
     x, b, *ctx.rest = inputs
     act, clamp = ctx.rest[1], ctx.rest[4]
@@ -161,7 +161,7 @@ def _backward(ctx, dy):
 
 _forward.register_autograd(_backward, setup_context=_save_forward)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #ebf4d3d9
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #17f9446c
 def _save_gradient(ctx, inputs, output):
     dy, ref, b, *ctx.rest = inputs
     ctx.straight = ctx.rest[1] in ("linear", "relu", "lrelu")
@@ -179,7 +179,7 @@ def _backward_of_gradient(ctx, ddx):
 
 _gradient.register_autograd(_backward_of_gradient, setup_context=_save_gradient)
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #92646854
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #39155d78
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -193,7 +193,7 @@ def fault(x: Tensor, b: Tensor | None, act: str, alpha: float | None, gain: floa
     if act == "lrelu" and not alpha >= 0: return f"bias_act kernel: expected a slope alpha of at least zero, found {alpha}"
     return None
 
-# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #1aef5dc7
+# %% ../../../nbs/ops/kernels/01_bias_act_kernel.ipynb #651ebd75
 def bias_act_triton(
     x: Tensor,                   # any shape and layout
     b: Tensor | None = None,     # [x.shape[dim]] or None
