@@ -225,8 +225,8 @@ def check_compiles_whole():
 
 
 def check_networks_step():
-    "The gradient of the R1 penalty of a small discriminator, through every layer twice."
-    from hsr_nb.nets import Discriminator
+    "The gradients of the R1 penalty of a small discriminator and of the path lengths of a small generator: through every layer twice."
+    from hsr_nb.nets import Discriminator, Generator
     torch.manual_seed(1)
     size = dict(channel_base=64, channel_max=8)
     D = Discriminator(0, 8, **size)
@@ -237,9 +237,18 @@ def check_networks_step():
         g, = torch.autograd.grad(D(x, impl=impl).sum(), x, create_graph=True)
         return torch.autograd.grad(g.square().sum(), [p for n, p in D.named_parameters() if n.endswith("weight")], allow_unused=True)
 
-    ours, want = ([g for g in r1(i) if g is not None] for i in ("triton", "reference"))
-    assert len(ours) > 3
-    same(ours, want, 1e-4)
+    G = Generator(8, 0, 8, 8, 3, dict(num_layers=1), size)
+    ws = G.mapping(torch.randn(2, 8)).detach()
+
+    def path_length(impl):
+        w = ws.clone().requires_grad_()
+        g, = torch.autograd.grad((G.synthesis(w, noise_mode="const", impl=impl) * img[:2]).sum(), w, create_graph=True)
+        return torch.autograd.grad(g.square().sum().sqrt(), [p for n, p in G.synthesis.named_parameters() if n.endswith("weight")], allow_unused=True)
+
+    for step in (r1, path_length):
+        ours, want = ([g for g in step(i) if g is not None] for i in ("triton", "reference"))
+        assert len(ours) > 3
+        same(ours, want, 1e-4)
 
 
 def check_refusals():
