@@ -1,4 +1,4 @@
-"""The notebooks that train the embedded networks run with a tiny budget, into a folder of their own, and what they ship keeps its word."""
+"""Experiments through papermill: those that train the embedded networks run with a tiny budget, into a folder of their own, and what they ship keeps its word."""
 import hashlib
 import json
 import os
@@ -30,6 +30,11 @@ def test_notebook_runs_and_leaves_the_shipped_weights_alone(notebook, tmp_path):
     card = json.loads((tmp_path / f"{name}.json").read_text())
     assert card["sha256"] == hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest()
     assert {"device", "git", "versions"} <= card["provenance"].keys() and card["training"]["seconds"] > 0
+
+
+def test_sizing_agrees_with_the_networks(tmp_path):
+    "The page asserts parameters, arithmetic and memory itself."
+    pytest.importorskip("papermill").execute_notebook(ROOT / "nbs/experiments/sizing.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False, cwd=str(ROOT))
 
 
 @pytest.mark.parametrize("name", [n for n, _ in SMOKE.values()])

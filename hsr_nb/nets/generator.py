@@ -6,7 +6,7 @@
 __all__ = ['block_levels', 'channels_at', 'size_at', 'low_precision_from', 'SynthesisLayer', 'ToRGBLayer', 'SynthesisBlock',
            'SynthesisNetwork', 'Generator']
 
-# %% ../../nbs/nets/03_generator.ipynb #ebcbc730
+# %% ../../nbs/nets/03_generator.ipynb #218390f7
 import math
 
 import torch
@@ -17,7 +17,7 @@ from .mapping import MappingNetwork
 from ..ops.modulated_conv import modulated_conv2d
 from ..ops.resample import setup_filter, upsample2d
 
-# %% ../../nbs/nets/03_generator.ipynb #7eeff4d2
+# %% ../../nbs/nets/03_generator.ipynb #411a8783
 def block_levels(
     img_resolution: int,   # the last level
 ) -> list[int]:            # [4, 8, ..., img_resolution]
@@ -27,22 +27,22 @@ def block_levels(
         raise ValueError(f"the resolution must be a power of two of at least 4, found {img_resolution}")
     return [2 ** i for i in range(2, k + 1)]
 
-# %% ../../nbs/nets/03_generator.ipynb #c7ffdf9f
+# %% ../../nbs/nets/03_generator.ipynb #b22c80c8
 def channels_at(level: int, channel_base: int = 32768, channel_max: int = 512) -> int:
     "Feature maps of a level: channel_base / level, at most channel_max."
     return min(channel_base // level, channel_max)
 
-# %% ../../nbs/nets/03_generator.ipynb #68d442e6
+# %% ../../nbs/nets/03_generator.ipynb #210d6df3
 def size_at(level: int, base_size: tuple[int, int] = (4, 4)) -> tuple[int, int]:
     "(height, width) of a level."
     return base_size[0] * level // 4, base_size[1] * level // 4
 
-# %% ../../nbs/nets/03_generator.ipynb #ca014dce
+# %% ../../nbs/nets/03_generator.ipynb #aeb43d10
 def low_precision_from(img_resolution: int, num_fp16_res: int) -> float:
     "The lowest level that runs in half precision when the `num_fp16_res` highest may; never below 8."
     return max(2 * img_resolution // 2 ** num_fp16_res, 8) if num_fp16_res else math.inf
 
-# %% ../../nbs/nets/03_generator.ipynb #d1b9707a
+# %% ../../nbs/nets/03_generator.ipynb #d7b6781d
 class SynthesisLayer(nn.Module):
     "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h*up, w*up]."
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, size: tuple[int, int], up: int = 1, use_noise: bool = True,
@@ -68,7 +68,7 @@ class SynthesisLayer(nn.Module):
                              resample_filter=self.resample_filter, flip_weight=self.up == 1, impl=impl)
         return finish(x, self.bias, self.activation, gain, self.conv_clamp, impl)
 
-# %% ../../nbs/nets/03_generator.ipynb #5ec34229
+# %% ../../nbs/nets/03_generator.ipynb #c0d36b1c
 class ToRGBLayer(nn.Module):
     "Feature maps to colours, styled but not demodulated: [N, C, h, w] -> [N, img_channels, h, w]."
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None):
@@ -82,7 +82,7 @@ class ToRGBLayer(nn.Module):
         x = modulated_conv2d(x, self.weight, self.affine(w) * self.gain, demodulate=False, impl=impl)
         return finish(x, self.bias, "linear", 1.0, self.conv_clamp, impl)
 
-# %% ../../nbs/nets/03_generator.ipynb #f146a3bf
+# %% ../../nbs/nets/03_generator.ipynb #e35725c7
 class SynthesisBlock(nn.Module):
     "One level of the synthesis network; holds `const` at level 4."
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, size: tuple[int, int], img_channels: int, is_last: bool,
@@ -116,7 +116,7 @@ class SynthesisBlock(nn.Module):
             img = y if img is None else img + y
         return x, img
 
-# %% ../../nbs/nets/03_generator.ipynb #57f8ff75
+# %% ../../nbs/nets/03_generator.ipynb #f1709a57
 class SynthesisNetwork(nn.Module):
     "ws [N, num_ws, w_dim] -> image [N, img_channels, H, W], nominally in [-1, 1]. Karras et al. 2019, figure 2 and section 4."
     def __init__(self, w_dim: int, img_resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512,
@@ -141,6 +141,7 @@ class SynthesisNetwork(nn.Module):
             raise ValueError(f"ws must have shape [N, {self.num_ws}, {self.w_dim}], found {list(ws.shape)}")
         for r in [*(taps or ()), *([stop_at] if stop_at else [])]:
             if r not in self.levels: raise ValueError(f"this generator has no level {r}; its levels are {self.levels}")
+        if stop_at and max(taps or (0,)) > stop_at: raise ValueError(f"a tap at level {max(taps)} lies beyond stop_at={stop_at}")
         if stop_at not in (None, self.img_resolution) and self.architecture != "skip":
             raise ValueError(f"stop_at needs the skip architecture, this generator is {self.architecture!r}")
         x = img = None; feats, ws = {}, ws.float()
@@ -151,7 +152,7 @@ class SynthesisNetwork(nn.Module):
             if r == stop_at: break
         return img if taps is None else (img, feats)
 
-# %% ../../nbs/nets/03_generator.ipynb #b207e16e
+# %% ../../nbs/nets/03_generator.ipynb #82021ebd
 class Generator(nn.Module):
     "The StyleGAN2 generator: `mapping` and `synthesis`. State-dict names and shapes are those of stylegan2-ada-pytorch."
     def __init__(self, z_dim: int = 512, c_dim: int = 0, w_dim: int = 512, img_resolution: int = 256, img_channels: int = 3,

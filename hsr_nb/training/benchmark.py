@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CYCLE', 'training_cycle', 'ConvRecord', 'replayer', 'race', 'summary', 'benchmark']
 
-# %% ../../nbs/training/10_benchmark.ipynb #776cbe2a
+# %% ../../nbs/training/10_benchmark.ipynb #479d95de
 import functools
 import statistics
 import time
@@ -19,10 +19,10 @@ from .loop import Stats, Step, train_step
 from .parallel import join
 from .state import build_state
 
-# %% ../../nbs/training/10_benchmark.ipynb #032879ba
+# %% ../../nbs/training/10_benchmark.ipynb #9389fdfe
 CYCLE = 16   # steps until every lazy phase has had its turn
 
-# %% ../../nbs/training/10_benchmark.ipynb #eab98e74
+# %% ../../nbs/training/10_benchmark.ipynb #775e1f90
 def training_cycle(
     name: str,                # a preset
     device="cpu",
@@ -41,7 +41,7 @@ def training_cycle(
         for _ in range(CYCLE): train_step(Step(cfg, s, procs, lambda i: torch.zeros(len(i), 0), 100, real, none, stats), cfg.opt.ema_rampup)
     return cycle
 
-# %% ../../nbs/training/10_benchmark.ipynb #06620c18
+# %% ../../nbs/training/10_benchmark.ipynb #2362c734
 class ConvRecord(TorchDispatchMode):
     "Notes every dense convolution call: the operation, the shapes of its tensors, the other arguments."
     GROUPS = {torch.ops.aten.convolution.default: 8, torch.ops.aten.convolution_backward.default: 9}   # where the argument stands
@@ -51,7 +51,7 @@ class ConvRecord(TorchDispatchMode):
             self.calls.append((func, [(a.shape, a.dtype) if isinstance(a, torch.Tensor) else a for a in args]))
         return func(*args, **(kwargs or {}))
 
-# %% ../../nbs/training/10_benchmark.ipynb #1665dd73
+# %% ../../nbs/training/10_benchmark.ipynb #fe169005
 def replayer(
     calls: list,       # of a `ConvRecord`
     device="cpu",
@@ -70,7 +70,7 @@ def replayer(
         for func, args in ready: func(*args)
     return replay
 
-# %% ../../nbs/training/10_benchmark.ipynb #45952953
+# %% ../../nbs/training/10_benchmark.ipynb #2b3afc68
 def race(
     runs: dict,        # name -> () -> None
     repeats: int,
@@ -86,14 +86,14 @@ def race(
             if i: times[k].append(time.perf_counter() - began)
     return times
 
-# %% ../../nbs/training/10_benchmark.ipynb #b132f4a6
+# %% ../../nbs/training/10_benchmark.ipynb #7a380355
 def summary(
     times: dict,       # of `race`, of one lazy cycle each
     batch: int,
 ) -> list[dict]:
-    "One row per candidate: milliseconds a step, s/kimg, and the ratios to the first two candidates."
+    "One row per candidate: median milliseconds a step, s/kimg, and the ratios of the medians to the first two candidates."
     floor, step = list(times)[:2]
-    ratio = lambda a, b: round(statistics.median(x / y for x, y in zip(times[a], times[b])), 3)
+    ratio = lambda a, b: round(statistics.median(times[a]) / statistics.median(times[b]), 3)
     rows = []
     for k, v in times.items():
         per_step = [t / CYCLE for t in v]
@@ -101,7 +101,7 @@ def summary(
                      "over_floor": ratio(k, floor), "over_step": ratio(k, step), "all_ms": [round(1e3 * t, 2) for t in per_step]})
     return rows
 
-# %% ../../nbs/training/10_benchmark.ipynb #2663340b
+# %% ../../nbs/training/10_benchmark.ipynb #c0997ea8
 def benchmark(
     name: str = "tiny32",          # a preset
     device: str = "auto",

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['USAGE', 'parse', 'main']
 
-# %% ../../nbs/training/09_cli.ipynb #3c48a645
-import os
+# %% ../../nbs/training/09_cli.ipynb #e2392d12
 import sys
 
 from .config import PRESETS, TrainConfig, override, preset
 
-# %% ../../nbs/training/09_cli.ipynb #b9642f39
+# %% ../../nbs/training/09_cli.ipynb #8b963ef2
 USAGE = f"""usage: hsr_train PRESET [--setting value ...]
 
 presets: {', '.join(PRESETS)}
@@ -20,7 +19,7 @@ presets: {', '.join(PRESETS)}
   torchrun --standalone --nproc_per_node 8 --no-python hsr_train paper256 --data.path ffhq.zip
 hsr_train PRESET --help lists every setting with the preset's values."""
 
-# %% ../../nbs/training/09_cli.ipynb #07561e55
+# %% ../../nbs/training/09_cli.ipynb #def255b7
 def parse(
     args: list[str],       # PRESET, then settings
 ) -> TrainConfig:
@@ -28,20 +27,22 @@ def parse(
     try: import tyro
     except ImportError: raise ValueError('the command line needs tyro: pip install "hsr_nb[cli]"') from None
     if not args or args[0] not in PRESETS: raise ValueError(USAGE)
-    resolution = None
-    for i, a in enumerate(args):
-        if a.startswith("--data.resolution"): resolution = int(a.split("=")[1] if "=" in a else args[i + 1])
-    cfg = preset(args[0], resolution, int(os.environ.get("WORLD_SIZE", 1)))
-    return override(tyro.cli(TrainConfig, default=cfg, args=args[1:], prog=f"hsr_train {args[0]}"))
+    read = lambda default: tyro.cli(TrainConfig, default=default, args=args[1:], prog=f"hsr_train {args[0]}")
+    base = preset(args[0])
+    cfg = read(base)
+    if cfg.data.resolution != base.data.resolution: base = preset(args[0], cfg.data.resolution); cfg = read(base)   # `auto` depends on it
+    if cfg.batch != base.batch and cfg.batch_gpu == base.batch_gpu: cfg = override(cfg, batch=cfg.batch)
+    return override(cfg)
 
-# %% ../../nbs/training/09_cli.ipynb #704e9658
+# %% ../../nbs/training/09_cli.ipynb #a1198a31
 def main():
     "Entry point of `hsr_train`; what is wrong is said in one sentence, exit code 2."
     from hsr_nb.training.run import TrainingFailed, train
     try: print(train(parse(sys.argv[1:])))
     except (ValueError, OSError, TrainingFailed) as e: sys.exit(_fail(e))
+    except KeyboardInterrupt: print("hsr_train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr); sys.exit(130)
 
-# %% ../../nbs/training/09_cli.ipynb #26e1bb4e
+# %% ../../nbs/training/09_cli.ipynb #62695ecb
 def _fail(e) -> int:
     print(e if str(e).startswith("usage") else f"hsr_train: {e}", file=sys.stderr)
     return 2

@@ -6,14 +6,15 @@
 __all__ = ['PRESETS', 'DataConfig', 'NetConfig', 'LossConfig', 'OptimConfig', 'HSRConfig', 'TrainConfig', 'config_from_dict',
            'override', 'preset']
 
-# %% ../../nbs/training/01_config.ipynb #8c7bb81f
+# %% ../../nbs/training/01_config.ipynb #f7ff3763
 import dataclasses
 import json
+import os
 import types
 import typing
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_config.ipynb #4abfc9ca
+# %% ../../nbs/training/01_config.ipynb #19836e6d
 @dataclass(frozen=True)
 class DataConfig:
     "What to train on."
@@ -24,7 +25,7 @@ class DataConfig:
     max_size: int | None = None      # use at most this many images
     workers: int = 0                 # loader processes; 0 reads in the training process
 
-# %% ../../nbs/training/01_config.ipynb #11c86ad6
+# %% ../../nbs/training/01_config.ipynb #312f975c
 @dataclass(frozen=True)
 class NetConfig:
     "Sizes of both networks."
@@ -42,7 +43,7 @@ class NetConfig:
     use_noise: bool = True                    # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)       # (4, 6) gives pictures 1.5 times as wide
 
-# %% ../../nbs/training/01_config.ipynb #4ab7fb1b
+# %% ../../nbs/training/01_config.ipynb #33c4452a
 @dataclass(frozen=True)
 class LossConfig:
     "Penalties of the adversarial game."
@@ -54,7 +55,7 @@ class LossConfig:
     pl_interval: int = 4
     style_mixing: float = 0.9     # probability per batch
 
-# %% ../../nbs/training/01_config.ipynb #4ec6a86e
+# %% ../../nbs/training/01_config.ipynb #e516186c
 @dataclass(frozen=True)
 class OptimConfig:
     "Adam, and the moving average of the generator."
@@ -64,7 +65,7 @@ class OptimConfig:
     ema_kimg: float = 10.0        # half-life
     ema_rampup: float | None = None   # at most this share of the images seen so far
 
-# %% ../../nbs/training/01_config.ipynb #4f9d78dd
+# %% ../../nbs/training/01_config.ipynb #29a03cf5
 @dataclass(frozen=True)
 class HSRConfig:
     "Hierarchical Semantic Regularization. Karmali et al., ECCV 2022."
@@ -80,7 +81,7 @@ class HSRConfig:
     head_hidden: int = 4096
     head_lr_mult: float = 1.0
 
-# %% ../../nbs/training/01_config.ipynb #94f6020e
+# %% ../../nbs/training/01_config.ipynb #04adc2e9
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run."
@@ -105,7 +106,7 @@ class TrainConfig:
         "Plain JSON types."
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-# %% ../../nbs/training/01_config.ipynb #0a360c83
+# %% ../../nbs/training/01_config.ipynb #0486328e
 def _from_dict(cls, values, where=""):
     hints, out = typing.get_type_hints(cls), {}
     for key, v in values.items():
@@ -113,7 +114,7 @@ def _from_dict(cls, values, where=""):
         out[key] = _from_dict(hints[key], v, f"{key}.") if dataclasses.is_dataclass(hints[key]) else _coerce(v, hints[key], where + key)
     return cls(**out)
 
-# %% ../../nbs/training/01_config.ipynb #c5fe17a7
+# %% ../../nbs/training/01_config.ipynb #6f07fadd
 def _coerce(v, hint, name):
     "Accept a JSON value for a type; integers pass as floats, lists as tuples."
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -128,14 +129,14 @@ def _coerce(v, hint, name):
     wanted = " or ".join("None" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
     raise ValueError(f"{name} must be {wanted}, found {v!r}")
 
-# %% ../../nbs/training/01_config.ipynb #2a28dab7
+# %% ../../nbs/training/01_config.ipynb #d9292d3b
 def config_from_dict(
     values: dict,       # as `TrainConfig.to_dict` writes; missing keys take their defaults
 ) -> TrainConfig:
     "Read a configuration back; unknown keys and wrong types are refused by name."
     return _from_dict(TrainConfig, values)
 
-# %% ../../nbs/training/01_config.ipynb #70eaf69d
+# %% ../../nbs/training/01_config.ipynb #86d5a98b
 def override(
     cfg: TrainConfig,
     **changes,           # "seed" or, with a dot, "hsr.weight": pass them as **{"hsr.weight": 0.3}
@@ -146,9 +147,10 @@ def override(
         part, _, key = name.rpartition(".")
         if part and not isinstance(values.get(part), dict): raise ValueError(f"unknown setting {name}")
         (values[part] if part else values)[key] = v
+    if "batch" in changes and "batch_gpu" not in changes: values["batch_gpu"] = None   # a new batch is not split as the old one was
     return config_from_dict(values)
 
-# %% ../../nbs/training/01_config.ipynb #43c97760
+# %% ../../nbs/training/01_config.ipynb #b410b61f
 _PAPER = {   # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
     "stylegan2": (32, 4, 4, 32768, 0.002, 10.0, 10.0, None),
     "paper256": (64, 8, 8, 16384, 0.0025, 1.0, 20.0, 256),
@@ -158,14 +160,14 @@ _PAPER = {   # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
 }
 PRESETS = ("tiny32", "small64", "auto", "cifar", *_PAPER)
 
-# %% ../../nbs/training/01_config.ipynb #bd90ed96
+# %% ../../nbs/training/01_config.ipynb #71cc1ad3
 def _paper(name):
     batch, per_gpu, mbstd, base, lr, r1, ema, res = _PAPER[name]
     hsr = HSRConfig(teacher="dino_vitb16", start_kimg=500) if name == "hsr256" else HSRConfig()
     return TrainConfig(name, DataConfig(resolution=res), NetConfig(channel_base=base, mbstd_group=mbstd), LossConfig(r1_gamma=r1),
                        OptimConfig(lr, lr, ema_kimg=ema), hsr, batch=batch, batch_gpu=per_gpu)
 
-# %% ../../nbs/training/01_config.ipynb #3154b2f0
+# %% ../../nbs/training/01_config.ipynb #c897dc77
 def _auto(resolution, gpus):
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
     lr = 0.002 if resolution >= 1024 else 0.0025
@@ -174,23 +176,23 @@ def _auto(resolution, gpus):
                        LossConfig(r1_gamma=0.0002 * resolution ** 2 / batch),
                        OptimConfig(lr, lr, ema_kimg=batch * 10 / 32, ema_rampup=0.05), batch=batch, batch_gpu=batch // gpus)
 
-# %% ../../nbs/training/01_config.ipynb #48be0fdd
+# %% ../../nbs/training/01_config.ipynb #56f29e87
 def _small(name, resolution, batch, r1):
     net = NetConfig(z_dim=128, w_dim=128, mapping_layers=2, channel_base=resolution * 32, channel_max=64, use_noise=False)
     hsr = HSRConfig(teacher="synthfaces-tiny", head_hidden=256, interval=4, start_kimg=8)
     return TrainConfig(name, DataConfig(resolution=resolution), net, LossConfig(r1_gamma=r1),
                        OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05), hsr, kimg=40, batch=batch, tick_kimg=1, snapshot_kimg=10)
 
-# %% ../../nbs/training/01_config.ipynb #985c06e5
+# %% ../../nbs/training/01_config.ipynb #dd9608a9
 def preset(
     name: str,                       # one of `PRESETS`
-    resolution: int | None = None,   # of the images; needed by `auto`, fixed for the presets named after one
-    gpus: int = 1,                   # `auto` sizes its batch by it
+    resolution: int | None = None,   # of the images; None: the preset's own (256 for `auto`)
+    gpus: int | None = None,         # `auto` sizes its batch by it; None: the processes that torchrun started
     **changes,                       # as for `override`
 ) -> TrainConfig:
     "A published or embedded configuration, with changes."
     if name not in PRESETS: raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    if name == "auto": cfg = _auto(resolution or 256, gpus)
+    if name == "auto": cfg = _auto(resolution or 256, gpus or int(os.environ.get("WORLD_SIZE", 1)))
     elif name == "tiny32": cfg = _small(name, 32, 32, 1.0)
     elif name == "small64": cfg = _small(name, 64, 16, 2.0)
     elif name == "cifar":

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TrainState', 'network_kwargs', 'build_state', 'build_hsr', 'flatten', 'save_state', 'restore', 'transfer']
 
-# %% ../../nbs/training/05_state.ipynb #1f9235fa
+# %% ../../nbs/training/05_state.ipynb #7181208a
 import copy
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .augment import NoAugment
 from .config import TrainConfig
 from .randomness import stream_seed
 
-# %% ../../nbs/training/05_state.ipynb #45bd9fe5
+# %% ../../nbs/training/05_state.ipynb #d8abdf03
 @dataclass
 class TrainState:
     "Everything that changes while training."
@@ -45,7 +46,7 @@ class TrainState:
         names = {"opt_G": [n for n, _ in self.G.named_parameters()] + heads, "opt_D": [n for n, _ in self.D.named_parameters()]}
         return {k: (getattr(self, k), v) for k, v in names.items()}
 
-# %% ../../nbs/training/05_state.ipynb #08f28fdd
+# %% ../../nbs/training/05_state.ipynb #904abfd7
 def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tuple[dict, dict]:
     "Constructor arguments of both networks for images [C, H, W]; a size that the networks cannot make is named."
     n, (ch, h, w) = cfg.net, image_shape
@@ -58,7 +59,7 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
     D = dict(architecture=n.d_architecture, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
     return common | G, common | D
 
-# %% ../../nbs/training/05_state.ipynb #cd4cd1c1
+# %% ../../nbs/training/05_state.ipynb #a1219d68
 def build_state(
     cfg: TrainConfig,
     image_shape: tuple,      # (C, H, W)
@@ -79,7 +80,7 @@ def build_state(
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     return TrainState(G, D, G_ema, hsr, NoAugment().to(device), opt_G, opt_D, torch.zeros([], device=device))
 
-# %% ../../nbs/training/05_state.ipynb #6c963ecb
+# %% ../../nbs/training/05_state.ipynb #ab2a981c
 def build_hsr(cfg: TrainConfig, channels: dict):
     "The regulariser that a configuration asks for, or None."
     h = cfg.hsr
@@ -88,13 +89,13 @@ def build_hsr(cfg: TrainConfig, channels: dict):
     return HSR(channels, load_teacher(h.teacher, weights=h.weights), taps=h.taps, loss=h.loss, weight=h.weight, layer_weights=h.layer_weights,
                pairing=h.pairing, head_hidden=h.head_hidden, seed=stream_seed(cfg.seed, "heads") % 2 ** 32)
 
-# %% ../../nbs/training/05_state.ipynb #425fd813
+# %% ../../nbs/training/05_state.ipynb #17823458
 def _adam(groups, lr_mults, lr, beta2, interval):
     c = interval / (interval + 1)
     groups = [dict(params=p, lr=lr * c * m) for p, m in zip(groups, lr_mults) if p]
     return torch.optim.Adam(groups, betas=(0.0, beta2 ** c), eps=1e-8, fused=True)
 
-# %% ../../nbs/training/05_state.ipynb #5d1eff15
+# %% ../../nbs/training/05_state.ipynb #043efc87
 def flatten(s: TrainState) -> dict[str, Tensor]:
     "The whole state as named tensors."
     out = {f"{k}.{n}": v for k, m in s.modules().items() for n, v in m.state_dict().items()}
@@ -103,7 +104,7 @@ def flatten(s: TrainState) -> dict[str, Tensor]:
         out |= {f"{k}.{n}.{slot}": v for n, p in zip(names, params, strict=True) for slot, v in opt.state.get(p, {}).items()}
     return out | {"pl_mean": s.pl_mean}
 
-# %% ../../nbs/training/05_state.ipynb #06219c48
+# %% ../../nbs/training/05_state.ipynb #974011f9
 def save_state(
     path,
     s: TrainState,
@@ -115,7 +116,7 @@ def save_state(
     meta = dict(format="hsr_nb 1", config=cfg.to_dict(), G=s.G.init_kwargs, D=s.D.init_kwargs, count=s.count, data=data_identity, teacher=teacher)
     return save_safetensors(path, flatten(s), meta)
 
-# %% ../../nbs/training/05_state.ipynb #6d6ff142
+# %% ../../nbs/training/05_state.ipynb #c2192096
 def restore(
     s: TrainState,
     path,                       # a checkpoint or a run folder
@@ -133,7 +134,7 @@ def restore(
     s.count.update(meta["count"])
     return meta
 
-# %% ../../nbs/training/05_state.ipynb #eff075ae
+# %% ../../nbs/training/05_state.ipynb #29b23cfa
 def _restore_adam(opt, names, state):
     "Moments and step counts by parameter name; a parameter that was never updated has none."
     slots = {}
@@ -146,16 +147,18 @@ def _restore_adam(opt, names, state):
         if n not in slots: continue
         opt.state[p] = {k: v.to(p.device) if k == "step" else _like(v, p) for k, v in slots[n].items()}
 
-# %% ../../nbs/training/05_state.ipynb #6b6ea2ee
+# %% ../../nbs/training/05_state.ipynb #c89c7dcc
 def _like(v, p):
     "A copy of v with the device and memory layout of the parameter p."
     return torch.empty_like(p, requires_grad=False).copy_(v)
 
-# %% ../../nbs/training/05_state.ipynb #50b85ef2
+# %% ../../nbs/training/05_state.ipynb #15ba04f8
 def transfer(s: TrainState, path):
-    "Networks only, by name; tensors that the source lacks keep their fresh values, a different shape is an error."
+    "Networks only, by name; tensors that the source lacks stay fresh, with a warning; a different shape is an error."
     tensors, _ = load_checkpoint(path)
     for k in ("G", "D", "G_ema"):
         state = subset(tensors, k) or (subset(tensors, "G_ema") if k == "G" else {})
         if not state and k == "G_ema": raise CheckpointError(f"{path} holds no generator")
+        fresh = sorted(getattr(s, k).state_dict().keys() - state.keys())
+        if fresh: warnings.warn(f"{path} lacks {len(fresh)} tensors of {k}, which start fresh, first {fresh[0]}", stacklevel=3)
         load_strict(getattr(s, k), state, f"{path}: {k}", missing_ok=True)
