@@ -1,0 +1,241 @@
+"""A report says what it was measured with, or there is none: keys, provenance, refusals, exit codes."""
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hsr_nb.data import SynthFaces
+from hsr_nb.interop import CheckpointError, save_safetensors
+from hsr_nb.metrics import EvalConfig, compare_reports, evaluate_run, fid, fid_se, load_detector
+from hsr_nb.metrics import evaluate as E
+from hsr_nb.nets import Generator
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(n=110, pairs=8, paths=4, frames=5, resamples=4, device="cpu", batch=64)
+D = "[synthfaces-attributes]"
+
+
+def network(seed=0, c_dim=0, resolution=32, channels=3):
+    torch.manual_seed(seed)
+    return Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=resolution, img_channels=channels, mapping_kwargs=dict(num_layers=2),
+                     synthesis_kwargs=dict(channel_base=128, channel_max=16)).eval().requires_grad_(False)
+
+
+def save(path, G, identity=None, **data):
+    meta = {"G": G.init_kwargs, "data": identity or SynthFaces(32).identity, "count": {"nimg": 2000}, "teacher": None,
+            "config": {"preset": "tiny32", "seed": 3, "data": {"path": "synthfaces", "resolution": 32, "labels": False, "max_size": None, **data}}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save_safetensors(path, {f"G_ema.{k}": v for k, v in G.state_dict().items()}, meta)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run folder with two checkpoints; the later one counts."
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    save(folder / "checkpoints/000001000.safetensors", network(1))
+    save(folder / "checkpoints/000002000.safetensors", network(0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(run): return evaluate_run(EvalConfig(str(run), **TINY))[0]
+
+
+def numbers(x): return [v for y in (x.values() if isinstance(x, dict) else x) for v in numbers(y)] if isinstance(x, (dict, list)) else [x] if isinstance(x, float) else []
+
+
+# ---- what is in a report
+
+def test_report_holds_every_score_and_where_it_comes_from(run, report):
+    assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report)) and not list(run.glob(".report*"))
+    wanted = {f"{k}{D}" for k in ("fid", "fid_se", "kid", "kid_std", "precision", "precision_se", "recall", "recall_se", "als", "als_interval", "als_by_attribute", "als_interval_by_attribute", "als_sigma")}
+    ppl = f"ppl2_wend[maps-{D[1:-1]}]"
+    assert set(report["scores"]) == wanted | {ppl, f"{ppl}_se"}
+    assert {"device", "git", "versions"} <= set(report) and report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["data"]["resize_filter"] and report["data"]["sha256"] == SynthFaces(32).identity["sha256"]
+    assert report["detector"] == {"name": D[1:-1], "sha256": load_detector().sha256} == report["bank"] and report["distance"]["name"] == f"maps-{D[1:-1]}"
+    assert [report[k] for k in ("n", "reals", "pairs", "paths", "frames", "seed", "psi")] == [110, 110, 8, 4, 5, 0, 1.0]
+    assert report["network"] | {"trained_on": 0, "sha256": 0} == {"run": "toy", "file": "000002000.safetensors", "sha256": 0, "kimg": 2.0, "preset": "tiny32", "seed": 3, "teacher": None, "trained_on": 0}
+    assert report["network"]["sha256"] == E.generator_hash(network(0))
+    assert all(math.isfinite(v) for v in numbers(report)) and "recomputed" in report["notes"]["als"] and report["not_measured"] == {"is": "not asked for"} and "small" in report["budget"]
+    low, high = report["scores"][f"als_interval{D}"]
+    assert low <= high and set(report["scores"][f"als_by_attribute{D}"]) == set(load_detector().attribute_names)
+
+
+def test_same_seed_same_report_and_any_batch(run, report, tmp_path):
+    again, path = evaluate_run(EvalConfig(str(run), str(tmp_path / "deep/er/again.json"), **TINY | {"batch": 17}, scores=("fid", "kid"), cache=str(tmp_path / "cache")))
+    assert path == tmp_path / "deep/er/again.json" and list((tmp_path / "cache").iterdir())
+    for k in (f"fid{D}", f"kid{D}"): assert again["scores"][k] == pytest.approx(report["scores"][k], rel=1e-3)      # pictures agree to the rounding of a byte
+    cached, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY | {"batch": 17}, scores=("fid", "kid"), cache=str(tmp_path / "cache")))
+    assert cached["scores"] == again["scores"] and (tmp_path / "report.json").is_file()
+    assert again["not_measured"].keys() == {"pr", "is", "ppl", "als"} and "bank" not in again
+    other, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY, scores=("fid",), seed=1))
+    assert other["scores"][f"fid{D}"] != report["scores"][f"fid{D}"]
+
+
+def test_truncation_changes_the_pictures(run, report, tmp_path):
+    flat, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY, scores=("fid",), psi=0.1))
+    assert flat["scores"][f"fid{D}"] != report["scores"][f"fid{D}"] and flat["psi"] == 0.1
+
+
+def test_inception_score_with_a_classifier(run, tmp_path):
+    class Net(torch.nn.Module):
+        def forward(self, x): return x.mean((2, 3)) * 5
+    file = tmp_path / "colours.ts"
+    torch.jit.script(Net()).save(str(file))
+    class Three(E.Subject):
+        @property
+        def classifier(self): return E.load_bank(self.cfg.classifier, ("red", "green", "blue"), (32, 32))
+    found = E.measure(Three(EvalConfig(str(run), **TINY, scores=("is",), classifier=str(file))))
+    assert found["scores"]["is[colours]"] >= 1 and set(found["scores"]) == {"is[colours]", "is_std[colours]"} and found["classifier"]["name"] == "colours"
+
+
+def test_a_network_that_draws_one_picture(tmp_path):
+    G = network(0)
+    for name, v in G.state_dict().items():
+        if name.startswith("mapping") or "affine.weight" in name: v.zero_()
+    found, _ = evaluate_run(EvalConfig(str(save(tmp_path / "still.safetensors", G)), **TINY, scores=("pr", "als")))
+    assert found["not_measured"]["als"].startswith("no attribute") or np.ptp(list(found["scores"][f"als_by_attribute{D}"].values())) >= 0
+    assert all(math.isfinite(v) for v in numbers(found)) and (tmp_path / "still.report.json").is_file()
+
+
+def test_labels_of_the_data_set_feed_a_conditional_network(tmp_path):
+    ds = SynthFaces(32, labels=True)
+    path = save(tmp_path / "c.safetensors", network(0, ds.label_dim), ds.identity, labels=True)
+    found, _ = evaluate_run(EvalConfig(str(path), **TINY, scores=("fid", "als")))
+    assert found["data"]["labels"] is True
+
+
+def test_fid_is_frechet_under_its_public_name():
+    x, y = (torch.randn(200, 4, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    assert fid(x, x, "toy")["fid[toy]"] == pytest.approx(0, abs=1e-9) and 0 < fid_se(x, y, "toy", 10)["fid_se[toy]"] < fid(x, y + 1, "toy")["fid[toy]"]
+    with pytest.raises(ValueError, match="at least 2"): fid_se(x, y, "toy", 1)
+
+
+# ---- two reports
+
+@pytest.mark.parametrize("change, says", [
+    (dict(data={"name": "synthfaces", "resize_filter": "box", "sha256": "9" * 64}), "data-set identity.*box"), (dict(n=111), "110 in one and 111"), (dict(reals=200), "real pictures"),
+    (dict(detector={"name": "inception", "sha256": "8" * 64}), "the detector.*inception"), (dict(detector={"name": D[1:-1], "sha256": "8" * 64}), "888888888888"), (dict(psi=0.7), "psi"),
+    (dict(paths=9), "paths"), (dict(frames=11), "frames"), (dict(pairs=9), "pairs"), (dict(asked=["is"]), "no score in common"),
+])
+def test_reports_measured_differently_are_not_compared(report, change, says):
+    with pytest.raises(ValueError, match=says) as e: compare_reports(report, report | change)
+    assert "\n" not in str(e.value)
+
+
+def test_reports_measured_alike_are_compared(run, report):
+    table = compare_reports(run / "report.json", report)
+    assert all(r["difference"] == 0 and r["ratio"] in (1, None) for r in table.values()) and len(table) == 6 and not any("_se" in k or "_std" in k for k in table)
+    few = report | {"asked": ["fid"], "paths": 9, "scores": {f"fid{D}": 1.0}}                          # what only one was asked for does not matter
+    assert list(compare_reports(report, few)) == [f"fid{D}"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "hsr_nb report 1"}', "\x80"])
+def test_what_is_no_report(tmp_path, text):
+    (tmp_path / "r.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="r.json"): E.read_report(tmp_path / "r.json")
+    with pytest.raises(FileNotFoundError, match="report not found"): E.read_report(tmp_path / "none.json")
+
+
+def test_an_incomparable_report_is_refused_before_anything_is_measured(run, report, tmp_path, monkeypatch):
+    (tmp_path / "other.json").write_text(json.dumps(report | {"n": 7}))
+    monkeypatch.setattr(E, "measure", lambda *a: pytest.fail("measured"))
+    with pytest.raises(ValueError, match="cannot be compared"): evaluate_run(EvalConfig(str(run), **TINY, against=str(tmp_path / "other.json")))
+
+
+# ---- what is refused
+
+@pytest.mark.parametrize("change, says", [
+    (dict(n=96), "more than 96 pictures"), (dict(reals=50), "found 50"), (dict(reals=20001), "20000 pictures, 20001"), (dict(n=1), "at least 2"), (dict(paths=1), "at least 2"), (dict(frames=2), "at least 3"),
+    (dict(scores=("fid", "nope")), "'nope'"), (dict(scores=()), "no score"), (dict(scores=("is",)), "classifier"), (dict(vgg="a"), "both files"), (dict(psi=float("inf")), "psi"), (dict(resamples=1), "at least 2"),
+    (dict(device="nowhere"), "cannot be used"), (dict(detector="synthfaces-tiny"), "teacher"), (dict(data="digits"), "shape"), (dict(bank="gone.pt"), "not found"), (dict(against="gone.json"), "report not found"),
+])
+def test_settings_that_make_no_sense(run, tmp_path, change, says):
+    with pytest.raises((ValueError, OSError), match=says) as e: evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY | change))
+    assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+
+
+def test_features_that_are_not_finite(run, tmp_path, monkeypatch):
+    broken = lambda self, x: torch.full((len(x), self.num_features), float("nan"))
+    monkeypatch.setattr("hsr_nb.metrics.detectors.Detector.__call__", broken)
+    for score in ("fid", "kid", "pr"):
+        with pytest.raises(ValueError, match="not finite"): evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY, scores=(score,)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_score_that_is_not_finite_writes_no_report(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(E.MEASURE, "kid", lambda s: {"kid[x]": float("nan")})
+    with pytest.raises(ValueError, match=r"kid\[x\] is nan"): evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY, scores=("kid",)))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError): E.write_report(tmp_path / "r.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_diverged(tmp_path):
+    G = network(0)
+    next(iter(G.synthesis.parameters())).fill_(float("nan"))
+    with pytest.raises(ValueError, match="diverged"): evaluate_run(EvalConfig(str(save(tmp_path / "nan.safetensors", G)), **TINY))
+
+
+def test_other_pictures_than_those_of_the_training(tmp_path):
+    path = save(tmp_path / "x.safetensors", network(0), {"name": "synthfaces", "sha256": "7" * 64})
+    with pytest.raises(ValueError, match="777777777777"): E.Subject(EvalConfig(str(path), **TINY))
+    assert E.Subject(EvalConfig(str(path), **TINY, data="synthfaces")).ds.name == "synthfaces"            # said out loud, it is allowed
+    part = save(tmp_path / "y.safetensors", network(0), {"name": "synthfaces", "sha256": "7" * 64}, max_size=500)
+    assert len(E.Subject(EvalConfig(str(part), **TINY)).ds) == 20000
+    with pytest.raises(ValueError, match="shape"): E.Subject(EvalConfig(str(save(tmp_path / "z.safetensors", network(0, channels=1))), **TINY))
+
+
+def test_bad_paths(tmp_path, run):
+    for path, says in ((tmp_path / "gone", "no checkpoint or run folder"), (tmp_path, "holds no checkpoint")):
+        with pytest.raises(CheckpointError, match=says): evaluate_run(EvalConfig(str(path), **TINY))
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="bad.safetensors"): evaluate_run(EvalConfig(str(tmp_path / "bad.safetensors"), **TINY))
+    with pytest.raises(ValueError, match="cannot make the folder"): evaluate_run(EvalConfig(str(run), str(tmp_path / "bad.safetensors/r.json"), **TINY))
+
+
+# ---- from a shell
+
+def test_exit_codes(run, tmp_path, capsys, monkeypatch):
+    quick = [str(run), "--scores", "fid", "kid", "--n", "110", "--resamples", "4", "--device", "cpu", "--out", str(tmp_path / "r.json")]
+    assert E.main(quick) == 0
+    assert f"fid{D}" in capsys.readouterr().out and (tmp_path / "r.json").is_file()
+    assert E.main([*quick, "--against", str(tmp_path / "r.json")]) == 0                                 # compared with what it is about to replace
+    assert "the other report" in capsys.readouterr().out
+    for wrong, says in ((["gone"], "gone"), ([*quick, "--n", "5"], "96"), ([*quick, "--detector", "none"], "none"), ([*quick, "--against", str(run / "gone.json")], "report not found")):
+        assert E.main(wrong) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("hsr_eval: ") and said.count("\n") == 1 and says in said
+    for wrong in ([], [str(run), "--scores", "nope"], [str(run), "--n", "many"], [str(run), "--nope"]):
+        with pytest.raises(SystemExit) as e: E.main(wrong)
+        assert e.value.code == 2
+    with pytest.raises(SystemExit) as e: E.main(["--help"])
+    assert e.value.code == 0
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert E.main(quick) == 2 and 'pip install "hsr_nb[cli]"' in capsys.readouterr().err
+
+
+def test_the_command_is_installed_under_its_name():
+    assert "hsr_eval=hsr_nb.metrics.evaluate:main" in (ROOT / "settings.ini").read_text()
+
+
+# ---- the notebooks
+
+def execute(name, tmp_path, **params):
+    papermill = pytest.importorskip("papermill")
+    papermill.execute_notebook(ROOT / f"nbs/experiments/{name}.ipynb", tmp_path / "out.ipynb", params, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+    return json.loads((tmp_path / "out.ipynb").read_text())
+
+
+def markdown(nb): return "\n".join("".join(o["data"]["text/markdown"]) for c in nb["cells"] for o in c.get("outputs", []) if "text/markdown" in o.get("data", {}))
+
+
+def test_als_notebook_without_runs_measures_nothing_and_says_so(tmp_path):
+    text = markdown(execute("als", tmp_path, demo_paths=3, resamples=20, out=str(tmp_path / "results")))
+    assert "not measured" in text and "untrained A" in text and "1.59" in text and "No run was given" in text and not (tmp_path / "results").exists()
