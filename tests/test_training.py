@@ -182,6 +182,26 @@ def test_two_processes_equal_one(tmp_path):
     assert json.loads((tmp_path / "p2" / "provenance.json").read_text())["processes"] == 2
 
 
+def test_a_smaller_budget_and_a_second_session(tmp_path):
+    "A run that has enough is left alone; what earlier sessions were is kept."
+    cfg = config(tmp_path / "run", kimg=0.032, **{"hsr.teacher": "none"})
+    run(cfg)
+    before = state_of(tmp_path / "run")
+    run(override(cfg, kimg=0.008))
+    same(before, state_of(tmp_path / "run"))
+    earlier, = json.loads((tmp_path / "run" / "provenance.json").read_text())["earlier"]
+    assert earlier["until_nimg"] == 32 and earlier["device"]
+
+
+def test_a_transfer_resumes_as_a_transfer(tmp_path):
+    "Its averages have no ramp-up; going on without saying where it came from is refused."
+    run(config(tmp_path / "a", kimg=0.016, **{"hsr.teacher": "none"}))
+    cfg = config(tmp_path / "b", kimg=0.016, **{"hsr.teacher": "none", "init_from": str(tmp_path / "a")})
+    run(cfg)
+    with pytest.raises(CheckpointError, match="init_from was"): run(override(cfg, kimg=0.032, init_from=None))
+    run(override(cfg, kimg=0.032))
+
+
 def test_workers_and_mirror_keep_the_order(tmp_path):
     for w in (0, 1): run(config(tmp_path / f"w{w}", kimg=0.032, **{"data.workers": w, "data.mirror": True, "hsr.teacher": "none"}))
     same(state_of(tmp_path / "w0"), state_of(tmp_path / "w1"))
@@ -209,6 +229,9 @@ BAD = {
     "labels that are not there": ({"data.path": "FOLDER", "data.labels": True, "data.resolution": None}, "label"),
     "missing source": ({"init_from": "no/such/run"}, "no/such/run"),
     "batch_gpu": ({"batch_gpu": 3}, "batch_gpu 3"),
+    "an interval of nothing": ({"hsr.interval": 0}, "hsr.interval must be greater than 0, found 0"),
+    "a negative budget": ({"kimg": -1.0}, "kimg must be greater than 0, found -1.0"),
+    "no part of the batch": ({"loss.pl_batch_shrink": 0}, "loss.pl_batch_shrink must be greater than 0"),
     "missing tap": ({"hsr.taps": [8, 64]}, "64"),
 }
 
