@@ -1,11 +1,9 @@
 """A report says what it was measured with, or there is none: keys, provenance, refusals, exit codes."""
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -53,7 +51,7 @@ def numbers(x): return [v for y in (x.values() if isinstance(x, dict) else x) fo
 
 def test_report_holds_every_score_and_where_it_comes_from(run, report):
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report)) and not list(run.glob(".report*"))
-    wanted = {f"{k}{D}" for k in ("fid", "fid_se", "kid", "kid_std", "precision", "precision_se", "recall", "recall_se", "als", "als_interval", "als_by_attribute", "als_interval_by_attribute", "als_sigma")}
+    wanted = {f"{k}{D}" for k in ("fid", "fid_se", "kid", "kid_std", "precision", "precision_interval", "recall", "recall_interval", "als", "als_interval", "als_by_attribute", "als_interval_by_attribute", "als_sigma")}
     ppl = f"ppl2_wend[maps-{D[1:-1]}]"
     assert set(report["scores"]) == wanted | {ppl, f"{ppl}_se"}
     assert {"device", "git", "versions"} <= set(report) and report["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -64,7 +62,8 @@ def test_report_holds_every_score_and_where_it_comes_from(run, report):
     assert report["network"]["sha256"] == E.generator_hash(network(0))
     assert all(math.isfinite(v) for v in numbers(report)) and "recomputed" in report["notes"]["als"] and report["not_measured"] == {"is": "not asked for"} and "small" in report["budget"]
     low, high = report["scores"][f"als_interval{D}"]
-    assert low <= high and set(report["scores"][f"als_by_attribute{D}"]) == set(load_detector().attribute_names)
+    assert low <= high and all(report["scores"][f"{k}_interval{D}"][0] <= report["scores"][f"{k}{D}"] <= report["scores"][f"{k}_interval{D}"][1] for k in ("precision", "recall"))
+    assert set(report["scores"][f"als_by_attribute{D}"]) == set(load_detector().attribute_names)
 
 
 def test_same_seed_same_report_and_any_batch(run, report, tmp_path):
@@ -88,20 +87,28 @@ def test_inception_score_with_a_classifier(run, tmp_path):
         def forward(self, x): return x.mean((2, 3)) * 5
     file = tmp_path / "colours.ts"
     torch.jit.script(Net()).save(str(file))
-    class Three(E.Subject):
-        @property
-        def classifier(self): return E.load_bank(self.cfg.classifier, ("red", "green", "blue"), (32, 32))
-    found = E.measure(Three(EvalConfig(str(run), **TINY, scores=("is",), classifier=str(file))))
+    found, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY, scores=("is",), classifier=str(file), classifier_size=32))
     assert found["scores"]["is[colours]"] >= 1 and set(found["scores"]) == {"is[colours]", "is_std[colours]"} and found["classifier"]["name"] == "colours"
+    assert "is[colours]" in E.lines(found)[0] and "spread" in E.lines(found)[0]
+
+
+@pytest.mark.parametrize("option, score", [("classifier", "is"), ("bank", "als")])
+def test_a_classifier_that_is_none(run, tmp_path, option, score):
+    for name in ("x.pt", "x.safetensors"):
+        (tmp_path / name).write_bytes(b"nonsense")
+        (tmp_path / "x.json").write_text('{"attributes": ["a"], "input": {"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}, "architecture": {"kwargs": {"attributes": 1}}}')
+        with pytest.raises(ValueError, match="cannot be read") as e: evaluate_run(EvalConfig(str(run), str(tmp_path / "out.json"), **TINY, scores=(score,), **{option: str(tmp_path / name)}))
+        assert "\n" not in str(e.value) and not (tmp_path / "out.json").exists()
 
 
 def test_a_network_that_draws_one_picture(tmp_path):
     G = network(0)
     for name, v in G.state_dict().items():
-        if name.startswith("mapping") or "affine.weight" in name: v.zero_()
-    found, _ = evaluate_run(EvalConfig(str(save(tmp_path / "still.safetensors", G)), **TINY, scores=("pr", "als")))
-    assert found["not_measured"]["als"].startswith("no attribute") or np.ptp(list(found["scores"][f"als_by_attribute{D}"].values())) >= 0
-    assert all(math.isfinite(v) for v in numbers(found)) and (tmp_path / "still.report.json").is_file()
+        if "affine.weight" in name or "noise_strength" in name: v.zero_()
+    found, path = evaluate_run(EvalConfig(str(save(tmp_path / "still.safetensors", G)), **TINY))
+    assert found["not_measured"]["als"].startswith("no attribute") and not any(k.startswith("als") for k in found["scores"])
+    assert found["scores"][f"recall{D}"] == 0 < found["scores"][f"recall_interval{D}"][1] and path == tmp_path / "still.report.json"
+    assert all(math.isfinite(v) for v in numbers(found))
 
 
 def test_labels_of_the_data_set_feed_a_conditional_network(tmp_path):
@@ -239,3 +246,19 @@ def markdown(nb): return "\n".join("".join(o["data"]["text/markdown"]) for c in 
 def test_als_notebook_without_runs_measures_nothing_and_says_so(tmp_path):
     text = markdown(execute("als", tmp_path, demo_paths=3, resamples=20, out=str(tmp_path / "results")))
     assert "not measured" in text and "untrained A" in text and "1.59" in text and "No run was given" in text and not (tmp_path / "results").exists()
+
+
+def test_evaluate_notebook_draws_its_page(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.delenv("MPLBACKEND", raising=False)                                                      # the kernel's own, which keeps pictures in the page
+    from hsr_nb.training import override, preset
+    cfg = override(preset("tiny32"), **{"hsr.teacher": "none", "net.channel_base": 128, "net.channel_max": 16}).to_dict()
+    ds, G = SynthFaces(32), network(0)
+    path = save_safetensors(tmp_path / "g.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs, "config": cfg, "data": ds.identity, "count": {"nimg": 1000, "seconds": 1.0}})
+    nb = execute("evaluate", tmp_path, run_dir=str(path), n=100, pairs=4, paths=4, out=str(tmp_path / "results"))
+    file, = (tmp_path / "results").iterdir()
+    rows = {r["what"]: r for r in json.loads(file.read_text())["rows"]}
+    assert file.name.startswith("frechet-tiny32-") and list(rows) == ["other real images", "generated", "real, blurred 2x", "generated, untrained"]
+    key, found = f"frechet{D}", E.read_report(tmp_path / "g.report.json")
+    assert rows["other real images"][key] < rows["real, blurred 2x"][key] < rows["generated"][key] == pytest.approx(found["scores"][f"fid{D}"], abs=1e-4) and all(r["n"] == 100 for r in rows.values())
+    assert sum("image/png" in o.get("data", {}) for c in nb["cells"] for o in c.get("outputs", [])) == 4 and "precision" in markdown(nb)
