@@ -61,6 +61,7 @@ def notebook(name, out, *params):
     "Run nbs/experiments/<name>.ipynb through papermill; `params` are name, value pairs."
     out.parent.mkdir(parents=True, exist_ok=True)
     flags = [x for k, v in params for x in ("-p", k, v)]
+    if sys.stderr.isatty() and os.name == "posix": flags += ["--no-progress-bar", "--stderr-file", "/dev/stderr"]  # the notebook's own bar, live
     sh(PY, "-m", "papermill", "-k", "python3", "--cwd", ROOT, f"nbs/experiments/{name}.ipynb", out, *flags)
 
 
