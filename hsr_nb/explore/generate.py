@@ -7,7 +7,7 @@ __all__ = ['MAX_SEEDS', 'z_from_seed', 'parse_seeds', 'class_labels', 'check_tru
            'images_for_seeds', 'style_mixing_grid', 'write_png', 'GenerateConfig', 'pick_device', 'check_config',
            'generate', 'main']
 
-# %% ../../nbs/explore/01_generate.ipynb #5d6ff660
+# %% ../../nbs/explore/01_generate.ipynb #e0b1cc28
 import json
 import math
 import os
@@ -25,7 +25,7 @@ from torch import Tensor
 from ..data.images import image_grid, to_uint8
 from ..interop import load_generator
 
-# %% ../../nbs/explore/01_generate.ipynb #d2c82401
+# %% ../../nbs/explore/01_generate.ipynb #fd2a3910
 def z_from_seed(
     seed: int,    # 0 .. 2**32 - 1
     z_dim: int,   # length of z
@@ -34,7 +34,7 @@ def z_from_seed(
     if not 0 <= seed < 2**32: raise ValueError(f"a seed is a whole number from 0 to {2**32 - 1}, not {seed}")
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
 
-# %% ../../nbs/explore/01_generate.ipynb #9aece60a
+# %% ../../nbs/explore/01_generate.ipynb #9e35c6d1
 MAX_SEEDS = 1_000_000
 
 
@@ -55,7 +55,7 @@ def parse_seeds(
         out += range(first, last + 1)
     return out
 
-# %% ../../nbs/explore/01_generate.ipynb #a27e583a
+# %% ../../nbs/explore/01_generate.ipynb #9c86baa1
 def class_labels(
     G,                               # the generator
     class_index: int | None = None,  # 0 .. c_dim - 1; None for an unconditional network
@@ -68,7 +68,7 @@ def class_labels(
     if not 0 <= class_index < G.c_dim: raise ValueError(f"class index {class_index} is out of range: this network has classes 0 to {G.c_dim - 1}")
     return torch.eye(G.c_dim)[[class_index]]
 
-# %% ../../nbs/explore/01_generate.ipynb #ba85dbe9
+# %% ../../nbs/explore/01_generate.ipynb #08f5c1fd
 def check_truncation(G, psi: float, cutoff: int | None):
     "ValueError when psi or cutoff mean nothing to this network."
     if not math.isfinite(psi): raise ValueError(f"psi must be a finite number, not {psi}")
@@ -91,7 +91,7 @@ def ws_for_seeds(
     z, c = torch.cat([z_from_seed(s, G.z_dim) for s in seeds]), class_labels(G, class_index).expand(len(seeds), -1)
     return G.mapping(z.to(device), c.to(device), truncation_psi=psi, truncation_cutoff=cutoff)
 
-# %% ../../nbs/explore/01_generate.ipynb #9a631170
+# %% ../../nbs/explore/01_generate.ipynb #1be674c1
 @torch.no_grad()
 def draw(
     G,                          # the generator
@@ -113,7 +113,7 @@ def draw(
     if not images.isfinite().all(): raise ValueError("the network draws values that are not finite: it is damaged or diverged in training")
     return images
 
-# %% ../../nbs/explore/01_generate.ipynb #bd57f768
+# %% ../../nbs/explore/01_generate.ipynb #9dca9b92
 def images_for_seeds(
     G,                               # the generator
     seeds: Iterable[int],
@@ -127,7 +127,7 @@ def images_for_seeds(
     seeds = list(seeds)
     return draw(G, ws_for_seeds(G, seeds, psi, cutoff, class_index), noise_mode, seeds, batch)
 
-# %% ../../nbs/explore/01_generate.ipynb #8699ffe0
+# %% ../../nbs/explore/01_generate.ipynb #e1511869
 def style_mixing_grid(
     G,                               # the generator
     row_seeds: Iterable[int],        # R sources that keep the other layers
@@ -147,7 +147,7 @@ def style_mixing_grid(
     images = draw(G, ws, noise_mode, seeds, batch)
     return torch.cat([torch.full_like(images[:1], -1), images])
 
-# %% ../../nbs/explore/01_generate.ipynb #fbb9edd6
+# %% ../../nbs/explore/01_generate.ipynb #6e467217
 def write_png(
     image: Image.Image,
     path: Path,      # an existing file is replaced when the new one is complete
@@ -165,7 +165,7 @@ def write_png(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/explore/01_generate.ipynb #334ff480
+# %% ../../nbs/explore/01_generate.ipynb #f510bbf3
 @dataclass(frozen=True)
 class GenerateConfig:
     "Pictures from a generator: one PNG per seed, a contact sheet, a style-mixing grid."
@@ -184,7 +184,7 @@ class GenerateConfig:
     device: str = "auto"  # auto takes a GPU where there is one; else cpu, cuda, cuda:1
     batch: int = 16  # pictures at a time
 
-# %% ../../nbs/explore/01_generate.ipynb #3a5a41f4
+# %% ../../nbs/explore/01_generate.ipynb #66665704
 def pick_device(
     name: str = "auto",  # auto, cpu, cuda, cuda:1, mps
 ) -> torch.device:
@@ -196,7 +196,7 @@ def pick_device(
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f"the device {name!r} cannot be used here: {(str(e) or type(e).__name__).splitlines()[0]}") from e
 
-# %% ../../nbs/explore/01_generate.ipynb #505896f7
+# %% ../../nbs/explore/01_generate.ipynb #083a0833
 def check_config(cfg: GenerateConfig) -> tuple:  # (seeds, row seeds, column seeds); empty lists where there are none
     "Read the seeds; ValueError for settings that contradict each other, before a network is loaded."
     if (cfg.mix_rows is None) != (cfg.mix_cols is None): raise ValueError("a mixing grid needs both mix_rows and mix_cols")
@@ -209,7 +209,7 @@ def check_config(cfg: GenerateConfig) -> tuple:  # (seeds, row seeds, column see
     return tuple([] if text is None else parse_seeds(text, name)
                  for text, name in ((seeds, "seeds"), (cfg.mix_rows, "mix_rows"), (cfg.mix_cols, "mix_cols")))
 
-# %% ../../nbs/explore/01_generate.ipynb #f66ff1eb
+# %% ../../nbs/explore/01_generate.ipynb #f99109d1
 def generate(
     cfg: GenerateConfig,
 ) -> list[Path]:  # the pictures, in the order written
@@ -233,12 +233,13 @@ def generate(
     if rows: done.append(write_png(image_grid(mixing, len(cols) + 1), out / "mixing.png", {"rows": cfg.mix_rows, "cols": cfg.mix_cols, "layers": layers, **recipe}))
     return done
 
-# %% ../../nbs/explore/01_generate.ipynb #721de915
+# %% ../../nbs/explore/01_generate.ipynb #8350ea21
 def main(args: list | None = None) -> int:
     "The console command hsr_generate; returns the exit code."
     try: import tyro
     except ImportError: print('hsr_generate needs tyro: pip install "hsr_nb[cli]"', file=sys.stderr); return 2
-    cfg = tyro.cli(GenerateConfig, prog="hsr_generate", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    try: cfg = tyro.cli(GenerateConfig, prog="hsr_generate", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    except BrokenPipeError: return 141   # --help | head
     try: done = generate(cfg)
     except KeyboardInterrupt: print("hsr_generate: interrupted; the pictures written so far are whole", file=sys.stderr); return 130
     except torch.OutOfMemoryError: print("hsr_generate: not enough GPU memory; a smaller --batch may help", file=sys.stderr); return 2

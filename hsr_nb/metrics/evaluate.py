@@ -7,7 +7,7 @@ __all__ = ['SCORES', 'BUDGETS', 'MEASURE', 'NOTES', 'EvalConfig', 'pick_device',
            'open_reals', 'check_pictures', 'readable', 'load_classifier', 'Subject', 'share_interval', 'pr_scores',
            'als_scores', 'fid_scores', 'judges', 'describe', 'measure', 'report_file', 'evaluate_run', 'lines', 'main']
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #4ec165fe
+# %% ../../nbs/metrics/11_evaluate.ipynb #ceec2140
 import json
 import math
 import os
@@ -36,7 +36,7 @@ from .reference import collect_features, generated_images, reference_features
 from .report import provenance
 from ..nets.backbones import sha256
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #5b5f574e
+# %% ../../nbs/metrics/11_evaluate.ipynb #cfa8140f
 SCORES = ("fid", "kid", "pr", "is", "ppl", "als")
 BUDGETS = {"cpu": dict(n=1000, pairs=500, paths=200), "cuda": dict(n=50000, pairs=50000, paths=1000)}   # what is measured where nothing is asked for
 
@@ -67,7 +67,7 @@ class EvalConfig:
     device: str = "auto"  # auto takes a GPU where there is one
     batch: int = 32  # pictures at a time
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #3b2731ca
+# %% ../../nbs/metrics/11_evaluate.ipynb #199dff73
 def pick_device(name: str) -> torch.device:
     "A device that works; ValueError with torch's reason when it does not."
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -94,7 +94,7 @@ def fill_in(cfg: EvalConfig, device, pictures: int, features: int) -> EvalConfig
     reals = min(small["n"], pictures) if cfg.reals is None else cfg.reals
     return replace(cfg, **small, reals=reals, resamples=cfg.resamples if cfg.resamples is not None else 50 * (features <= 512))
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #4d2f24c3
+# %% ../../nbs/metrics/11_evaluate.ipynb #95da6d2c
 def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
@@ -123,7 +123,7 @@ def check_pictures(G, ds, labels):
     shape = tuple(next(generated_images(G, 1, labels=labels))[0].shape)
     if shape != tuple(ds.image_shape): raise ValueError(f"the network draws pictures of the shape {list(shape)}, those of {ds.name} are {list(ds.image_shape)}")
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #8e1ed858
+# %% ../../nbs/metrics/11_evaluate.ipynb #60ba185b
 def readable(what, load):
     "The result of `load()`; ValueError where the file is none of the kind expected."
     try: return load()
@@ -143,7 +143,7 @@ def load_classifier(
         names = [f"class {i}" for i in range(answer.shape[1])]
     return load_bank(path, names, (size, size), device)
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #8e5acc0c
+# %% ../../nbs/metrics/11_evaluate.ipynb #5455765c
 class Subject:
     "A generator, its real pictures and the judges; what they see is computed on demand and kept."
     def __init__(self, cfg: EvalConfig):
@@ -172,7 +172,7 @@ class Subject:
     @cached_property
     def logits(self): return path_logits(self.G, self.bank, self.cfg.paths, self.cfg.frames, self.cfg.seed, psi=self.cfg.psi, labels=self.labels)   # [P, T, A]
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #af1754e8
+# %% ../../nbs/metrics/11_evaluate.ipynb #7292d6d1
 def share_interval(p: float, n: int, z: float = 1.959964) -> list:
     "95 % interval of a share p of n. Wilson 1927."
     middle, half = p + z ** 2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z ** 2 / (4 * n ** 2))
@@ -200,7 +200,7 @@ def fid_scores(s: Subject) -> dict:
     "Fréchet distance with its standard error."
     return fid(s.real, s.fake, s.detector) | (fid_se(s.real, s.fake, s.detector, s.cfg.resamples, s.cfg.seed) if s.cfg.resamples else {})
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #9ed9fe8f
+# %% ../../nbs/metrics/11_evaluate.ipynb #2f943376
 MEASURE = {
     "fid": fid_scores, "pr": pr_scores, "als": als_scores,
     "kid": lambda s: kid(s.real, s.fake, s.detector, size=max(2, min(1000, s.cfg.n // 2, s.cfg.reals // 2)), seed=s.cfg.seed),
@@ -216,7 +216,7 @@ NOTES = {
     "als": "mode random; 95 % percentile intervals, 2000 resamples of paths, sigma of this network, recomputed in every resample",
 }
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #05428ddf
+# %% ../../nbs/metrics/11_evaluate.ipynb #55396d6e
 def judges(s: Subject) -> dict:
     "Who judges, with the hashes of their weights."
     judge = lambda x: {"name": x.name, "sha256": x.sha256}
@@ -236,7 +236,7 @@ def describe(s: Subject) -> dict:
     budget = "as published" if s.cfg.n >= BUDGETS["cuda"]["n"] else f"small: published scores use {BUDGETS['cuda']['n']} pictures"
     return {"format": FORMAT, **provenance(s.device), "network": network, "data": s.ds.identity, **judges(s), **counts, "budget": budget, "asked": list(s.cfg.scores)}
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #8dc6b694
+# %% ../../nbs/metrics/11_evaluate.ipynb #c26ca2d0
 def measure(
     s: Subject,
     about: dict = None,  # of `describe`
@@ -252,7 +252,7 @@ def measure(
     if "als" in s.cfg.scores and not any(k.startswith("als[") for k in scores): missing["als"] = "no attribute ever changes along a path"
     return (about or describe(s)) | {"scores": scores, "notes": {n: NOTES[n] for n in s.cfg.scores}, "not_measured": missing, "seconds": seconds}
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #5d0b9a18
+# %% ../../nbs/metrics/11_evaluate.ipynb #88fca049
 def report_file(cfg: EvalConfig) -> Path:
     "Where the report goes; its folder is made."
     path, given = Path(cfg.network), Path(cfg.out) if cfg.out else None
@@ -263,7 +263,7 @@ def report_file(cfg: EvalConfig) -> Path:
     if not os.access(given.parent, os.W_OK): raise ValueError(f"cannot write to the folder {given.parent}")
     return given
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #3080fd13
+# %% ../../nbs/metrics/11_evaluate.ipynb #fe9a4a99
 def evaluate_run(cfg: EvalConfig) -> tuple:  # (report, the file it was written to)
     "Measure and write. ValueError or OSError with one sentence."
     check_config(cfg)
@@ -274,7 +274,7 @@ def evaluate_run(cfg: EvalConfig) -> tuple:  # (report, the file it was written 
     report = measure(s, about)
     return report, write_report(path, report)
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #9ab9702c
+# %% ../../nbs/metrics/11_evaluate.ipynb #12c275c4
 def lines(report: dict) -> list[str]:
     "The scores as text, one line each, with the error or interval that stands beside it."
     scores, out = report["scores"], []
@@ -291,7 +291,8 @@ def main(args: list | None = None) -> int:
     "The console command hsr_eval; returns the exit code."
     try: import tyro
     except ImportError: print('hsr_eval needs tyro: pip install "hsr_nb[cli]"', file=sys.stderr); return 2
-    cfg = tyro.cli(EvalConfig, prog="hsr_eval", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    try: cfg = tyro.cli(EvalConfig, prog="hsr_eval", args=args, config=(tyro.conf.PositionalRequiredArgs,))
+    except BrokenPipeError: return 141   # --help | head
     try:
         other = read_report(cfg.against) if cfg.against else None                                    # before it is perhaps overwritten
         report, path = evaluate_run(cfg)

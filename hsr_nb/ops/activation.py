@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'Activation', 'bias_act']
 
-# %% ../../nbs/ops/01_activation.ipynb #a9bc296d
+# %% ../../nbs/ops/01_activation.ipynb #8297856c
 from typing import Callable, NamedTuple
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from .backend import choose_impl, warn_once
 
-# %% ../../nbs/ops/01_activation.ipynb #09f223c6
+# %% ../../nbs/ops/01_activation.ipynb #ab1e93c7
 class Activation(NamedTuple):
     "One row of the activation table."
     fn: Callable          # (x, alpha) -> y
     alpha: float | None   # default slope, where there is one
     gain: float           # default gain
 
-# %% ../../nbs/ops/01_activation.ipynb #889bb05a
+# %% ../../nbs/ops/01_activation.ipynb #f4fde454
 ACTIVATIONS = {
     "linear":   Activation(lambda x, a: x, None, 1.0),
     "relu":     Activation(lambda x, a: F.relu(x), None, 2 ** 0.5),
@@ -34,13 +34,13 @@ ACTIVATIONS = {
     "swish":    Activation(lambda x, a: x * torch.sigmoid(x), None, 2 ** 0.5),
 }
 
-# %% ../../nbs/ops/01_activation.ipynb #dd68bcd3
+# %% ../../nbs/ops/01_activation.ipynb #46f23b9b
 def _bias_act_reference(x, b, dim, act, alpha, gain, clamp):
     if b is not None: x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].fn(x, alpha) * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/01_activation.ipynb #faa5a5f8
+# %% ../../nbs/ops/01_activation.ipynb #98e3d6e7
 class _LeakyGrad(torch.autograd.Function):
     "dy -> dx of the leaky rectifier, given its output; differentiates into itself."
     @staticmethod
@@ -53,14 +53,22 @@ class _LeakyGrad(torch.autograd.Function):
     def backward(ctx, ddx):
         return _LeakyGrad.apply(ddx, ctx.saved_tensors[0], *ctx.args), None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #ab9cb83d
+# %% ../../nbs/ops/01_activation.ipynb #4e0ef66d
+def _within(y, clamp) -> bool:
+    "Whether clamping would change nothing. Looked up on a CPU only, where one read saves two passes; a GPU would have to wait for the answer."
+    if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0: return False
+    low, high = y.as_strided((y.numel(),), (1,)).aminmax()   # y is new, so dense; over channels_last axes this takes ten times as long
+    return -clamp < low.item() and high.item() < clamp
+
+# %% ../../nbs/ops/01_activation.ipynb #7b161cf2
 class _BiasLeaky(torch.autograd.Function):
     "clamp(gain * leaky_relu(x + b)); keeps only the output."
     @staticmethod
     def forward(ctx, x, b, dim, slope, gain, clamp):
         shape = [-1 if i == dim else 1 for i in range(x.ndim)]
-        y = x.clone() if b is None else x + b.reshape(shape)
-        y = F.leaky_relu_(y, slope).mul_(gain)
+        y = x * gain if b is None else torch.add(b.reshape(shape) * gain, x, alpha=gain)   # a positive gain commutes with the rectifier
+        F.leaky_relu_(y, slope)
+        if clamp is not None and _within(y, clamp): clamp = None
         if clamp is not None: y.clamp_(-clamp, clamp)
         ctx.save_for_backward(y); ctx.dim = dim; ctx.args = slope, gain, clamp
         return y
@@ -73,14 +81,14 @@ class _BiasLeaky(torch.autograd.Function):
         db = (dx.sum(rest) if rest else dx) if need_b else None  # sum([]) would sum over everything
         return dx, db, None, None, None, None
 
-# %% ../../nbs/ops/01_activation.ipynb #b15be430
+# %% ../../nbs/ops/01_activation.ipynb #a389d44d
 def _bias_act_triton(x, b, dim, act, alpha, gain, clamp):
     "None where the kernel cannot do it."
     from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton, fault
     if reason := fault(x, b, act, alpha, gain): return warn_once(reason)
     return bias_act_triton(x, b, dim, act, alpha, gain, clamp)
 
-# %% ../../nbs/ops/01_activation.ipynb #0cf46348
+# %% ../../nbs/ops/01_activation.ipynb #12af4c76
 def bias_act(
     x: Tensor,                   # any shape
     b: Tensor | None = None,     # [x.shape[dim]] or None
