@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'device_name', 'slug', 'git_commit', 'provenance', 'write_result', 'results_markdown']
 
-# %% ../../nbs/metrics/03_report.ipynb #4c64edd5
+# %% ../../nbs/metrics/03_report.ipynb #dfeb7cb3
 import importlib.metadata
 import json
 import os
@@ -18,10 +18,10 @@ import torch
 
 import hsr_nb
 
-# %% ../../nbs/metrics/03_report.ipynb #b5fea967
+# %% ../../nbs/metrics/03_report.ipynb #2f442495
 PACKAGES = ("torch", "numpy", "timm", "safetensors", "pillow")
 
-# %% ../../nbs/metrics/03_report.ipynb #c4ec8f8f
+# %% ../../nbs/metrics/03_report.ipynb #01813a5d
 def device_name(
     device="cpu",
 ) -> str:
@@ -30,19 +30,19 @@ def device_name(
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     return f"cpu, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, {platform.machine()}"
 
-# %% ../../nbs/metrics/03_report.ipynb #de6d4532
+# %% ../../nbs/metrics/03_report.ipynb #b8310eda
 def slug(text: str) -> str:
     "A text as part of a file name."
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
-# %% ../../nbs/metrics/03_report.ipynb #8ea412f3
+# %% ../../nbs/metrics/03_report.ipynb #27d10924
 def git_commit() -> str:
-    "The commit of the code, with -dirty where the working tree differs; unknown outside a checkout."
+    "The commit of the code, with -dirty where the working tree (results aside) differs; unknown outside a checkout."
     run = lambda *a: subprocess.run(["git", *a], cwd=Path(hsr_nb.__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    try: return run("rev-parse", "HEAD")[:12] + ("-dirty" if run("status", "--porcelain", "--untracked-files=no") else "")
+    try: return run("rev-parse", "HEAD")[:12] + ("-dirty" if run("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)data/results") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
-# %% ../../nbs/metrics/03_report.ipynb #30bbc40d
+# %% ../../nbs/metrics/03_report.ipynb #1ea9dc7e
 def provenance(
     device="cpu",
 ) -> dict:           # device, git, versions
@@ -50,7 +50,7 @@ def provenance(
     versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
     return {"device": device_name(device), "git": git_commit(), "versions": versions}
 
-# %% ../../nbs/metrics/03_report.ipynb #78ee3b44
+# %% ../../nbs/metrics/03_report.ipynb #34c28bf3
 def write_result(
     folder,           # usually data/results
     name: str,        # of the measurement
@@ -66,7 +66,7 @@ def write_result(
     tmp.replace(out)
     return out
 
-# %% ../../nbs/metrics/03_report.ipynb #df413541
+# %% ../../nbs/metrics/03_report.ipynb #5f6fb221
 def results_markdown(
     file,                       # one result file
     columns: dict,              # key of a row -> heading
