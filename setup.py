@@ -8,7 +8,8 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read("settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
 extras = {name: cfg[f"{key}_requirements"].split()
-          for name, key in (("notebooks", "notebook"), ("cli", "cli"), ("data", "data"))}
+          for name, key in (("notebooks", "notebook"), ("cli", "cli"), ("data", "data"), ("explore", "explore"),
+                               ("export", "export"), ("sweep", "sweep"))}
 extras["all"] = sum(extras.values(), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
