@@ -81,11 +81,11 @@ class HSRConfig:
     head_hidden: int = 4096
     head_lr_mult: float = 1.0
 
-# %% ../../nbs/training/01_config.ipynb #04adc2e9
+# %% ../../nbs/training/01_config.ipynb #dbe70a07
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run."
-    preset: str = "custom"
+    preset: str = "custom"         # where the values come from; paper256@128: paper256's at another resolution
     data: DataConfig = field(default_factory=DataConfig)
     net: NetConfig = field(default_factory=NetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -97,6 +97,10 @@ class TrainConfig:
     seed: int = 0
     tick_kimg: float = 4           # between two lines of metrics.jsonl
     snapshot_kimg: float = 200     # between two checkpoints and sample sheets
+    metrics: tuple[str, ...] = ()  # scores of G_ema while training: fid, kid
+    metric_ticks: int = 10         # ticks between two measurements
+    metric_images: int = 1000      # generated pictures of a measurement; real ones: as many, or all there are
+    metric_detector: str = "synthfaces-attributes"   # network whose features are compared
     run_dir: str = "runs/run"
     device: str = "auto"           # auto, cpu, cuda, ...
     init_from: str | None = None   # another run's folder or checkpoint
@@ -183,7 +187,7 @@ def _small(name, resolution, batch, r1):
     return TrainConfig(name, DataConfig(resolution=resolution), net, LossConfig(r1_gamma=r1),
                        OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05), hsr, kimg=40, batch=batch, tick_kimg=1, snapshot_kimg=10)
 
-# %% ../../nbs/training/01_config.ipynb #dd9608a9
+# %% ../../nbs/training/01_config.ipynb #0832444c
 def preset(
     name: str,                       # one of `PRESETS`
     resolution: int | None = None,   # of the images; None: the preset's own (256 for `auto`)
@@ -200,5 +204,6 @@ def preset(
                           LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0), OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
                           kimg=100000, batch=64, batch_gpu=32)
     else: cfg = _paper(name)
-    if resolution is not None: cfg = override(cfg, **{"data.resolution": resolution})
-    return override(cfg, **changes)
+    new = override(override(cfg, **{} if resolution is None else {"data.resolution": resolution}), **changes)
+    moved = name != "auto" and cfg.data.resolution not in (None, new.data.resolution)
+    return override(new, preset=f"{name}@{new.data.resolution}") if moved and new.preset == name else new   # no longer the published row
