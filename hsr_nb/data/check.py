@@ -63,9 +63,9 @@ class Report:
         if not self.ok: raise DataError(self.text(first))
         return self
 
-# %% ../../nbs/data/09_check.ipynb #ae2576dd
+# %% ../../nbs/data/09_check.ipynb #3a097a18
 def _text(r, first):
-    head = f"{shown(r.path)}: {r.count} images" + (f", {_say(r.shape)}, labels: {r.labels}" if r.shape else "")
+    head = f"{shown(r.path)}: {r.count} image" + "s" * (r.count != 1) + (f", {_say(r.shape)}, labels: {r.labels}" if r.shape else "")
     lines = [head + (", all good" if r.ok else f"; {len(r.problems)} problem" + "s" * (len(r.problems) != 1))]
     lines += [f"  {shown(f)} {why}" for f, why in r.problems[:first]]
     if len(r.problems) > first: lines.append(f"  ... and {len(r.problems) - first} more")

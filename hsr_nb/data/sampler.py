@@ -42,13 +42,13 @@ def image_order(
         p += len(parts[-1])
     return np.concatenate(parts)
 
-# %% ../../nbs/data/15_sampler.ipynb #532360c4
+# %% ../../nbs/data/15_sampler.ipynb #567e77b7
 def check_batch(n_images: int, batch: int, mirror: bool = False, world: int = 1, name: str = "the data set") -> None:
     "ValueError when a batch cannot be drawn: larger than the set, or not a multiple of the processes."
     n = n_images * (2 if mirror else 1)
     copies = f" ({n} with the mirrored copies)" if mirror else ""
     if batch < 1: raise ValueError(f"a batch needs at least one image, not {batch}")
-    if n < batch: raise ValueError(f"{name} has {n_images} images{copies}, fewer than one batch of {batch}")
+    if n < batch: raise ValueError(f"{name} has {n_images} image{'s' * (n_images != 1)}{copies}, fewer than one batch of {batch}")
     if batch % world: raise ValueError(f"a batch of {batch} does not divide among {world} processes")
 
 
