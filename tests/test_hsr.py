@@ -63,6 +63,7 @@ def test_pooled_order_double_precision_bound():
 
 SHAPES = {
     "dino_vitb16": [(768, 14)] * 4, "deit_base": [(768, 14)] * 4, "dino_vits16": [(384, 14)] * 4,
+    "dinov2_vits14": [(384, 16)] * 4, "dinov2_vitb14": [(768, 16)] * 4, "dinov3_vits16": [(384, 16)] * 4, "dinov3_vitb16": [(768, 16)] * 4,
     "resnet50": [(2048, 7), (1024, 14), (512, 28), (256, 56)], "dino_resnet50": [(2048, 7), (1024, 14), (512, 28), (256, 56)],
     "vgg16": [(512, 7), (512, 14), (256, 28), (128, 56)],
 }
@@ -74,10 +75,12 @@ def test_shapes_of_every_published_teacher(name):
     with torch.no_grad(): maps = t(torch.zeros(1, 3, 32, 32))
     assert [(m.shape[1], m.shape[2]) for m in maps.values()] == SHAPES[name]
     assert {k: m.shape[1] for k, m in maps.items()} == t.channels and {k: tuple(m.shape[2:]) for k, m in maps.items()} == t.grids
-    assert list(maps) == [8, 16, 32, 64] and t.input_size == (224, 224)
+    assert SHAPES[name] == list(zip(TEACHERS[name].channels, TEACHERS[name].grids))   # known before anything is built
+    assert list(maps) == [8, 16, 32, 64] and t.input_size == ((256, 256) if "dinov3" in name else (224, 224))
+    assert not any(p.requires_grad for p in t.parameters()) and not any(m.training for m in t.backbone.net.modules())
     assert t.backbone.mean == (0.485, 0.456, 0.406) and t.backbone.std == (0.229, 0.224, 0.225)
     assert all(torch.isfinite(m).all() for m in maps.values())
-    if "vit" in name or "deit" in name:                                   # the final norm is applied to every block
+    if "vit" in name or "deit" in name:                                   # (dino, dinov2, dinov3, deit) the final norm is applied to every block
         for m in maps.values(): assert m.mean(1).abs().max() < 1e-4
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..nets.backbones import WeightsNotFound, build_backbone, check_name, embedded, load_embedded, read_card, shapes, stages
 
-# %% ../../nbs/hsr/01_teachers.ipynb #b0560157
+# %% ../../nbs/hsr/01_teachers.ipynb #f0c8ae4e
 TAPS = (8, 16, 32, 64)                                   # the generator blocks that can be tapped, coarse to fine
 VIT = ("blocks.11", "blocks.8", "blocks.5", "blocks.2")
 RESNET = ("layer4", "layer3", "layer2", "layer1")
@@ -23,19 +23,30 @@ DINO = "https://dl.fbaipublicfiles.com/dino"
 
 @dataclass(frozen=True)
 class Spec:
-    "A published teacher: its timm name, its layers from deep to shallow, and where its file lies if timm has none."
+    "A published teacher: timm name; layers, widths and grids from deep to shallow; where its file lies if timm has none."
     timm: str
     layers: tuple
+    channels: tuple
+    grids: tuple
     url: str = None
+    size: int = None     # side of its input, where it is not the one it was trained at
+
+
+def _vit(timm: str, width: int, grid: int, size: int = None): return Spec(timm, VIT, (width,) * 4, (grid,) * 4, size=size)
+def _resnet(timm: str, url: str = None): return Spec(timm, RESNET, (2048, 1024, 512, 256), (7, 14, 28, 56), url)
 
 
 TEACHERS = {
-    "dino_vitb16": Spec("vit_base_patch16_224.dino", VIT),
-    "dino_vits16": Spec("vit_small_patch16_224.dino", VIT),
-    "dino_resnet50": Spec("resnet50", RESNET, f"{DINO}/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
-    "resnet50": Spec("resnet50.tv_in1k", RESNET),
-    "deit_base": Spec("deit_base_patch16_224.fb_in1k", VIT),
-    "vgg16": Spec("vgg16.tv_in1k", ("features.30", "features.23", "features.16", "features.9")),
+    "dino_vitb16": _vit("vit_base_patch16_224.dino", 768, 14),
+    "dino_vits16": _vit("vit_small_patch16_224.dino", 384, 14),
+    "dino_resnet50": _resnet("resnet50", f"{DINO}/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
+    "resnet50": _resnet("resnet50.tv_in1k"),
+    "deit_base": _vit("deit_base_patch16_224.fb_in1k", 768, 14),
+    "vgg16": Spec("vgg16.tv_in1k", ("features.30", "features.23", "features.16", "features.9"), (512, 512, 256, 128), (7, 14, 28, 56)),
+    "dinov2_vits14": _vit("vit_small_patch14_dinov2.lvd142m", 384, 16, 224),
+    "dinov2_vitb14": _vit("vit_base_patch14_dinov2.lvd142m", 768, 16, 224),
+    "dinov3_vits16": _vit("vit_small_patch16_dinov3.lvd1689m", 384, 16),
+    "dinov3_vitb16": _vit("vit_base_patch16_dinov3.lvd1689m", 768, 16),
 }
 
 # %% ../../nbs/hsr/01_teachers.ipynb #5618137a
@@ -58,9 +69,9 @@ def spec_of(name: str) -> Spec:
     by_timm = {s.timm: s for s in TEACHERS.values() if s.url is None}
     return TEACHERS.get(name) or by_timm.get(name)
 
-# %% ../../nbs/hsr/01_teachers.ipynb #894be8a1
+# %% ../../nbs/hsr/01_teachers.ipynb #c05ac878
 class Teacher(nn.Module):
-    "Frozen: images in [-1, 1] to {tap: [N, C, h, w]}, never with a gradient."
+    "Frozen: images in [-1, 1] to {tap: [N, C, h, w]}."
     def __init__(self, backbone, layers: dict, name: str):
         super().__init__()
         self.backbone, self.layers, self.name = backbone, dict(layers), name
@@ -70,9 +81,13 @@ class Teacher(nn.Module):
         self.grids = {t: known[l][1:] for t, l in self.layers.items()}
 
     @torch.no_grad()
-    def forward(self, img: Tensor, taps=None) -> dict:
-        "The teacher's maps for `taps` (None: all of them)."
-        maps = self.backbone(img)
+    def forward(self, img: Tensor, taps=None, clamp: bool = True) -> dict:
+        "The teacher's maps for `taps` (None: all of them), as constants."
+        return self.see(img, taps, clamp)
+
+    def see(self, img: Tensor, taps=None, clamp: bool = True) -> dict:
+        "The same maps with their gradient to the image: the negative control, in which a generator may please its teacher."
+        maps = self.backbone(img, clamp)
         return {t: maps[self.layers[t]] for t in (self.layers if taps is None else taps)}
 
     def identity(self) -> dict:
@@ -82,7 +97,7 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True): return super().train(False)
 
-# %% ../../nbs/hsr/01_teachers.ipynb #eca3784d
+# %% ../../nbs/hsr/01_teachers.ipynb #7ca49de7
 def name_taps(layers) -> dict:
     "{tap: layer} from a dict or from layers listed deep to shallow."
     layers = {int(t): l for t, l in layers.items()} if isinstance(layers, dict) else dict(zip(TAPS, layers))
@@ -117,7 +132,7 @@ def load_teacher(
         raise WeightsNotFound(f"no weights for {name}: fetch {url} and pass weights=\"path/to/that/file\"")
     taps = name_taps(layers) if layers else None
     chosen = tuple(taps.values()) if taps else spec.layers if spec else default_layers
-    backbone = build_backbone(timm_name, chosen, weights, allow_download, url, seed)
+    backbone = build_backbone(timm_name, chosen, weights, allow_download, url, seed, spec.size if spec else None)
     return Teacher(backbone, taps or name_taps(backbone.layers), name if weights != "random" else f"{name}-random{seed}")
 
 # %% ../../nbs/hsr/01_teachers.ipynb #18cd91b9

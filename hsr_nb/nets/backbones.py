@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/nets/05_backbones.ipynb #d39025ee
+# %% ../../nbs/nets/05_backbones.ipynb #267292b1
 def prepare(
     img: Tensor,  # [N, C, H, W], nominal [-1, 1]; one channel is repeated
     size: tuple,  # (height, width) the network wants
     mean,         # per channel, of images in [0, 1]
     std,          # per channel
+    clamp: bool = True,
 ) -> Tensor:      # float32 [N, len(mean), *size]
     "Clamp to [-1, 1], move to [0, 1], resize by area, normalise."
     if img.ndim != 4: raise ValueError(f"images have the shape [N, C, H, W], not {tuple(img.shape)}")
@@ -30,7 +31,7 @@ def prepare(
     mean, std = (torch.as_tensor(v, dtype=torch.float32, device=img.device).reshape(1, -1, 1, 1) for v in (mean, std))
     normalise = lambda x: x * (0.5 / std) + (0.5 - mean) / std            # [-1, 1] -> [0, 1] -> (x - mean) / std, in one step
     resize = lambda x: x if x.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(x, tuple(size))
-    x, grows = img.float().clamp(-1, 1), size[0] * size[1] > img.shape[-2] * img.shape[-1]
+    x, grows = img.float().clamp(-1, 1) if clamp else img.float(), size[0] * size[1] > img.shape[-2] * img.shape[-1]
     x = resize(normalise(x)) if grows else normalise(resize(x))           # both linear, so the order is a matter of cost
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -53,7 +54,7 @@ def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
         for h in hooks: h.remove()
     return [out[name] for name in layers]
 
-# %% ../../nbs/nets/05_backbones.ipynb #c6ee4a8e
+# %% ../../nbs/nets/05_backbones.ipynb #021f43fc
 class Backbone(nn.Module):
     "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}."
     def __init__(self, net: nn.Module, layers, name: str, input_size, mean, std, sha256: str = None):
@@ -69,9 +70,9 @@ class Backbone(nn.Module):
             for m in modules.values():
                 if getattr(m, "inplace", False): m.inplace = False
 
-    def forward(self, img: Tensor) -> dict:
-        "Every layer's map, in the order of `layers`."
-        x = prepare(img, self.input_size, self.mean, self.std)
+    def forward(self, img: Tensor, clamp: bool = True) -> dict:
+        "Every layer's map, in the order of `layers`; `clamp` as for `prepare`."
+        x = prepare(img, self.input_size, self.mean, self.std, clamp)
         if self.indices is None: return dict(zip(self.layers, run_hooks(self.net, x, self.layers)))
         maps = self.net.forward_intermediates(x, indices=sorted(set(self.indices)), norm=True, stop_early=True, intermediates_only=True)
         found = dict(zip(sorted(set(self.indices)), maps))
@@ -154,7 +155,7 @@ def build_net(
     if hasattr(net, "pre_logits"): net.pre_logits = nn.Identity()         # VGG: 120 M parameters behind the last feature map
     return net
 
-# %% ../../nbs/nets/05_backbones.ipynb #17df5b01
+# %% ../../nbs/nets/05_backbones.ipynb #c383eabd
 def wanted(name: str, url: str = None) -> str:
     "The sentence that says which file is missing and how to hand it over."
     url = url or f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
@@ -169,18 +170,20 @@ def build_backbone(
     allow_download: bool = False, # permit timm to fetch the weights
     url: str = None,              # where the file is published, for the error
     seed: int = 0,                # for weights="random"
+    size: int = None,             # side of its input; None: what it was trained at (transformers with a position table can be asked for another)
 ) -> Backbone:
     "Build, fill and freeze a timm network. Raises WeightsNotFound (at once) and ValueError."
     if weights is None and not allow_download: raise WeightsNotFound(wanted(name, url))
     if weights not in (None, "random"): state = read_weights(weights)
-    try: net = build_net(name, seed=seed, pretrained=weights is None)
+    kwargs = {"dynamic_img_size": True} if size else None                # the stored table of positions stays, and is resampled when used
+    try: net = build_net(name, kwargs, seed, pretrained=weights is None)
     except (OSError, RuntimeError) as e: raise WeightsNotFound(f"{wanted(name, url)} with a network ({type(e).__name__}: {e})") from e
     sha = None
     if weights not in (None, "random"):
         load_strict(net, state, str(weights))
         sha = sha256(weights)
     cfg = net.pretrained_cfg
-    return Backbone(net, layers(net) if callable(layers) else layers, name, cfg["input_size"][1:], cfg["mean"], cfg["std"], sha)
+    return Backbone(net, layers(net) if callable(layers) else layers, name, (size, size) if size else cfg["input_size"][1:], cfg["mean"], cfg["std"], sha)
 
 
 def sha256(path) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
