@@ -1,3 +1,4 @@
 """Train: configuration, losses, state and the loop."""
 from .config import PRESETS, TrainConfig, config_from_dict, override, preset
-from .run import TrainingFailed, read_metrics, train
+from .folder import best_checkpoints, read_metrics
+from .run import Stopped, TrainingFailed, train

@@ -10,14 +10,16 @@ import sys
 
 from .config import PRESETS, TrainConfig, override, preset
 
-# %% ../../nbs/training/09_cli.ipynb #8b963ef2
+# %% ../../nbs/training/09_cli.ipynb #57cca674
 USAGE = f"""usage: hsr_train PRESET [--setting value ...]
 
 presets: {', '.join(PRESETS)}
   hsr_train tiny32 --kimg 40 --run-dir runs/faces
   hsr_train auto --data.path ffhq.zip --data.resolution 256 --hsr.teacher dino_vitb16 --hsr.weights dino.safetensors
   torchrun --standalone --nproc_per_node 8 --no-python hsr_train paper256 --data.path ffhq.zip
-hsr_train PRESET --help lists every setting with the preset's values."""
+hsr_train PRESET --help lists every setting with the preset's values. The same command goes on with a run that was stopped; with --force also
+where settings, images or teacher are not those of its last checkpoint (provenance.json keeps the differences).
+exit status: 0 done, 2 a wrong request or a failed run (one sentence says why), 130 after Ctrl-C, 143 after SIGTERM (saved; the same command goes on)."""
 
 # %% ../../nbs/training/09_cli.ipynb #def255b7
 def parse(
@@ -34,11 +36,12 @@ def parse(
     if cfg.batch != base.batch and cfg.batch_gpu == base.batch_gpu: cfg = override(cfg, batch=cfg.batch)
     return override(cfg)
 
-# %% ../../nbs/training/09_cli.ipynb #a1198a31
+# %% ../../nbs/training/09_cli.ipynb #8afa0ef6
 def main():
     "Entry point of `hsr_train`; what is wrong is said in one sentence, exit code 2."
     from hsr_nb.training.run import TrainingFailed, train
-    try: print(train(parse(sys.argv[1:])))
+    args = [a for a in sys.argv[1:] if a != "--force"]        # not a setting of the run: it is no part of the configuration that is recorded
+    try: print(train(parse(args), force=len(args) < len(sys.argv) - 1))
     except (ValueError, OSError, TrainingFailed) as e: sys.exit(_fail(e))
     except KeyboardInterrupt: print("hsr_train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr); sys.exit(130)
 

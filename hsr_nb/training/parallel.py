@@ -14,19 +14,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../../nbs/training/06_parallel.ipynb #f229b3ed
+# %% ../../nbs/training/06_parallel.ipynb #e2aaad44
 @dataclass(frozen=True)
 class Processes:
     "This process among those of the run."
     rank: int = 0
     world: int = 1
 
-    def mean(self, x: Tensor) -> Tensor:
-        "The mean of a tensor over the processes."
+    def sum(self, x: Tensor) -> Tensor:
+        "The sum of a tensor over the processes."
         if self.world == 1: return x
         x = x.clone()
         dist.all_reduce(x)
-        return x / self.world
+        return x
+
+    def mean(self, x: Tensor) -> Tensor:
+        "The mean of a tensor over the processes."
+        return self.sum(x) / self.world if self.world > 1 else x
 
     def average(self, tensors: list[Tensor]):
         "Replace each tensor by its mean over the processes."
@@ -36,7 +40,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         "Whether the flag is up in any process."
-        return bool(self.mean(torch.tensor(float(flag))) > 0) if self.world > 1 else flag
+        return bool(self.sum(torch.tensor(float(flag))) > 0) if self.world > 1 else flag
 
     def wait(self):
         "Until all processes are here."
