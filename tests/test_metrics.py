@@ -13,6 +13,7 @@ from hsr_nb.metrics import (LPIPS, DetectorDistance, FeatureStats, SquaredL2, co
                             load_detector, ppl, precision_recall, reference_features, reference_stats)
 from hsr_nb.metrics.kid_is import mmd2
 from hsr_nb.metrics.path_length import filtered, map_distance, path_distances, sample_seed, seeded_noise, slerp, synthesize, view
+from hsr_nb.metrics.published import VGG16_PLAN
 from hsr_nb.metrics.reference import real_images
 from hsr_nb.nets import Generator
 
@@ -119,9 +120,9 @@ def test_ppl_is_never_nan(G):
 
 def test_lpips_is_the_sum_over_normalised_maps():
     layers = [i for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)]
-    widths, g = [3, *sum(LPIPS.PLAN, ())], torch.Generator().manual_seed(0)
+    widths, g = [3, *sum(VGG16_PLAN, ())], torch.Generator().manual_seed(0)
     vgg = {f"features.{l}.{k}": torch.randn(s, generator=g) / (9 * i) ** 0.5 for l, i, o in zip(layers, widths, widths[1:]) for k, s in (("weight", (o, i, 3, 3)), ("bias", (o,)))}
-    lin = {f"lin{i}.model.1.weight": torch.rand(1, b[-1], 1, 1, generator=g) for i, b in enumerate(LPIPS.PLAN)}
+    lin = {f"lin{i}.model.1.weight": torch.rand(1, b[-1], 1, 1, generator=g) for i, b in enumerate(VGG16_PLAN)}
     lpips, (x, y) = LPIPS(vgg, lin), torch.rand(2, 2, 3, 32, 32, generator=g) * 2 - 1
     torchvision = pytest.importorskip("torchvision")
     net = torchvision.models.vgg16().features.eval()

@@ -6,12 +6,13 @@
 __all__ = ['slerp', 'seeded_noise', 'synthesize', 'sample_seed', 'SquaredL2', 'map_distance', 'LPIPS', 'DetectorDistance', 'view',
            'filtered', 'path_steps', 'path_distances', 'ppl']
 
-# %% ../../nbs/metrics/05_path_length.ipynb #57a18f82
+# %% ../../nbs/metrics/05_path_length.ipynb #a264d563
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nets.backbones import load_strict, read_weights
+from .published import VGG16_PLAN, read_published, vgg16_convolutions
+from ..nets.backbones import load_strict
 
 # %% ../../nbs/metrics/05_path_length.ipynb #533d41ef
 def slerp(
@@ -67,24 +68,22 @@ def map_distance(
         total = total + (d if weights is None else d * weights[i].reshape(1, -1, 1, 1)).sum(1).mean((1, 2))
     return total
 
-# %% ../../nbs/metrics/05_path_length.ipynb #9476096b
+# %% ../../nbs/metrics/05_path_length.ipynb #1731bb17
 class LPIPS:
     "LPIPS on VGG16 from local weights: float pictures in [-1, 1] -> [N]."
-    name = "lpips-vgg16"
-    PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
     SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)           # of the published networks
 
-    def __init__(self, vgg, linear, device="cpu"):                            # two files, or two state dicts
-        vgg, linear = (x if isinstance(x, dict) else read_weights(x) for x in (vgg, linear))
-        layers, cin = [], 3
-        for i, block in enumerate(self.PLAN):
-            layers += [nn.MaxPool2d(2)] * (i > 0)
-            for c in block: layers += [nn.Conv2d(cin, c, 3, padding=1), nn.ReLU()]; cin = c
-        self.net = nn.Sequential(*layers)
+    def __init__(
+        self, vgg=None, linear=None,  # two files, or two state dicts; None: see `find_weights`
+        device="cpu", trust=(),       # first digits of the SHA-256 of files that are not the published ones and wanted all the same
+    ):
+        files = [(x, None, n) if isinstance(x, dict) else read_published(n, x, trust) for x, n in ((vgg, "vgg16"), (linear, "lpips-vgg16"))]
+        (vgg, one, _), (linear, two, self.name) = files
+        self.name, self.sha256, self.net = self.name + files[0][2].removeprefix("vgg16"), f"{one} {two}", vgg16_convolutions()
         load_strict(self.net, {k.removeprefix("features."): v for k, v in vgg.items()}, "the VGG16 file")
         self.net.requires_grad_(False).to(device)
         found = [next((v for k, v in linear.items() if k.startswith(f"lin{i}.")), None) for i in range(5)]
-        if any(v is None or v.numel() != block[-1] for v, block in zip(found, self.PLAN)): raise ValueError("the LPIPS file has no weights lin0..lin4 for VGG16")
+        if any(v is None or v.numel() != block[-1] for v, block in zip(found, VGG16_PLAN)): raise ValueError("the LPIPS file has no weights lin0..lin4 for VGG16")
         self.weights, self.shift, self.scale = [v.flatten().to(device) for v in found], *(torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (self.SHIFT, self.SCALE))
 
     def maps(self, x: Tensor) -> list:
@@ -97,11 +96,12 @@ class LPIPS:
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: return map_distance(self.maps(a), self.maps(b), self.weights)
 
-# %% ../../nbs/metrics/05_path_length.ipynb #5b0bab53
+# %% ../../nbs/metrics/05_path_length.ipynb #c1f0ccd1
 class DetectorDistance:
     "The LPIPS formula, unweighted, on the ReLU maps of an embedded detector."
     def __init__(self, detector):
-        self.detector, self.name = detector, f"maps-{detector.name}"
+        if not hasattr(detector.net, "body"): raise ValueError(f"{detector.name} has no maps at hand: this distance reads those of an embedded judge")
+        self.detector, self.name, self.sha256 = detector, f"maps-{detector.name}", detector.sha256
 
     def maps(self, x: Tensor) -> list:
         "The map behind every second convolution, that is one per resolution."
