@@ -101,7 +101,7 @@ def test_lpips_is_torchmetrics_s(tmp_path):
     vgg = tmp_path / "vgg.pth"
     torch.save({f"features.{k}": v for k, v in net.state_dict().items()}, vgg)
     theirs = module._LPIPS(pretrained=False, net="vgg", pnet_rand=True).eval()
-    theirs.load_state_dict(torch.load(linear, weights_only=True), strict=False)
+    theirs.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
     for part in (getattr(theirs.net, f"slice{i}") for i in range(1, 6)):
         for name, layer in part.named_children():
             if isinstance(layer, nn.Conv2d): layer.load_state_dict(net[int(name)].state_dict())
