@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .safetensors import CheckpointError
 
-# %% ../../nbs/interop/02_inert.ipynb #043afd69
+# %% ../../nbs/interop/02_inert.ipynb #1656daec
 class UnsafeFile(CheckpointError):
     "A file asks for something that no file of weights needs; nothing of it was run."
 
@@ -31,6 +31,7 @@ class Budget:
     string: int = 8 << 20         # bytes of one string
     integer: int = 64             # bytes of one integer
     depth: int = 200              # containers within containers
+    tensors: int = 0              # bytes of tensors, together; whoever opens a file sets it by the size
 
     def spend(self, what: str, n: int, name: str):
         "Take n from a limit; UnsafeFile where nothing is left."
@@ -85,7 +86,7 @@ def as_window(data, name: str) -> Window:
     "A window over a Blob or over bytes."
     return data.window() if isinstance(data, Blob) else Window(io.BytesIO(data), name)
 
-# %% ../../nbs/interop/02_inert.ipynb #09918497
+# %% ../../nbs/interop/02_inert.ipynb #98444677
 @dataclass(frozen=True)
 class Global:
     "A name in the file that the table knows; `make` turns call arguments into a value, None: it cannot be called."
@@ -103,7 +104,7 @@ class Object:
     state: object = None
 
 
-def record(module: str, name: str):
+def record(module: str, name: str) -> Global:
     "The Global that makes Objects."
     return Global(module, name, lambda *args: Object(module, name, args))
 
