@@ -262,3 +262,27 @@ def test_evaluate_notebook_draws_its_page(tmp_path, monkeypatch):
     key, found = f"frechet{D}", E.read_report(tmp_path / "g.report.json")
     assert rows["other real images"][key] < rows["real, blurred 2x"][key] < rows["generated"][key] == pytest.approx(found["scores"][f"fid{D}"], abs=1e-4) and all(r["n"] == 100 for r in rows.values())
     assert sum("image/png" in o.get("data", {}) for c in nb["cells"] for o in c.get("outputs", [])) == 4 and "precision" in markdown(nb)
+
+
+def test_als_notebook_takes_lists_of_run_folders(tmp_path, monkeypatch):
+    "Five pairs, one by one and all together; a list in the wrong order or of the wrong kind is refused."
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    def folder(name, seed, teacher):
+        G, meta = network(seed), {"data": SynthFaces(32).identity, "count": {"nimg": 1000}, "teacher": teacher, "config": {"preset": "tiny32", "seed": seed, "data": {"path": "synthfaces", "resolution": 32}}}
+        path = tmp_path / name / "checkpoints/000001000.safetensors"
+        path.parent.mkdir(parents=True)
+        save_safetensors(path, {f"G_ema.{k}": v for k, v in G.state_dict().items()}, meta | {"G": G.init_kwargs})
+        return str(tmp_path / name)
+    base, hsr = ([folder(f"{kind}-{i}", i + more, teacher) for i in range(5)] for kind, more, teacher in (("base", 0, None), ("hsr", 10, {"name": "synthfaces-tiny", "sha256": "0"})))
+    small = dict(paths=5, frames=5, resamples=30, device="cpu", out=str(tmp_path / "results"))
+    nb = execute("als", tmp_path, baseline=base, hsr=hsr, **small)
+    file, = (tmp_path / "results").iterdir()
+    found = json.loads(file.read_text())
+    rows, text = found["rows"], markdown(nb)
+    alone, together = [[r for r in rows if r["attribute"] == "mean" and r["sigma"].startswith("own") and (r["pair"] == "all") == t] for t in (False, True)]
+    d = torch.tensor([r["difference"][0] for r in alone], dtype=torch.float64)
+    assert len(d) == 5 and together[0]["difference"] == pytest.approx(d.mean().item(), abs=2e-4)
+    assert together[0]["high"] - together[0]["difference"] == pytest.approx(2.7764 * d.std().item() / 5 ** 0.5, abs=2e-4)
+    assert [r["baseline"]["seed"] for r in found["config"]["runs"]] == list(range(5)) and "5 pairs." in text and "not measured" not in text
+    for wrong, says in ((dict(baseline=base[:2], hsr=hsr[:1]), "as many baselines as HSR runs"), (dict(baseline=hsr[:1], hsr=base[:1]), "was trained with the teacher")):
+        with pytest.raises(Exception, match=says): execute("als", tmp_path, **wrong, **small)

@@ -11,7 +11,7 @@ import numpy as np
 from ..data.images import image_grid
 from .als import as_logits, attribute_scale, bootstrap_als, deviations, score_paths
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #ca9337f6
+# %% ../../nbs/metrics/08_als_plots.ipynb #60ebec44
 def _panel(ax, t, curve, band, style, colour, label):
     "A curve with its band."
     ax.plot(t, curve, style, color=colour, label=label)
@@ -37,7 +37,7 @@ def plot_curves(
     fig, axes = _panels(len(names))
     for (model, L), style in zip(logits.items(), ("--", "-", ":", "-.")):
         s, t = score_paths(L, names), np.arange(np.shape(L)[1]) / (np.shape(L)[1] - 1)
-        band = bootstrap_als(L, names, B=B)[key] if B else None
+        band = bootstrap_als(L, names, B=B, recompute=True)[key] if B else None
         for a, ax in enumerate(axes):
             _panel(ax, t, s[key][:, a], None if band is None else band[:, :, a], style, f"C{a}", f"{model} {s['als'][a]:.2f}" if s["live"][a] else f"{model}: constant")
     for ax, name in zip(axes, names): ax.set_title(name, fontsize=9); ax.legend(fontsize=7, loc="upper left", frameon=False)
@@ -45,7 +45,7 @@ def plot_curves(
     fig.supxlabel("t", fontsize=9); fig.supylabel(key, fontsize=9); fig.tight_layout()
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #6e3ca94f
+# %% ../../nbs/metrics/08_als_plots.ipynb #5fbf291c
 def plot_mean(logits: dict, names, key: str = "D", B: int = 500):
     "Mean curve over attributes, one line per model."
     import matplotlib.pyplot as plt
@@ -53,7 +53,7 @@ def plot_mean(logits: dict, names, key: str = "D", B: int = 500):
     title = []
     for i, ((model, L), style) in enumerate(zip(logits.items(), ("--", "-", ":", "-."))):
         s = score_paths(L, names)
-        band = bootstrap_als(L, names, B=B)[f"{key}_mean"] if B else None
+        band = bootstrap_als(L, names, B=B, recompute=True)[f"{key}_mean"] if B else None
         _panel(ax, np.arange(s["T"]) / (s["T"] - 1), s[key][:, s["live"]].mean(1), band, style, f"C{i}", model)
         title.append(f"{model} {s['als_mean']:.2f} (P = {s['P']})")
     ax.set_title("ALS: " + ", ".join(title), fontsize=8); ax.legend(fontsize=8)
