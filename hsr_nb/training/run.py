@@ -7,7 +7,7 @@ __all__ = ['POSITIVE', 'CONTINUE', 'check_config', 'open_data', 'flat_config', '
            'TrainingFailed', 'Stopped', 'Interrupt', 'start', 'check_finite', 'tick', 'train', 'passed', 'due',
            'keep_state', 'catch_up', 'progress_bar', 'show']
 
-# %% ../../nbs/training/08_run.ipynb #14cdb1c2
+# %% ../../nbs/training/08_run.ipynb #80deae14
 import signal
 import sys
 import threading
@@ -25,23 +25,24 @@ from ..data.sampler import batches, check_batch
 from ..interop.safetensors import CheckpointError, checkpoints, load_safetensors
 from ..metrics.report import provenance
 from .config import TrainConfig
-from .folder import RunFolder, earlier_sessions, read_metrics
-from .loop import Stats, Step, train_step
+from .folder import RunFolder, earlier_sessions, keep, point_to_best, read_metrics
+from .loop import Stats, Step, measure_targets, train_step
 from .parallel import Processes, join
 from .randomness import stream
 from .scores import Scores
 from .state import TrainState, build_state, restore, transfer
 
-# %% ../../nbs/training/08_run.ipynb #a84a49ea
+# %% ../../nbs/training/08_run.ipynb #67790266
 POSITIVE = ("kimg", "batch", "tick_kimg", "snapshot_kimg", "opt.g_lr", "opt.d_lr", "opt.ema_kimg", "loss.r1_interval", "loss.pl_interval",
-            "loss.pl_batch_shrink", "hsr.interval", "hsr.head_hidden", "metric_ticks", "metric_images")
+            "loss.pl_batch_shrink", "hsr.interval", "hsr.prefit_kimg", "hsr.norm_kimg", "metric_ticks", "metric_images")
 
-# %% ../../nbs/training/08_run.ipynb #4d091ba1
+# %% ../../nbs/training/08_run.ipynb #b0570e8b
 def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse numbers that mean nothing, batches that cannot be drawn or split, and labels that are not there."
     flat = flat_config(cfg.to_dict())
     for k in POSITIVE:
         if not flat[k] > 0: raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
+    if cfg.hsr.linearity and cfg.hsr.teacher == "none": raise ValueError("hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher")
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
     local = cfg.batch // procs.world
     part = min(cfg.batch_gpu or local, local)
@@ -126,7 +127,7 @@ class Interrupt:
     def __exit__(self, *_):
         if self.old is not None: signal.signal(signal.SIGTERM, self.old)
 
-# %% ../../nbs/training/08_run.ipynb #9632c4c2
+# %% ../../nbs/training/08_run.ipynb #1ae2edfb
 def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool) -> tuple[TrainState, list[str]]:
     "A fresh state, a resumed one, or one initialised from another run; and what was forced."
     s, found, forced = build_state(cfg, ds.image_shape, ds.label_dim, device), checkpoints(cfg.run_dir), []
@@ -138,6 +139,7 @@ def start(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, for
         if cfg.init_mode == "transfer": transfer(s, cfg.init_from)
         elif cfg.init_mode == "branch": restore(s, cfg.init_from, heads_may_differ=True)
         else: raise ValueError(f"init_mode must be transfer or branch, not {cfg.init_mode!r}")
+    measure_targets(s, cfg, ds, procs, device)
     if rows := folder.rows(): folder.rewrite_log([r for r in rows if r["nimg"] <= s.count["nimg"]])
     procs.wait()
     return s, forced
@@ -180,7 +182,7 @@ def train(
             _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar)
     return folder.path
 
-# %% ../../nbs/training/08_run.ipynb #8dcd3403
+# %% ../../nbs/training/08_run.ipynb #23c87e11
 def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
     stream_of_batches = batches(ds, cfg.batch, cfg.seed, s.count["nimg"], cfg.data.mirror, procs.rank, procs.world, cfg.data.workers, device.type == "cuda")
     rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
@@ -193,18 +195,18 @@ def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
         train_step(Step(cfg, s, procs, ds.labels, len(ds), real, labels.to(device, non_blocking=True), stats), rampup)
         bar.n = min(s.count["nimg"] / 1000, bar.total); bar.update(0)
         last, stop = s.count["nimg"] >= cfg.kimg * 1000, told()
-        keep = last or stop or passed(cfg, s, cfg.snapshot_kimg)
-        if keep or passed(cfg, s, cfg.tick_kimg):
+        save = last or stop or passed(cfg, s, cfg.snapshot_kimg)
+        if save or passed(cfg, s, cfg.tick_kimg):
             row = tick(s, stats, procs, began)
-            if not stop and (last or due(cfg, s)): check_finite(s); row |= scores.measure(s.G_ema, told); stop = told(); keep |= stop
+            if not stop and (last or due(cfg, s)): check_finite(s); row |= scores.measure(s.G_ema, told); stop = told(); save |= stop
             folder.log(row); show(bar, row)
-            if keep: keep_state(cfg, ds, folder, s)
+            if save: keep_state(cfg, ds, folder, s)
             began = {"time": time.perf_counter(), "nimg": s.count["nimg"]}
         if stop and not last:
             bar.write(f"stopped by SIGTERM at {s.count['nimg'] / 1000:g} of {cfg.kimg:g} kimg; the same command goes on from here", file=sys.stderr)
             raise Stopped()
 
-# %% ../../nbs/training/08_run.ipynb #0538d4e9
+# %% ../../nbs/training/08_run.ipynb #3a3ca4cc
 def passed(cfg: TrainConfig, s: TrainState, every: float) -> bool:
     "Whether the last step reached or crossed a multiple of `every` kimg."
     n = s.count["nimg"]
@@ -217,20 +219,19 @@ def due(cfg: TrainConfig, s: TrainState) -> bool:
 
 
 def keep_state(cfg: TrainConfig, ds, folder: RunFolder, s: TrainState):
-    "Samples first, so that every checkpoint has its sheet."
+    "Everything that going on from here takes."
     if not folder.writes: return
     check_finite(s)
-    folder.picture(f"fakes{s.count['nimg']:09d}", image_grid(sample_sheet(s.G_ema, cfg.seed, ds.labels, len(ds)), 8))
-    folder.save(s, cfg, ds.identity)
+    keep(folder, s, cfg, ds.identity, image_grid(sample_sheet(s.G_ema, cfg.seed, ds.labels, len(ds)), 8))
 
-# %% ../../nbs/training/08_run.ipynb #26d3e7ca
+# %% ../../nbs/training/08_run.ipynb #0bad10a4
 def catch_up(cfg: TrainConfig, s: TrainState, folder: RunFolder, scores: Scores, procs: Processes, told):
     "A measurement that SIGTERM left out is made before the run goes on."
     rows = folder.rows()
     lacking = bool(rows) and rows[-1]["nimg"] == s.count["nimg"] and not any(k.startswith(scores.names) for k in rows[-1])
     if not scores.names or not s.count["nimg"] or not due(cfg, s) or not procs.any(lacking): return
     found = scores.measure(s.G_ema, told)
-    if folder.writes and found: folder.rewrite_log([*rows[:-1], rows[-1] | found]); folder.point_to_best()
+    if folder.writes and found: folder.rewrite_log([*rows[:-1], rows[-1] | found]); point_to_best(folder)
 
 # %% ../../nbs/training/08_run.ipynb #2af112a1
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
