@@ -1,6 +1,7 @@
 """Path length, precision and recall, KID, inception score and the cache of real features, against oracles that share no code with them."""
 import json
 import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from hsr_nb.data import SynthFaces
-from hsr_nb.metrics import (LPIPS, DetectorDistance, FeatureStats, SquaredL2, collect_features, feature_scores, frechet, generated_images, inception_score, kid,
+from hsr_nb.metrics import (LPIPS, DetectorDistance, FeatureStats, SquaredL2, collect_features, feature_scores, fid, frechet, frechet_distance, generated_images, inception_score, kid,
                             load_detector, ppl, precision_recall, reference_features, reference_stats)
 from hsr_nb.metrics.kid_is import mmd2
 from hsr_nb.metrics.path_length import filtered, map_distance, path_distances, sample_seed, seeded_noise, slerp, synthesize, view
@@ -311,3 +312,93 @@ def test_scores_rise_with_damage_and_carry_the_judge_s_name(G):
     for key, order in (("frechet", 1), ("kid", 1), ("precision", -1)):
         values = [order * r[f"{key}[synthfaces-attributes]"] for r in rows]
         assert values == sorted(values) and values[0] < values[-1], key
+
+
+# ---- the field's own implementations, after their known factors
+
+class First(nn.Module):
+    "A stand-in network for torchmetrics: its input is its features."
+    def __init__(self, features): super().__init__(); self.num_features = features
+    def forward(self, x): return x
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    "Two correlated clouds of 7 features, of 300 and of 260 vectors."
+    g = torch.Generator().manual_seed(5)
+    mix = torch.randn(7, 7, generator=g, dtype=torch.float64)
+    return torch.randn(300, 7, generator=g, dtype=torch.float64) @ mix, 1.3 * torch.randn(260, 7, generator=g, dtype=torch.float64) @ mix + 0.4
+
+
+def ours_with_n_minus_1(real, fake):
+    "Our distance with covariances divided by N - 1, as the two libraries have them."
+    s = [FeatureStats(7).append(x) for x in (real, fake)]
+    return frechet_distance(s[0].mean, s[0].cov * (s[0].n / (s[0].n - 1)), s[1].mean, s[1].cov * (s[1].n / (s[1].n - 1)))
+
+
+def test_fid_is_torch_fidelity_s(clouds):
+    theirs = pytest.importorskip("torch_fidelity.metric_fid")
+    found = theirs.fid_statistics_to_metric(*(theirs.fid_features_to_statistics(x) for x in clouds), False)["frechet_inception_distance"]
+    assert ours_with_n_minus_1(*clouds) == pytest.approx(found, rel=1e-7) != pytest.approx(fid(*clouds, "x")["fid[x]"], rel=1e-7)
+
+
+def test_fid_is_torchmetrics_s(clouds):
+    theirs = pytest.importorskip("torchmetrics.image.fid").FrechetInceptionDistance(feature=First(7), normalize=True).set_dtype(torch.float64)
+    theirs.used_custom_model = True
+    for x, real in zip(clouds, (True, False)): theirs.update(x, real=real)
+    assert ours_with_n_minus_1(*clouds) == pytest.approx(theirs.compute().item(), rel=1e-4)          # its sums are not centred
+
+
+def test_kid_is_theirs(clouds):
+    "The kernel distance of whole samples: a subset as large as the sample holds every vector once."
+    a, b = (x[:200] for x in clouds)
+    want = kid(a, b, "x", subsets=1, size=200)["kid[x]"]
+    theirs = pytest.importorskip("torch_fidelity.metric_kid").kid_features_to_metric(a, b, kid_subsets=2, kid_subset_size=200, verbose=False)
+    assert want == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    module = pytest.importorskip("torchmetrics.image.kid")
+    assert want == pytest.approx(module.poly_mmd(a, b, degree=3, gamma=None, coef=1.0).item(), rel=1e-9)
+
+
+def test_inception_score_is_theirs():
+    logits = torch.randn(300, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2
+    ours = inception_score(logits, "x")
+    theirs = pytest.importorskip("torch_fidelity.metric_isc").isc_features_to_metric(logits, splits=10, shuffle=False)
+    assert [ours["is[x]"], ours["is_std[x]"]] == pytest.approx([theirs["inception_score_mean"], theirs["inception_score_std"]], rel=1e-9)
+    metric = pytest.importorskip("torchmetrics.image.inception").InceptionScore(feature=First(9), splits=10)
+    torch.manual_seed(0)                                                                           # it shuffles before it splits
+    metric.features = [logits]
+    order = torch.randperm(300)
+    torch.manual_seed(0)
+    mean, std = metric.compute()
+    again = inception_score(logits[order], "x")
+    assert again["is[x]"] == pytest.approx(mean.item(), rel=1e-6) and again["is_std[x]"] == pytest.approx(std.item() * (9 / 10) ** 0.5, rel=1e-5)   # its spread divides by 9
+
+
+def test_precision_recall_is_torch_fidelity_s(clouds):
+    theirs = pytest.importorskip("torch_fidelity.metric_prc")
+    real, fake = clouds
+    for k in (1, 3, 5):
+        found = theirs.calculate_precision_recall_part(fake, real, neighborhood=k)                     # generated first
+        assert list(precision_recall(real, fake, "x", k).values()) == pytest.approx(found, abs=1e-6)
+    assert 0 < found[0] < 1 and 0 < found[1] < 1
+
+
+# ---- how long
+
+def test_precision_recall_on_blocks_costs_no_more_than_a_few_products():
+    "Against the plain product of the same sizes, in the same process."
+    real, fake = torch.randn(2, 1500, 256, dtype=torch.float64)
+    def seconds(f):
+        times = []
+        for _ in range(3):
+            start = time.process_time(); f(); times.append(time.process_time() - start)
+        return min(times)
+    assert seconds(lambda: precision_recall(real, fake, "x")) < 60 * seconds(lambda: real @ fake.T)
+
+
+def test_statistics_cost_about_their_one_product():
+    x = torch.randn(20000, 256)
+    start = time.process_time(); x.double().T @ x.double(); floor = time.process_time() - start
+    stats, start = FeatureStats(256), time.process_time()
+    for part in x.split(500): stats.append(part)
+    assert stats.cov.shape == (256, 256) and time.process_time() - start < 10 * floor
