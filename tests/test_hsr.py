@@ -1,5 +1,8 @@
-"""Unit tests of Hierarchical Semantic Regularization: gradient path, head order, pairing, parameter counts, offline errors."""
+"""Hierarchical Semantic Regularization: gradient path, head order, pairing, parameter counts, offline errors; every axis and improvement, alone and in training."""
+import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -7,8 +10,17 @@ import torch
 
 from hsr_nb.hsr import HSR, TEACHERS, Head, load_teacher
 from hsr_nb.hsr.heads import count
+from hsr_nb.hsr.linearity import linearity, second_difference
+from hsr_nb.hsr.standardised import Moments, Scale
+from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Generator
 from hsr_nb.nets.backbones import WeightsNotFound
+from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
+from hsr_nb.training.config import PRESETS, HSRConfig
+from hsr_nb.training.loop import Stats, Step, g_main, style
+from hsr_nb.training.losses import says_real
+from hsr_nb.training.parallel import Processes
+from hsr_nb.training.state import build_state, flatten
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -173,3 +185,210 @@ def test_download_is_refused_quickly_when_the_hub_is_offline(monkeypatch):
     start = time.time()
     with pytest.raises(WeightsNotFound, match="weights="): load_teacher("dino_vits16", allow_download=True)
     assert time.time() - start < 10
+
+
+# ---- the published method, beside a plain reading of it
+
+def test_official_is_the_published_method(G, teacher):
+    "Heads, order, unclamped pixels, sum of means: written out again, as the paper's code does it, in other words."
+    assert HSRConfig(official=True) == HSRConfig(pairing="deep_to_coarse", loss="mse", weight=1.0, interval=1, head_hidden=4096, taps=None, layer_weights=None, target_norm="model_norm",
+                                                 head_init="random", grad="features_only", linearity=0.0, official=True)
+    assert override(preset("hsr256"), **{"hsr.official": True}).hsr == HSRConfig(teacher="dino_vitb16", start_kimg=500, official=True)
+    hsr = HSR(G.tap_channels, teacher, official=True)
+    img, feats = G.synthesis(G.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(3)), None) * 20, noise_mode="const", taps=hsr.taps)
+    assert img.abs().max() > 1.2                                          # so that the clamp would matter
+    x = 0.5 * img.detach() + 0.5
+    x = torch.nn.functional.interpolate(x, teacher.input_size, mode="area")
+    x = (x - torch.tensor(teacher.backbone.mean).view(1, 3, 1, 1)) / torch.tensor(teacher.backbone.std).view(1, 3, 1, 1)
+    maps = dict(zip(("layer1", "layer2", "layer3", "layer4"), teacher.backbone.net.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True)))
+    total = 0
+    for r, layer in ((8, "layer4"), (16, "layer3"), (32, "layer2"), (64, "layer1")):
+        p, f, t = hsr.heads[str(r)], feats[r].float(), maps[layer].detach()
+        h = torch.einsum("oc,nchw->nohw", p.first.weight[:, :, 0, 0] / feats[r].shape[1] ** 0.5, f) + p.first.bias.view(1, -1, 1, 1)
+        y = torch.einsum("oc,nchw->nohw", p.last.weight[:, :, 0, 0] / 4096 ** 0.5, h.clamp(min=0) * 2 ** 0.5) + p.last.bias.view(1, -1, 1, 1)
+        total = total + (torch.nn.functional.adaptive_avg_pool2d(y, t.shape[-2:]) - t).square().mean()
+    assert torch.allclose(hsr(feats, img)[0], total, rtol=1e-4)
+    assert not torch.allclose(HSR(G.tap_channels, teacher)(feats, img)[0], total, rtol=1e-3)   # ours clamps
+    for wrong in (dict(grad="features_and_image"), dict(target_norm="standardised"), dict(head_init="prefit")):
+        with pytest.raises(ValueError, match="official"): HSR(G.tap_channels, teacher, official=True, **wrong)
+
+
+def test_negative_control_reaches_the_pixels(G, teacher):
+    got = {}
+    for grad in ("features_only", "features_and_image"):
+        G.zero_grad(set_to_none=True)
+        run(G, HSR(G.tap_channels, teacher, head_hidden=8, grad=grad))[0].backward()
+        got[grad] = {n for n, p in G.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert got["features_and_image"] - got["features_only"] == {n for n, _ in G.named_parameters() if ".torgb." in n or ".b128." in n}
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_words_that_mean_nothing_are_refused(teacher):
+    for wrong in (dict(target_norm="whitened"), dict(head_init="zero"), dict(grad="image_only"), dict(loss="l3")):
+        with pytest.raises(ValueError, match="is one of"): HSR({8: 16}, teacher, head_hidden=8, **wrong)
+    hsr = HSR({8: 16}, teacher, head_hidden=8, target_norm="standardised")
+    with pytest.raises(ValueError, match="measure"): hsr({8: torch.randn(2, 16, 8, 8)}, torch.randn(2, 3, 16, 16))
+
+
+# ---- statistics of real images
+
+def test_moments_are_exact_in_pieces():
+    "E[x^2] - E[x]^2 in exact arithmetic; quirk 15 is the same without the square."
+    x = 50 + torch.arange(240, dtype=torch.float64).view(5, 2, 6, 4).sin()
+    m = Moments(2)
+    for part in x.split([1, 3, 1]): m.add(part.float().double())
+    n, mean, var = m.together()
+    v = x.float().double().transpose(0, 1).flatten(1)
+    assert n == 120 and torch.allclose(mean, v.mean(1), rtol=1e-14) and torch.allclose(var, (v ** 2).mean(1) - v.mean(1) ** 2, rtol=1e-9)
+    assert (var - ((v ** 2).mean(1) - v.mean(1))).abs().min() > 1000
+
+
+def test_standardised_targets_have_unit_scale(teacher):
+    hsr = HSR({8: 16, 16: 16}, teacher, head_hidden=8, target_norm="standardised")
+    faces = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    hsr.measure(faces.split(10))
+    for t, x in hsr.targets(faces).items():
+        std = x.std((0, 2, 3), unbiased=False)
+        assert x.mean((0, 2, 3)).abs().max() < 1e-3 and std.max() < 1.001 and (std > 0.99).float().mean() > 0.5
+    other = HSR({8: 16, 16: 16}, teacher, head_hidden=8, target_norm="standardised", seed=1)
+    other.load_state_dict(hsr.state_dict())
+    assert other.measured and all(torch.equal(a, b) for a, b in zip(other.targets(faces).values(), hsr.targets(faces).values()))
+
+
+def test_dead_channels_do_not_explode():
+    s = Scale(3)
+    s.set(torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64), torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+    assert s(torch.ones(1, 3, 1, 1)).abs().max() < 30
+
+
+# ---- the penalty on second differences
+
+def test_second_difference_derivative_and_scale():
+    h = torch.randn(6, 4, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    f = lambda v: ((v[2:4] - (v[:2] + v[4:]) / 2) ** 2).mean(1) / (((v[4:] - v[:2]) ** 2).mean(1) + 1e-8)   # in double precision, for gradcheck
+    assert torch.allclose(second_difference(h).double(), f(h), rtol=1e-5) and torch.autograd.gradcheck(f, h)
+    g, = torch.autograd.grad(f(h).sum(), h)
+    mine, = torch.autograd.grad(second_difference(h).sum(), h)
+    assert torch.allclose(mine.float(), g.float(), rtol=1e-3, atol=1e-5) and (g * h).sum().abs() < 1e-6
+    assert torch.allclose(second_difference(1e3 * h), second_difference(h), rtol=1e-4)
+
+
+def test_linearity_needs_no_teacher_and_no_top(G, teacher):
+    hsr = HSR(G.tap_channels, teacher, head_hidden=8)
+    G.zero_grad(set_to_none=True)
+    w0, w1 = G.mapping(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), None)[:, 0].detach().chunk(2)
+    looked = []
+    hook = teacher.register_forward_hook(lambda *a: looked.append(1)), G.synthesis.b128.register_forward_hook(lambda *a: looked.append(1))
+    state = torch.get_rng_state()
+    loss, per_tap = linearity(hsr, G.synthesis, w0, w1)
+    for h in hook: h.remove()
+    assert not looked and torch.equal(state, torch.get_rng_state())
+    loss.backward()
+    got = {n for n, p in G.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert got == {n for n, _ in G.synthesis.named_parameters(prefix="synthesis") if ".torgb." not in n and ".b128." not in n and "noise_strength" not in n} | {n for n in got if "noise_strength" in n}
+    assert all(p.grad is None for p in hsr.parameters()) and torch.isclose(loss, sum(per_tap.values()))
+    same, _ = linearity(hsr, G.synthesis, w0, w0 + 1e-3 * (w1 - w0))
+    assert same < loss                                                    # why the mapping network is not asked: close neighbours are always straight
+
+
+# ---- in training
+
+SMALL = {"data.path": "digits", "data.resolution": 32, "net.channel_max": 16, "net.z_dim": 16, "net.w_dim": 16, "batch": 8, "hsr.head_hidden": 32, "hsr.start_kimg": 0.016,
+         "hsr.interval": 2, "hsr.prefit_kimg": 0.032, "hsr.norm_kimg": 0.1, "tick_kimg": 0.032, "snapshot_kimg": 1000, "kimg": 0.064, "device": "cpu"}
+IMPROVED = {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 0.5}
+
+
+def config(folder, **changes): return override(preset("tiny32"), **SMALL | {"run_dir": str(folder)} | changes)
+
+
+def trained(folder, **changes):
+    train(config(folder, **changes), progress=False)
+    return load_checkpoint(folder)[0]
+
+
+def equal(a, b, keys=None): assert not [k for k in keys or a if not torch.equal(a[k], b[k])] and (keys or a.keys() == b.keys())
+
+
+def test_old_configurations_load_with_defaults():
+    new = {"head_init", "prefit_kimg", "target_norm", "norm_kimg", "grad", "linearity", "official"}
+    for name in PRESETS:
+        old = preset(name).to_dict()
+        for k in new: del old["hsr"][k]
+        assert config_from_dict(old) == preset(name)
+
+
+def test_defaults_change_nothing(tmp_path):
+    "No tensor of the state and no number of the loss is new: the step computes, bit for bit, the sum that it computed before there were switches."
+    cfg = config(tmp_path, **{"hsr.start_kimg": 0.0})
+    s = build_state(cfg, (1, 32, 32))
+    assert not any(k.startswith(("hsr.scales", "hsr.fitted")) for k in flatten(s)) and s.hsr.ready and s.hsr.measured
+    step = Step(cfg, s, Processes(), lambda i: torch.zeros(len(i), 0), 100, torch.zeros(8, 1, 32, 32), torch.zeros(8, 0), Stats())
+    lat = step.latents("g_main").part(0, 1, torch.device("cpu"))
+    loss, _ = g_main(step, lat, (0, 1))
+    img, feats = s.G.synthesis(style(step, lat)[0], taps=s.hsr.taps)
+    with torch.no_grad(): seen = s.hsr.teacher(img, sorted(set(s.hsr.pairs.values())))
+    old = {t: torch.nn.functional.mse_loss(s.hsr.heads[str(t)](feats[t], seen[p].shape[-2:]), seen[p].float()) for t, p in s.hsr.pairs.items()}
+    before = says_real(s.D(s.augment(img), lat.c)).mean() + s.hsr.weight * sum(s.hsr.layer_weights[t] * v for t, v in old.items()) * cfg.hsr.interval
+    names = [p for g in s.opt_G.param_groups for p in g["params"]]
+    assert torch.equal(loss, before)
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*(torch.autograd.grad(l, names, allow_unused=True) for l in (loss, before))))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "An uninterrupted run of 8 + 8 steps with all three improvements."
+    return trained(tmp_path_factory.mktemp("whole") / "run", kimg=0.128, **IMPROVED)
+
+
+def test_improvements_resume_exactly(whole, tmp_path):
+    first = trained(tmp_path / "run", **IMPROVED)
+    assert first["hsr.fitted"] and first["hsr.scales.8.measured"] and first["hsr.scales.8.std"].std() > 0
+    second = trained(tmp_path / "run", kimg=0.128, **IMPROVED)
+    equal(whole, second)
+    equal(first, second, [k for k in first if k.startswith("hsr.scales")])
+
+
+def test_a_stop_before_the_fit_changes_nothing(whole, tmp_path):
+    assert not trained(tmp_path / "run", kimg=0.016, **IMPROVED)["hsr.fitted"]      # stopped right before HSR begins
+    equal(whole, trained(tmp_path / "run", kimg=0.128, **IMPROVED))
+
+
+def test_fitting_and_measuring_leave_the_baseline_alone(tmp_path):
+    "With weight 0 the heads are fitted, and the networks are those of a run without a teacher, bit for bit: no random number was taken from them."
+    a, b = trained(tmp_path / "none", **{"hsr.teacher": "none"}), trained(tmp_path / "zero", **IMPROVED | {"hsr.weight": 0.0, "hsr.linearity": 0.0})
+    equal(a, b, list(a))
+    assert b["hsr.fitted"] and b["hsr.heads.8.last.bias"].abs().sum() > 0
+
+
+def test_linearity_changes_the_generator_and_only_says_so_when_on(tmp_path):
+    off, on = trained(tmp_path / "off"), trained(tmp_path / "on", **{"hsr.linearity": 0.5})
+    assert off.keys() == on.keys() and not torch.equal(off["G.synthesis.b8.conv1.weight"], on["G.synthesis.b8.conv1.weight"])
+    assert any("linearity/hsr8" in r for r in read_metrics(tmp_path / "on")) and not any("linearity/hsr8" in r for r in read_metrics(tmp_path / "off"))
+    with pytest.raises(ValueError, match="teacher"): trained(tmp_path / "none", **{"hsr.linearity": 0.5, "hsr.teacher": "none"})
+
+
+@pytest.mark.parametrize("changes", [{"hsr.head_hidden": 0, "hsr.head_init": "prefit"}, {"hsr.grad": "features_and_image", "hsr.loss": "cosine"},
+                                     {"hsr.official": True, "hsr.taps": [16]}, {"hsr.pairing": "reversed", "hsr.target_norm": "standardised", "hsr.loss": "smooth_l1"}])
+def test_every_axis_trains(tmp_path, changes):
+    trained(tmp_path, kimg=0.032, **changes)
+    assert all(r[k] > 0 for r in read_metrics(tmp_path) for k in r if k.startswith("loss/hsr"))
+    assert any(k.startswith("loss/hsr") for r in read_metrics(tmp_path) for k in r)
+
+
+def test_improvements_on_two_processes_equal_one(tmp_path):
+    "Statistics, fit and penalty: each process has half, the result is the same to rounding."
+    code = ("import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
+            "build = r.build_state\n"
+            "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
+            "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)")
+    (tmp_path / "t.py").write_text(code)
+    states = []
+    for n in (1, 2):
+        cfg = config(tmp_path / f"p{n}", kimg=0.024, **IMPROVED | {"hsr.start_kimg": 0.0, "hsr.interval": 1, "opt.g_lr": 0.001, "opt.d_lr": 0.001})
+        (tmp_path / f"c{n}.json").write_text(json.dumps(cfg.to_dict()))
+        launch = [sys.executable] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        subprocess.run([*launch, str(tmp_path / "t.py"), str(tmp_path / f"c{n}.json")], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        states.append(load_checkpoint(tmp_path / f"p{n}")[0])
+    a, b = states
+    gap = {k: ((a[k].float() - b[k].float()).norm() / a[k].float().norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
+    assert max(v for k, v in gap.items() if "scales" in k) < 1e-5 and max(gap.values()) < 2e-3, max(gap.items(), key=lambda kv: kv[1])

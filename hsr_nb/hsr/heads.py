@@ -70,14 +70,15 @@ def multiplications(
     at = min(side, grid) if order == "pooled" else side
     return cin * hidden * side ** 2 + hidden * cout * at ** 2 if hidden else cin * cout * at ** 2
 
-# %% ../../nbs/hsr/02_heads.ipynb #230b6315
+# %% ../../nbs/hsr/02_heads.ipynb #babb5b6c
 def build_heads(
     channels: dict,         # {tap: channels of the generator's block}
     targets: dict,          # {tap: channels of the teacher's layer it faces}
     hidden: int = 4096,
     seed: int = 0,          # the starting weights depend on it and on nothing else
     frozen: bool = False,
+    order: str = "pooled",
 ) -> nn.ModuleDict:         # keys are the taps, as strings
     "One head per tap. Each has its own random stream, so a subset of taps starts from the same weights."
     gen = lambda tap: torch.Generator().manual_seed(seed * 1009 + tap)
-    return nn.ModuleDict({str(t): Head(channels[t], c, hidden, gen(t), frozen) for t, c in targets.items()})
+    return nn.ModuleDict({str(t): Head(channels[t], c, hidden, gen(t), frozen, order) for t, c in targets.items()})

@@ -65,7 +65,7 @@ class OptimConfig:
     ema_kimg: float = 10.0        # half-life
     ema_rampup: float | None = None   # at most this share of the images seen so far
 
-# %% ../../nbs/training/01_config.ipynb #29a03cf5
+# %% ../../nbs/training/01_config.ipynb #e125fb74
 @dataclass(frozen=True)
 class HSRConfig:
     "Hierarchical Semantic Regularization. Karmali et al., ECCV 2022."
@@ -78,8 +78,15 @@ class HSRConfig:
     layer_weights: tuple[float, ...] | None = None   # one per tap; None: all 1
     start_kimg: float = 0.0
     interval: int = 1                            # every so many steps, with that gain
-    head_hidden: int = 4096
+    head_hidden: int = 4096                      # 0: linear heads
     head_lr_mult: float = 1.0
+    head_init: str = "random"                    # prefit: fitted at the start, while the generator stands still
+    prefit_kimg: float = 4.0                     # thousands of generated images for that
+    target_norm: str = "model_norm"              # standardised: each channel by its mean and spread over real images
+    norm_kimg: float = 4.0                       # thousands of real images for that
+    grad: str = "features_only"                  # features_and_image: the negative control
+    linearity: float = 0.0                       # weight of the second-difference penalty between two styles
+    official: bool = False                       # the published order of the heads; the teacher sees unclamped pixels
 
 # %% ../../nbs/training/01_config.ipynb #dbe70a07
 @dataclass(frozen=True)

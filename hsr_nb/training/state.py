@@ -80,14 +80,15 @@ def build_state(
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     return TrainState(G, D, G_ema, hsr, NoAugment().to(device), opt_G, opt_D, torch.zeros([], device=device))
 
-# %% ../../nbs/training/05_state.ipynb #ab2a981c
+# %% ../../nbs/training/05_state.ipynb #6eba9cdd
 def build_hsr(cfg: TrainConfig, channels: dict):
     "The regulariser that a configuration asks for, or None."
     h = cfg.hsr
     if h.teacher == "none": return None
     from hsr_nb.hsr import HSR, load_teacher
     return HSR(channels, load_teacher(h.teacher, weights=h.weights), taps=h.taps, loss=h.loss, weight=h.weight, layer_weights=h.layer_weights,
-               pairing=h.pairing, head_hidden=h.head_hidden, seed=stream_seed(cfg.seed, "heads") % 2 ** 32)
+               pairing=h.pairing, head_hidden=h.head_hidden, seed=stream_seed(cfg.seed, "heads") % 2 ** 32, target_norm=h.target_norm,
+               head_init=h.head_init, grad=h.grad, official=h.official)
 
 # %% ../../nbs/training/05_state.ipynb #17823458
 def _adam(groups, lr_mults, lr, beta2, interval):
