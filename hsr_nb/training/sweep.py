@@ -140,7 +140,7 @@ def run_job(job: dict, *after) -> dict:  # `after`: results that must exist firs
             papermill.execute_notebook(job["notebook"], run / "notebook.ipynb", job["parameters"], kernel_name="python3", progress_bar=False, stderr_file=f)
     return evaluate_run(EvalConfig(network=str(run), cache=job["cache"], **job["score"]))[0] if "score" in job else {}
 
-# %% ../../nbs/training/20_sweep.ipynb #78c6450c
+# %% ../../nbs/training/20_sweep.ipynb #5df1807e
 @contextmanager
 def connect(cfg: SweepConfig):
     "A dask client: of this machine's processes, or of a cluster's scheduler."
@@ -150,7 +150,7 @@ def connect(cfg: SweepConfig):
         with Client(cfg.scheduler, timeout=20) as client: yield client
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")                 # two threads that share a core wait for each other
-    with LocalCluster(n_workers=cfg.workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster, Client(cluster) as client: yield client
+    with LocalCluster(n_workers=cfg.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster, Client(cluster) as client: yield client
 
 
 def watch(futures: dict, todo: list, every: float = 2.0):
