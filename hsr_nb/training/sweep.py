@@ -24,7 +24,7 @@ from ..metrics.report import write_result
 from .config import override, preset
 from .run import read_metrics
 
-# %% ../../nbs/training/20_sweep.ipynb #17833961
+# %% ../../nbs/training/20_sweep.ipynb #f84becf7
 def column(name: str, setting: str, values) -> dict:
     "A column whose values are those of one setting."
     return {name: {v: {setting: v} for v in values}}
@@ -38,7 +38,11 @@ AXES = {
     "loss": column("loss", "hsr.loss", ("mse", "cosine", "smooth_l1")),
     "weight": column("weight", "hsr.weight", (0.0, 0.1, 0.3, 1.0, 3.0)),
     "interval": column("interval", "hsr.interval", (4, 1, 2)),
-    "head": column("head_hidden", "hsr.head_hidden", (256, 1024, 4096)),
+    "head": column("head_hidden", "hsr.head_hidden", (256, 1024, 4096, 0)),
+    "target_norm": column("target_norm", "hsr.target_norm", ("model_norm", "standardised")),
+    "head_init": column("head_init", "hsr.head_init", ("random", "prefit")),
+    "grad": column("grad", "hsr.grad", ("features_only", "features_and_image")),
+    "linearity": column("linearity", "hsr.linearity", (0.0, 0.1, 1.0)),
     "start": {"start": {"at the branch": {}, "8 kimg": {"hsr.start_kimg": 8}, "16 kimg": {"hsr.start_kimg": 16}}},
 }
 
