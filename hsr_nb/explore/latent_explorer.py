@@ -50,7 +50,7 @@ class Desk:
         if self.jobs: self.jobs.pop(0)()
         if self.jobs: self.waiting = asyncio.get_running_loop().call_later(0.001, self._next)
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #e7b68b81
+# %% ../../nbs/explore/09_latent_explorer.ipynb #0b6fc32c
 STYLE = """<style>
 .hsr-explorer { max-width: 1180px; gap: 8px; padding: 4px; overflow: visible; }
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top { flex-flow: row wrap; align-items: center; gap: 4px 10px; overflow: visible; }
@@ -60,6 +60,8 @@ STYLE = """<style>
 .hsr-explorer .hsr-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 8px 20px; overflow: visible; }
 .hsr-explorer .hsr-row { align-items: center; gap: 6px; overflow: visible; } .hsr-row-right { flex: 1; overflow: visible; }
 .hsr-explorer .hsr-row .widget-label { width: 44px; min-width: 44px; font-size: 11px; opacity: .7; } .hsr-row .widget-readout { min-width: 44px; font-size: 12px; }
+.hsr-explorer .hsr-side { flex: 1 1 310px; min-width: 310px; width: auto; }
+.hsr-read { display: flex; flex-flow: row wrap; gap: 4px 28px; line-height: 1.3; } .hsr-read svg { display: block; }
 .hsr-head { font-weight: 600; } .hsr-note, .hsr-status { font-size: 12px; opacity: .7; } .hsr-title { font-size: 13px; line-height: 20px; }
 .hsr-say { background: #d55e0022; border-left: 4px solid #d55e00; padding: 6px 10px; border-radius: 3px; display: block; line-height: 1.35; white-space: normal; }
 .hsr-link { display: inline-block; padding: 3px 10px; border-radius: 3px; background: #8882; text-decoration: none; color: inherit; }
@@ -71,7 +73,7 @@ STYLE = """<style>
 
 class Screen(Explorer):
     "An explorer with a place to draw on: pictures, message, status, readings."
-    filling = False
+    filling, handle, moved, begun = False, None, 0.0, None
 
     def rebuild(self):
         "New panels for the present networks."
@@ -80,9 +82,9 @@ class Screen(Explorer):
         self.panels = [P(self) for P in (SourcePanel, TruncationPanel, DirectionPanel, MixPanel, BreedPanel, HistoryPanel, WalkPanel, NetworkPanel)]
         self.tabs = W.Tab([p.box for p in self.panels[3:]], titles=("mix layers", "breed", "history", "walk", "networks"))
         self.tabs.observe(lambda _: self.later(), "selected_index")
-        stage = classed(W.HBox([W.VBox([self.shown, self.status]), self.read]), "hsr-stage")
         top, truncation, directions = (p.box for p in self.panels[:3])
-        self.ui.children = [W.HTML(STYLE), top, self.message, stage, truncation, directions, self.tabs]
+        stage = classed(W.HBox([W.VBox([self.shown, self.status, truncation]), classed(self.read, "hsr-side")]), "hsr-stage")
+        self.ui.children = [W.HTML(STYLE), top, self.message, stage, directions, self.tabs]
 
     def say(self, e=None):
         "Show what went wrong in one sentence; nothing: all is well."
@@ -105,32 +107,35 @@ class Screen(Explorer):
         "What the judge reads, and the curve of the slider last moved."
         if (s := self.studio).judge is None: return
         which = "A" if "A" in self.last else "B"
-        bars = bars_html(attributes(s, self.last[which]), self._before(which))
-        e = self.draft.edit(self.current)
-        lines = [f'<div class="hsr-note">{escape(self.current)} through this face, −3 to 3: {k} bends by {c.mean:.3f} (ALS of this path)</div>{curve_svg(c, e.strength if e else 0.0, height=120)}'
-                 for k in ("A", "B") if k in self.last for c in [curve(s, self.draft, self.current, k)]]
-        self.read.value = f'<div class="hsr-note">{escape(s.judge.name)} reads {which}; tick: before the edits</div>{bars}{"".join(lines)}'
+        bars, e = bars_html(attributes(s, self.last[which]), self._before(which)), self.draft.edit(self.current)
+        found = {k: curve(s, self.draft, self.current, k) for k in ("A", "B") if k in self.last}
+        drawn = "".join(f'<div><div class="hsr-note">{k}: ALS of this path {c.mean:.2f}</div>{curve_svg(c, e.strength if e else 0.0, height=104)}</div>' for k, c in found.items())
+        self.read.value = (f'<div class="hsr-read"><div><div class="hsr-note">{escape(s.judge.name)} reads {which}, tick: before the edits</div>{bars}</div>'
+                           f'<div><div class="hsr-note"><b>{escape(self.current)}</b> through this face, −3 to 3</div>{drawn}</div></div>')
 
     def _before(self, which):
         plain = replace(self.draft, edits=())
         return attributes(self.studio, self.studio.draw(self.studio.ws(plain, which), which, self.level)[0])
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #e3c8d415
+# %% ../../nbs/explore/09_latent_explorer.ipynb #93c06f76
 class Live(Screen):
     "A screen that answers to controls."
     def change(self, r: Recipe, direction: str = None):
         "A control moved: a preview now, the full picture and a step of history when it rests."
         self.current = direction or self.current
         if not self.draw(r, preview_level(self.studio, self.view)): return self.fill(self.draft)
-        self.draft = r
+        handle = direction or [k for k, v in vars(r).items() if v != getattr(self.draft, k)]
+        if handle != self.handle or time.monotonic() - self.moved > 1.5: self.begun = None
+        self.handle, self.moved, self.draft = handle, time.monotonic(), r
         self.say()
         self.desk.after([self.settle, *self.slow()])
 
     def settle(self):
-        "The hand is still: the full picture, and a step of history."
-        self.history.push(self.draft)
+        "The hand is still: the full picture, and a step of history; a movement that goes on is still the same step."
+        self.history.push(self.draft, instead=self.begun is self.recipe)
+        self.begun = self.recipe
         if self.level is not None: self.draw(self.draft)
-        self.fill(self.draft)
+        for p in self.panels: p.tell(self)                                 # and no `fill`: the hand may be moving on
 
     def slow(self):
         "What follows: readings, thumbnails, the open tab."
@@ -139,7 +144,7 @@ class Live(Screen):
 
     def refresh(self):
         "Show the present recipe in full."
-        self.draft = self.recipe
+        self.draft, self.begun = self.recipe, None
         if self.ui is not None and self.draw(self.draft): self.fill(self.draft); self.later()
         return self
 
@@ -147,7 +152,7 @@ class Live(Screen):
         "Move the controls without being asked what that means."
         self.filling = True
         try:
-            for p in self.panels: p.fill(self, r)
+            for p in self.panels: p.fill(self, r); p.tell(self)
         finally: self.filling = False
 
     def later(self): self.desk.after(self.slow())

@@ -62,7 +62,7 @@ class Recipe:
         rest = tuple(e for e in self.edits if e.direction != direction)
         return replace(self, edits=tuple(sorted((*rest, *([] if not strength and new.layers == tuple(all_layers) else [new])), key=lambda e: e.direction)))
 
-# %% ../../nbs/explore/02_recipe.ipynb #70628e4c
+# %% ../../nbs/explore/02_recipe.ipynb #c464e6fa
 @dataclass
 class History:
     "Recipes in the order they were made, a position among them, and names."
@@ -74,10 +74,11 @@ class History:
     @property
     def now(self) -> Recipe: return self.steps[self.at]
 
-    def push(self, r: Recipe) -> bool:
-        "Add a step; False when it equals the present one."
+    def push(self, r: Recipe, instead: bool = False) -> bool:
+        "Add a step, or put it in the place of the present one; False when it equals that."
         if r == self.now: return False
-        self.steps = [*self.steps[:self.at + 1], r][-self.longest:]
+        past = self.steps[:self.at + (not instead or self.at == 0)]
+        self.steps = (past if past[-1] == r else [*past, r])[-self.longest:]
         self.at = len(self.steps) - 1
         return True
 

@@ -38,7 +38,7 @@ def bars_html(
                         + (f'<b style="left:{clip(before[n]):.1f}%"></b>' if before else "") + f'</div><em>{v:.2f}</em></div>')
     return f'<div class="hsr-bars">{"".join(row(n, v) for n, v in now.items())}</div>'
 
-# %% ../../nbs/explore/04_sheet.ipynb #1b1a6c08
+# %% ../../nbs/explore/04_sheet.ipynb #fc86038a
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
@@ -54,7 +54,7 @@ def curve_svg(
     line = lambda vs, more: f'<polyline fill="none" points="{" ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in vs)}" {more}/>'
     out = [line([(s, 0)  for s in c.strengths[[0, -1]]], 'stroke="currentColor" stroke-opacity=".25"')]
     if strength is not None: out.append(line([(strength, 0), (strength, 1)], 'stroke="currentColor" stroke-opacity=".45"'))
-    for colour, a, place in zip(COLOURS, top, _apart([y(c.logits[-1, a]) for a in top])):
+    for colour, a, place in zip(COLOURS, top, _apart([y(c.logits[-1, a]) for a in top], height - 24)):
         v = c.logits[:, a]
         out += [line([(c.strengths[0], v[0]), (c.strengths[-1], v[-1])], f'stroke="{colour}" stroke-dasharray="2 3"'), line(zip(c.strengths, v), f'stroke="{colour}" stroke-width="2"'),
                 f'<text x="{width - 72}" y="{place + 4:.1f}" fill="{colour}">{escape(c.names[a])} {c.als[c.names[a]]:.2f}</text>']
@@ -63,10 +63,11 @@ def curve_svg(
     return f'<svg class="hsr-curve" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif">{"".join(out)}</svg>'
 
 
-def _apart(places, gap=13):
-    "Heights of labels, moved apart so that none covers another."
+def _apart(places, lowest, gap=13):
+    "Heights of labels, moved apart so that none covers another or the axis."
     out, order = list(places), np.argsort(places)
     for one, two in zip(order, order[1:]): out[two] = max(out[two], out[one] + gap)
+    for two, limit in zip(order[::-1], lowest - gap * np.arange(len(out))): out[two] = min(out[two], limit)
     return out
 
 # %% ../../nbs/explore/04_sheet.ipynb #52115794

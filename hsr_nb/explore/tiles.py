@@ -11,16 +11,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# %% ../../nbs/explore/06_tiles.ipynb #991a990f
+# %% ../../nbs/explore/06_tiles.ipynb #399de5fc
 SCRIPT = r"""
+const plain = { willReadFrequently: true };   // on the processor: the same pixels every time
 function paint(canvas, tile, side) {
   const { w, h } = tile, px = new Uint8Array(tile.pixels.buffer ?? tile.pixels, tile.pixels.byteOffset ?? 0, 3 * w * h);
   const data = new ImageData(w, h);
   for (let i = 0, j = 0; j < px.length; i += 4) { data.data[i] = px[j++]; data.data[i + 1] = px[j++]; data.data[i + 2] = px[j++]; data.data[i + 3] = 255; }
-  const small = new OffscreenCanvas(w, h); small.getContext("2d").putImageData(data, 0, 0);
+  const small = new OffscreenCanvas(w, h); small.getContext("2d", plain).putImageData(data, 0, 0);
   const k = Math.max(1, Math.ceil(side * (window.devicePixelRatio || 1) / Math.max(w, h)));
   if (canvas.width !== w * k || canvas.height !== h * k) { canvas.width = w * k; canvas.height = h * k; }
-  const g = canvas.getContext("2d"); g.imageSmoothingEnabled = k > 1; g.imageSmoothingQuality = "high"; g.drawImage(small, 0, 0, w * k, h * k);
+  const g = canvas.getContext("2d", plain); g.imageSmoothingEnabled = k > 1; g.imageSmoothingQuality = "high"; g.drawImage(small, 0, 0, w * k, h * k);
   canvas.style.width = side * w / Math.max(w, h) + "px"; canvas.style.height = side * h / Math.max(w, h) + "px";
 }
 function render({ model, el }) {
