@@ -4,6 +4,7 @@
   python3 run.py demo         train a small StyleGAN2 + HSR on SynthFaces and show the faces (about 8 minutes)
   python3 run.py test         are notebooks and package in step, does every notebook run, do the tests pass (--all adds the long suites)
   python3 run.py lab          open JupyterLab on the notebooks
+  python3 run.py docs         build the documentation site into _docs, where Quarto is installed
   python3 run.py readme       write README.md from nbs/index.ipynb
   python3 run.py bench        measure the training step against its convolutions
   python3 run.py gpu          on a GPU: tests, benchmark and a 64 px training run
@@ -76,7 +77,7 @@ def test():
     for k, v in {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}.items(): os.environ.setdefault(k, v)  # two processes on two cores
     full, pytest = "--all" in sys.argv, [PY, "-m", "pytest", "-q", "-rs", "--durations=10"]
     stages = {"in step and clean": [*pytest, "tests/test_repository.py"],
-              "notebooks": [shutil.which("nbdev_test", path=f"{PY.parent}{os.pathsep}{os.environ['PATH']}") or "nbdev_test", "--n_workers", 2, "--timing", *(["--flags", "slow"] if full else [])],
+              "notebooks": [command("nbdev_test"), "--n_workers", 2, "--timing", *(["--flags", "slow"] if full else [])],
               "tests": [*pytest, "tests", "--ignore", "tests/test_repository.py", *([] if full else ["-m", "not slow"])]}
     summary, failed = [], False
     for name, cmd in stages.items():
@@ -104,6 +105,11 @@ def gpu():
     out = RUNS / "gpu64"
     if papermill: notebook("train", out / "notebook.ipynb", ("run_dir", out), ("preset", "small64"), ("kimg", 200))
     else: sh(PY, "-c", f"from hsr_nb.training import preset, train; print(train(preset('small64', kimg=200, run_dir={str(out)!r})))")
+
+
+def command(name):
+    "A program of the environment, else of the PATH."
+    return shutil.which(name, path=f"{PY.parent}{os.pathsep}{os.environ['PATH']}") or name
 
 
 def call(code):
@@ -138,14 +144,23 @@ def readme():
     (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
 
 
-COMMANDS = {"demo": demo, "test": test, "lab": lab, "bench": bench, "gpu": gpu, "readme": readme}
+def docs():
+    "The site by nbdev and Quarto; only nbdev comes with the environment."
+    if not shutil.which("quarto"): sys.exit("run.py docs: Quarto is not on the PATH; install it from https://quarto.org/docs/get-started and run this again")
+    setup()
+    readme()  # newer than the index now, so nbdev does not write another one
+    sh(command("nbdev_docs"))
+    print(f"\nsite   {ROOT / '_docs' / 'index.html'}")
+
+
+COMMANDS = {"demo": demo, "test": test, "lab": lab, "bench": bench, "gpu": gpu, "docs": docs, "readme": readme}
 
 
 def main():
     args = [a for a in sys.argv[1:] if a not in ("--here", "--all")]
     if len(args) != 1 or args[0] not in COMMANDS:
         sys.exit(__doc__)
-    if args[0] != "readme":
+    if args[0] not in ("docs", "readme"):
         setup()
     sys.exit(COMMANDS[args[0]]())
 

@@ -1,4 +1,4 @@
-"""The house rules: who may import whom, notebooks and package in step, pages and pictures that exist, nothing private or huge in the repository."""
+"""The house rules: who may import whom, notebooks and package in step, nothing private or huge in the repository."""
 import ast
 import difflib
 import hashlib
@@ -12,7 +12,6 @@ import sys
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -60,7 +59,7 @@ def report(faults): assert not faults, "\n" + "\n".join(faults)
 
 MODULES = [p for p in sorted(LIB.rglob("*.py")) if p.name != "_modidx.py"]
 NOTEBOOKS = {p: json.loads(p.read_text(encoding="utf-8")) for p in visible(NBS, "*.ipynb")}
-LESSONS = {p: nb for p, nb in NOTEBOOKS.items() if p.parent.name != "experiments" and p.name != "index.ipynb"}
+LESSONS = {p: nb for p, nb in NOTEBOOKS.items() if p.parent.name not in ("experiments", "guides") and p.name != "index.ipynb"}
 
 
 # ---- who may import whom
@@ -245,6 +244,16 @@ def test_experiments_are_for_papermill():
     report(faults)
 
 
+def test_guides_are_pages():
+    faults = []
+    for p, nb in NOTEBOOKS.items():
+        if p.parent.name != "guides": continue
+        first = next(source(c) for c in nb["cells"] if c["cell_type"] != "raw")
+        if not re.match(r"# \S.*\n\n> \S", first): faults.append(f"{at(p)}: the first cell is not a title and a claim")
+        if any(re.search(r"(?m)^#\|\s*(?:export|default_exp)", source(c)) for c in nb["cells"]): faults.append(f"{at(p)}: a guide exports nothing")
+    report(faults)
+
+
 def test_stored_outputs_are_small():
     size = {p: sum(len(json.dumps(c.get("outputs", []))) for c in nb["cells"]) for p, nb in NOTEBOOKS.items()}
     report([f"{at(p)}: {n // 1000} kB of stored outputs, at most 200" for p, n in size.items() if n >= 200_000])
@@ -259,54 +268,7 @@ def test_cells_and_modules_are_short():
     report(faults)
 
 
-# ---- pages, links, pictures
-
-def prose():
-    "(file, markdown without code) of every notebook and .md file."
-    texts = [(p, "\n\n".join(source(c) for c in nb["cells"] if c["cell_type"] == "markdown")) for p, nb in NOTEBOOKS.items()]
-    texts += [(p, p.read_text(encoding="utf-8")) for p in tracked() if p.suffix == ".md"]
-    return [(p, re.sub(r"`[^`\n]*`", "", re.sub(r"(?ms)^```.*?^```", "", t))) for p, t in texts]
-
-
-def broken(page, target):
-    "Whether a relative link leads nowhere."
-    target = unquote(re.split(r"[#?]", target)[0])
-    if not target or re.match(r"[a-z][a-z0-9+.-]*:", target, re.I): return False
-    place = page.parent / target.removeprefix("/") if not target.startswith("/") else NBS / target[1:]
-    return not (place.exists() or place.suffix == ".html" and place.with_suffix(".ipynb").exists())
-
-
-def test_links_lead_somewhere():
-    link = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|(?:href|src)=\"([^\"]+)\"|(?m:^\s*\[[^\]]+\]:\s*(\S+))")
-    report([f"{at(p)} links to {t}, which does not exist" for p, text in prose() for m in link.finditer(text) if broken(p, t := m[1] or m[2] or m[3])])
-
-
-def test_pictures_have_alt_text():
-    faults = [f"{at(p)}: a picture without alt text, {m[0]}" for p, text in prose() for m in re.finditer(r"!\[\s*\]\([^)]*\)", text)]
-    report(faults + [f"{at(p)}: a picture without alt text, {m[0]}" for p, text in prose() for m in re.finditer(r"<img\b[^>]*>", text) if not re.search(r"alt=[\"'][^\"']", m[0])])
-
-
-def pages(value):
-    "Every page or file that a Quarto configuration names."
-    if isinstance(value, dict): return [x for k, v in value.items() for x in ([v] if k in ("href", "file", "css", "logo", "favicon") and isinstance(v, str) else pages(v))]
-    if isinstance(value, list): return [x for v in value for x in ([v] if isinstance(v, str) and v.endswith((".ipynb", ".qmd", ".md")) else pages(v))]
-    return []
-
-
-def index_missing():
-    if not (NBS / "index.ipynb").exists() and not (ROOT / "README.md").exists(): pytest.skip("neither nbs/index.ipynb nor README.md is written yet")
-
-
-def test_site_settings():
-    site, build = (yaml.safe_load(p.read_text(encoding="utf-8")) for p in (ROOT / "_quarto.yml", NBS / "_quarto.yml"))
-    assert site["project"] == {"type": "website", "output-dir": "_docs"} and build["metadata-files"] == ["../_quarto.yml", "nbdev.yml", "sidebar.yml"]
-    missing = [t for t in pages(site) if broken(NBS / "_quarto.yml", t)]
-    if missing == ["index.ipynb"]: index_missing()
-    assert not missing
-
-
 def test_readme_is_made_from_the_index():
-    index_missing()
     spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
