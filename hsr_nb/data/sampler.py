@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['permutation', 'image_order', 'check_batch', 'load', 'batches']
 
-# %% ../../nbs/data/15_sampler.ipynb #173bb0c9
+# %% ../../nbs/data/15_sampler.ipynb #9f3ac4a6
+import signal
 from functools import lru_cache
 
 import numpy as np
@@ -85,7 +86,7 @@ class _Loads:
     def __getitem__(self, indices):
         return load(self.ds, indices)
 
-# %% ../../nbs/data/15_sampler.ipynb #ed566581
+# %% ../../nbs/data/15_sampler.ipynb #b6044584
 def batches(
     ds,                        # any data set of this package
     batch: int,                # global batch: images of all processes together
@@ -105,9 +106,14 @@ def batches(
     pin_memory = pin_memory and torch.cuda.is_available()
     if workers == 0: return _in_process(ds, stream, pin_memory)
     return _ahead(torch.utils.data.DataLoader(_Loads(ds), sampler=stream, batch_size=None, num_workers=workers,
-                                              pin_memory=pin_memory, generator=torch.Generator()))
+                                              pin_memory=pin_memory, generator=torch.Generator(), worker_init_fn=_deaf))
 
-# %% ../../nbs/data/15_sampler.ipynb #cbba57c2
+# %% ../../nbs/data/15_sampler.ipynb #143ef789
+def _deaf(_):
+    "A SIGTERM to the whole process group is for the parent, which ends its workers when it is ready."
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _ahead(loader):
     "The loader's batches; its workers end with the iterator, also after an error, and not whenever the garbage is collected."
     it = iter(loader)

@@ -224,7 +224,7 @@ def keep_state(cfg: TrainConfig, ds, folder: RunFolder, s: TrainState):
     check_finite(s)
     keep(folder, s, cfg, ds.identity, image_grid(sample_sheet(s.G_ema, cfg.seed, ds.labels, len(ds)), 8))
 
-# %% ../../nbs/training/08_run.ipynb #0bad10a4
+# %% ../../nbs/training/08_run.ipynb #ffae14fe
 def catch_up(cfg: TrainConfig, s: TrainState, folder: RunFolder, scores: Scores, procs: Processes, told):
     "A measurement that SIGTERM left out is made before the run goes on."
     rows = folder.rows()
@@ -232,6 +232,7 @@ def catch_up(cfg: TrainConfig, s: TrainState, folder: RunFolder, scores: Scores,
     if not scores.names or not s.count["nimg"] or not due(cfg, s) or not procs.any(lacking): return
     found = scores.measure(s.G_ema, told)
     if folder.writes and found: folder.rewrite_log([*rows[:-1], rows[-1] | found]); point_to_best(folder)
+    if told(): raise Stopped()
 
 # %% ../../nbs/training/08_run.ipynb #2af112a1
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):

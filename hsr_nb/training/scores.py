@@ -58,7 +58,7 @@ def all_features(features: Tensor, n: int, procs: Processes) -> Tensor:
     whole[[i for ids in shares(n, procs) for i in ids]] = features
     return procs.sum(whole)
 
-# %% ../../nbs/training/13_scores.ipynb #89e211d6
+# %% ../../nbs/training/13_scores.ipynb #f589d7ca
 SCORES = ("fid", "kid")
 
 
@@ -73,6 +73,7 @@ class Scores:
         least = self.detector.num_features + 1 if "fid" in cfg.metrics else 2
         if few < least: raise ValueError(f"{' and '.join(cfg.metrics)} with {self.detector.name} needs at least {least} pictures on both sides, found {few} (metric_images {self.n}, data set of {len(ds)})")
         self.real = None
+        self.detector(ds.images([0]))      # pictures that it cannot see are refused here and not after an hour
 
     def measure(self, G, stop=lambda: False) -> dict:
         "Every score under its full name, on rank 0; none where `stop()` said so."
