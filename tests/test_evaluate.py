@@ -92,6 +92,30 @@ def test_inception_score_with_a_classifier(run, tmp_path):
     assert "is[colours]" in E.lines(found)[0] and "spread" in E.lines(found)[0]
 
 
+def test_another_detector_is_named_and_its_file_checked(run, tmp_path, monkeypatch):
+    "A timm network from a local file: its name in every key, its hash in the report; path length by the embedded judge."
+    from safetensors.torch import save_file
+    from hsr_nb.nets.backbones import build_net, sha256
+    for k in ("HSR_NB_VGG16", "HSR_NB_LPIPS_VGG16", "HSR_NB_INCEPTION"): monkeypatch.delenv(k, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    save_file(build_net("test_resnet", seed=1).state_dict(), tmp_path / "w.safetensors")
+    found, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY, scores=("kid", "ppl"), detector="test_resnet", weights=str(tmp_path / "w.safetensors")))
+    assert set(found["scores"]) == {"kid[test_resnet]", "kid_std[test_resnet]", f"ppl2_wend[maps-{D[1:-1]}]", f"ppl2_wend[maps-{D[1:-1]}]_se"}
+    assert found["detector"] == {"name": "test_resnet", "sha256": sha256(tmp_path / "w.safetensors")} and found["distance"]["sha256"] == load_detector().sha256
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    for wrong, says in ((dict(detector="test_resnet"), "HSR_NB_TEST_RESNET"), (dict(detector="inception"), "HSR_NB_INCEPTION"), (dict(detector="test_resnet", weights=str(tmp_path / "bad.safetensors")), "cannot be read"),
+                        (dict(detector="inception", weights=str(tmp_path / "w.safetensors")), "not the published file"), (dict(scores=("is",), classifier="inception"), "HSR_NB_INCEPTION")):
+        with pytest.raises((ValueError, OSError), match=says): evaluate_run(EvalConfig(str(run), str(tmp_path / "out.json"), **TINY | {"scores": ("kid",)} | wrong))
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_teacher_of_a_network_does_not_judge_it(tmp_path):
+    G = network(0)
+    meta = {"G": G.init_kwargs, "data": SynthFaces(32).identity, "count": {"nimg": 0}, "teacher": {"name": "synthfaces-tiny"}, "config": {"data": {"path": "synthfaces", "resolution": 32}}}
+    path = save_safetensors(tmp_path / "g.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, meta)
+    with pytest.raises(ValueError, match="taught this network"): evaluate_run(EvalConfig(str(path), **TINY, detector="synthfaces-tiny", scores=("kid",)))
+
+
 @pytest.mark.parametrize("option, score", [("classifier", "is"), ("bank", "als")])
 def test_a_classifier_that_is_none(run, tmp_path, option, score):
     for name in ("x.pt", "x.safetensors"):
@@ -161,7 +185,7 @@ def test_an_incomparable_report_is_refused_before_anything_is_measured(run, repo
 @pytest.mark.parametrize("change, says", [
     (dict(n=96), "more than 96 pictures"), (dict(reals=50), "found 50"), (dict(reals=20001), "20000 pictures, 20001"), (dict(n=1), "at least 2"), (dict(paths=1), "at least 2"), (dict(frames=2), "at least 3"),
     (dict(scores=("fid", "nope")), "'nope'"), (dict(scores=()), "no score"), (dict(scores=("is",)), "classifier"), (dict(vgg="a"), "both files"), (dict(psi=float("inf")), "psi"), (dict(resamples=1), "at least 2"),
-    (dict(device="nowhere"), "cannot be used"), (dict(detector="synthfaces-tiny"), "teacher"), (dict(data="digits"), "shape"), (dict(bank="gone.pt"), "not found"), (dict(against="gone.json"), "report not found"),
+    (dict(device="nowhere"), "cannot be used"), (dict(data="digits"), "shape"), (dict(bank="gone.pt"), "not found"), (dict(against="gone.json"), "report not found"),
 ])
 def test_settings_that_make_no_sense(run, tmp_path, change, says):
     with pytest.raises((ValueError, OSError), match=says) as e: evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY | change))

@@ -2,6 +2,7 @@
 import json
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -402,3 +403,13 @@ def test_statistics_cost_about_their_one_product():
     stats, start = FeatureStats(256), time.process_time()
     for part in x.split(500): stats.append(part)
     assert stats.cov.shape == (256, 256) and time.process_time() - start < 10 * floor
+
+
+def test_timing_notebook(tmp_path):
+    papermill, root = pytest.importorskip("papermill"), Path(__file__).parents[1]
+    papermill.execute_notebook(root / "nbs/experiments/metrics_timing.ipynb", tmp_path / "out.ipynb", dict(n=300, widths=[8, 16], pr_n=60, paths=2, out=str(tmp_path / "results")), kernel_name="python3",
+                               progress_bar=False, cwd=str(root))
+    file, = (tmp_path / "results").iterdir()
+    found = json.loads(file.read_text())
+    assert [r["what"].split()[0] for r in found["rows"]] == ["statistics", "Fréchet"] * 2 + ["precision", "ALS:", "ALS:"] and all(r["seconds"] >= 0 for r in found["rows"])
+    assert file.name.startswith("metrics-timing-") and found["config"]["threads"] == 2
