@@ -71,7 +71,7 @@ def child(cfg, *args):
     return p
 
 
-def ended(p, seconds=120):
+def ended(p, seconds=300):
     "The exit status of a child, which must come."
     p.join(seconds)
     if p.exitcode is None: p.kill(); p.join(); raise AssertionError(f"the child did not end within {seconds} s")
@@ -192,7 +192,7 @@ def test_fifty_one_kills(seed, images, whole, tmp_path): kill_three_times(seed, 
 
 # --- SIGTERM
 
-def until(p, condition, seconds=120):
+def until(p, condition, seconds=300):
     "Wait for a condition while the child lives."
     end = time.monotonic() + seconds
     while not condition():
@@ -216,6 +216,16 @@ def test_sigterm_saves_and_ends_with_143(steps, images, whole, tmp_path):
     assert_whole(run)
     assert ended(child(config(run, images))) == 0
     assert_same_run(whole[0], run, {f"checkpoints/{nimg:09d}.safetensors", f"samples/fakes{nimg:09d}.png"} if nimg % 12 else ())
+
+
+def test_sigterm_to_the_whole_group(images, tmp_path):
+    "As schedulers and `timeout` send it: to the loader's processes too."
+    run = tmp_path / "run"
+    p = child(config(run, images, kimg=1000.0, **{"data.workers": 2}), None, (os.setsid, ()))
+    until(p, lambda: lines(run) >= 1)
+    os.killpg(p.pid, signal.SIGTERM)
+    assert ended(p) == 143
+    assert load_checkpoint(run)[1]["count"]["nimg"] == read_metrics(run)[-1]["nimg"]
 
 
 def rank(r, port, then, *args):

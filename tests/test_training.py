@@ -258,6 +258,20 @@ def test_command_line_errors(tmp_path):
         assert r.returncode == 2 and words in r.stderr and "Traceback" not in r.stderr, r.stderr
 
 
+def test_command_line_force_and_status(monkeypatch, capsys):
+    "--force is no setting; SIGTERM's status passes through."
+    from hsr_nb.training import cli, run
+    calls = []
+    monkeypatch.setattr(run, "train", lambda cfg, force: calls.append((cfg, force)) or "the folder")
+    for args in (["tiny32", "--kimg", "4"], ["tiny32", "--force", "--kimg", "4"]):
+        monkeypatch.setattr(sys, "argv", ["hsr_train", *args]); cli.main()
+    assert calls[0][0] == calls[1][0] and calls[0][0].kimg == 4 and [f for _, f in calls] == [False, True] and "the folder" in capsys.readouterr().out
+    def stop(*_, **__): raise run.Stopped()
+    monkeypatch.setattr(run, "train", stop)
+    with pytest.raises(SystemExit) as e: cli.main()
+    assert e.value.code == 143
+
+
 def test_read_only_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     r = cli("tiny32", "--data.path", "digits", "--hsr.teacher", "none", "--run-dir", str(tmp_path / "file" / "run"))
