@@ -132,22 +132,22 @@ class VGG16(nn.Module):
 
     def features(self, x: Tensor) -> Tensor: return self.classifier(F.max_pool2d(self.convolutions(x), 2).flatten(1))   # [N, 3, 224, 224] -> [N, 4096]
 
-# %% ../../nbs/metrics/13_published.ipynb #ab1775e3
+# %% ../../nbs/metrics/13_published.ipynb #73107547
 @dataclass(frozen=True)
 class Published:
     "A file of weights: where it lies, its name here, and its SHA-256 or the first digits of it where they are published."
-    url: str
+    url: str           # or words, for a file that cannot be fetched from here
     file: str
     sha256: str = ""
 
 
 PUBLISHED = {
     "inception": Published("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth", "6726825d"),
-    "vgg16": Published("https://download.pytorch.org/models/vgg16-397923af.pth", "vgg16-397923af.pth", "397923af"),
+    "vgg16": Published("vgg16-397923af.pth, which torchvision calls VGG16_Weights.IMAGENET1K_V1,", "vgg16-397923af.pth", "397923af"),
     "lpips-vgg16": Published("https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth", "lpips-vgg16.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
 }
 
-
+# %% ../../nbs/metrics/13_published.ipynb #297f1821
 def variable(name: str) -> str: return "HSR_NB_" + re.sub(r"[^A-Z0-9]+", "_", name.upper())   # the environment variable that may name its file
 
 
@@ -167,10 +167,10 @@ def find_weights(
     if not allow_download: raise WeightsNotFound(wanted)
     kept.parent.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(known.url, str(kept), known.sha256 or None, progress=False)
-    except (OSError, RuntimeError) as e: raise WeightsNotFound(f"{wanted} with a network ({type(e).__name__}: {e})") from e
+    except (OSError, RuntimeError, ValueError) as e: raise WeightsNotFound(f"{wanted} with a network ({type(e).__name__}: {e})") from e
     return kept
 
-
+# %% ../../nbs/metrics/13_published.ipynb #166eecfe
 def read_published(name: str, path=None, trust=(), allow_download: bool = False) -> tuple:  # ({tensor name: tensor}, SHA-256, name for the scores)
     "Tensors of a network's file once its hash is right: the published one, or one of those trusted (at least 8 digits each)."
     if short := [t for t in trust if not re.fullmatch("[0-9a-f]{8,64}", t)]: raise ValueError(f"a trusted SHA-256 has 8 to 64 hexadecimal digits in lower case, found {short[0]!r}")
