@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REST', 'STYLE', 'Desk', 'Screen', 'Live', 'LatentExplorer']
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #83950cf8
+# %% ../../nbs/explore/09_latent_explorer.ipynb #575d49d7
 import asyncio
 import time
 from dataclasses import replace
@@ -18,7 +18,7 @@ from .panels import (BreedPanel, DirectionPanel, HistoryPanel, MixPanel, Network
                                    classed, need_widgets)
 from .recipe import Recipe
 from .sheet import bars_html, curve_svg
-from .studio import attributes, curve, frames, preview_level, titles
+from .studio import attributes, curve, frames, preview_level
 from .tiles import tile, tiles_class
 from ..metrics.report import device_name
 
@@ -50,7 +50,7 @@ class Desk:
         if self.jobs: self.jobs.pop(0)()
         if self.jobs: self.waiting = asyncio.get_running_loop().call_later(0.001, self._next)
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #0b6fc32c
+# %% ../../nbs/explore/09_latent_explorer.ipynb #ba057834
 STYLE = """<style>
 .hsr-explorer { max-width: 1180px; gap: 8px; padding: 4px; overflow: visible; }
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top { flex-flow: row wrap; align-items: center; gap: 4px 10px; overflow: visible; }
@@ -77,7 +77,7 @@ class Screen(Explorer):
 
     def rebuild(self):
         "New panels for the present networks."
-        W, self.named = need_widgets(), {}
+        W = need_widgets()
         self.draft, self.current = self.recipe, next(iter(self.studio.steps))
         self.panels = [P(self) for P in (SourcePanel, TruncationPanel, DirectionPanel, MixPanel, BreedPanel, HistoryPanel, WalkPanel, NetworkPanel)]
         self.tabs = W.Tab([p.box for p in self.panels[3:]], titles=("mix layers", "breed", "history", "walk", "networks"))
@@ -117,7 +117,7 @@ class Screen(Explorer):
         plain = replace(self.draft, edits=())
         return attributes(self.studio, self.studio.draw(self.studio.ws(plain, which), which, self.level)[0])
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #93c06f76
+# %% ../../nbs/explore/09_latent_explorer.ipynb #71fc1036
 class Live(Screen):
     "A screen that answers to controls."
     def change(self, r: Recipe, direction: str = None):
@@ -140,7 +140,7 @@ class Live(Screen):
     def slow(self):
         "What follows: readings, thumbnails, the open tab."
         panels = (self.panels[2], self.panels[3 + (self.tabs.selected_index or 0)])
-        return [lambda f=f: self.attempt(f) for f in (self.readings, *(lambda p=p: p.rest(self, self.draft) for p in panels))]
+        return [lambda f=f: self.attempt(f) for f in (self.readings, *(lambda p=p: p.rest(self, self.draft) for p in panels), *self.panels[2].unnamed(self))]
 
     def refresh(self):
         "Show the present recipe in full."
@@ -168,7 +168,7 @@ class Live(Screen):
         self.history.push(self.draft)
         if self.attempt(f): self.say(); self.refresh()
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #158569b7
+# %% ../../nbs/explore/09_latent_explorer.ipynb #fa3c1cb6
 class LatentExplorer(Live):
     "The interactive explorer. static=True gives the contact sheet and needs no widgets."
     def __init__(self, a=None, b=None, static: bool = False, **how):  # names, files, run folders or Generators; None: the embedded pair; how: see `Studio`
@@ -209,10 +209,3 @@ class LatentExplorer(Live):
         "The next seed, the previous one, or any."
         seed = int(np.random.default_rng().integers(2**16)) if by is None else (self.draft.seed + by) % 2**32
         self.act(lambda: self.set(seed=seed, bred=()))
-
-    def labels(self, method: str) -> list[str]:
-        "Working titles of directions, measured once, on as many faces as a second and a half allows."
-        if method not in self.named:
-            cost = 2 * len(self.studio.sets[method].names) * min(self.studio.ms["A"].values())
-            self.named[method] = titles(self.studio, method, faces=int(np.clip(1500 / cost, 1, 8)))
-        return self.named[method]

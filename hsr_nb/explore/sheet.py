@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'enlarge', 'bars_html', 'curve_svg', 'contact_sheet']
 
-# %% ../../nbs/explore/04_sheet.ipynb #9b5670d2
+# %% ../../nbs/explore/04_sheet.ipynb #5ca25be4
 from html import escape
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.images import image_grid
 from .recipe import Recipe
-from .studio import VIEWS, Curve, Studio, attributes, curve, frames, thumbs, titles, variations
+from .studio import VIEWS, Curve, Studio, attributes, curve, frames, thumbs, title, variations
 
 # %% ../../nbs/explore/04_sheet.ipynb #92acc676
 def enlarge(
@@ -70,7 +70,7 @@ def _apart(places, lowest, gap=13):
     for two, limit in zip(order[::-1], lowest - gap * np.arange(len(out))): out[two] = min(out[two], limit)
     return out
 
-# %% ../../nbs/explore/04_sheet.ipynb #52115794
+# %% ../../nbs/explore/04_sheet.ipynb #bcec16b8
 def contact_sheet(
     s: Studio, r: Recipe,
     view: str = None,   # one of `VIEWS`; None: everything there is
@@ -79,13 +79,10 @@ def contact_sheet(
     parts = [_captioned(x, f"{k}  {s.names[k]}" if k in s.names else k, 256) for k, x in frames(s, r, view or (VIEWS[3] if "B" in s.nets else "A")).items()]
     rows = [parts]
     for m in s.sets:
-        cells = [[_captioned(x, c, 64) for x, c in zip(t, ("-2", _short(n, w), "+2"))] for t, n, w in zip(thumbs(s, r, m), s.sets[m].names, titles(s, m))]
+        cells = [[_captioned(x, c, 64) for x, c in zip(t, ("-2", f"{n} {title(s, n)}".strip(), "+2"))] for t, n in zip(thumbs(s, r, m), s.sets[m].names)]
         rows += [sum(cells[i:i + 4], []) for i in range(0, len(cells), 4)]
     rows.append([_captioned(s.draw(s.ws(x))[0], f"variation {i + 1}", 64) for i, x in enumerate(variations(r))])
     return _stack(rows)
-
-
-def _short(name, title): return f"{name} {title}".strip()
 
 
 def _captioned(image, caption, side):

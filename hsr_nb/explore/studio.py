@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREVIEW_MS', 'THUMB_LEVEL', 'REACH', 'VIEWS', 'latent_z', 'latents', 'Studio', 'judge_level', 'difference',
-           'preview_level', 'frames', 'thumbs', 'thumb_level', 'variations', 'attributes', 'Curve', 'curve', 'titles']
+           'preview_level', 'frames', 'thumbs', 'thumb_level', 'variations', 'attributes', 'Curve', 'curve', 'title']
 
 # %% ../../nbs/explore/03_studio.ipynb #384f0845
 import math
@@ -213,14 +213,14 @@ def curve(s: Studio, r: Recipe, direction: str, which: str = "A", T: int = 11, r
     als = ((deviations(L[None])[0] / s.sigma) ** 2).sum(0)
     return Curve(direction, a, L, s.judge.attribute_names, dict(zip(s.judge.attribute_names, als.tolist())), float(als.mean()))
 
-# %% ../../nbs/explore/03_studio.ipynb #60195232
-def titles(
-    s: Studio, method: str, faces: int = 8,
-) -> list[str]:        # such as "yaw +", one per direction; "" without a judge
-    "The attribute that each direction moves most, and which way."
-    names = s.sets[method].names
-    if s.judge is None: return [""] * len(names)
+# %% ../../nbs/explore/03_studio.ipynb #acb36d37
+def title(
+    s: Studio, direction: str, faces: int = 8,
+) -> str:               # such as "yaw +"; "" without a judge
+    "The attribute that a direction moves most, and which way."
+    if s.judge is None: return ""
     c = 0 if s.nets["A"].c_dim else None
-    seen = lambda n, a: s.judge(s.draw(torch.cat([s.ws(Recipe(seed=k, class_index=c).moved(n, a, s.all_layers, s.all_layers)) for k in range(faces)]), level=judge_level(s)))
-    change = [(seen(n, REACH) - seen(n, -REACH)).mean(0).numpy() / s.sigma for n in names]
-    return [f"{s.judge.attribute_names[i := int(np.abs(d).argmax())]} {'+' if d[i] > 0 else '−'}" for d in change]
+    seen = lambda a: s.judge(s.draw(torch.cat([s.ws(Recipe(seed=k, class_index=c).moved(direction, a, s.all_layers, s.all_layers)) for k in range(faces)]), level=judge_level(s)))
+    change = (seen(REACH) - seen(-REACH)).mean(0).numpy() / s.sigma
+    i = int(np.abs(change).argmax())
+    return f"{s.judge.attribute_names[i]} {'+' if change[i] > 0 else '−'}"

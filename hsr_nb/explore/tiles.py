@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# %% ../../nbs/explore/06_tiles.ipynb #399de5fc
+# %% ../../nbs/explore/06_tiles.ipynb #c052bc7d
 SCRIPT = r"""
 const plain = { willReadFrequently: true };   // on the processor: the same pixels every time
 function paint(canvas, tile, side) {
@@ -21,7 +21,7 @@ function paint(canvas, tile, side) {
   const small = new OffscreenCanvas(w, h); small.getContext("2d", plain).putImageData(data, 0, 0);
   const k = Math.max(1, Math.ceil(side * (window.devicePixelRatio || 1) / Math.max(w, h)));
   if (canvas.width !== w * k || canvas.height !== h * k) { canvas.width = w * k; canvas.height = h * k; }
-  const g = canvas.getContext("2d", plain); g.imageSmoothingEnabled = k > 1; g.imageSmoothingQuality = "high"; g.drawImage(small, 0, 0, w * k, h * k);
+  const g = canvas.getContext("2d", plain); g.imageSmoothingEnabled = k > 1; g.imageSmoothingQuality = "high"; g.globalCompositeOperation = "copy"; g.drawImage(small, 0, 0, w * k, h * k);
   canvas.style.width = side * w / Math.max(w, h) + "px"; canvas.style.height = side * h / Math.max(w, h) + "px";
 }
 function render({ model, el }) {
