@@ -8,14 +8,14 @@ __all__ = ['t_quantile', 'mean_sd', 'paired_difference']
 # %% ../../nbs/metrics/14_paired.ipynb #f841a768
 import math
 
-# %% ../../nbs/metrics/14_paired.ipynb #f7dd02e2
+# %% ../../nbs/metrics/14_paired.ipynb #1c8456b3
 def t_quantile(
     p: float,   # probability, e.g. 0.975
     n: int,     # degrees of freedom
 ) -> float:
     "Quantile of Student's distribution. Needs SciPy."
     try: from scipy.stats import t
-    except ImportError: raise ImportError('intervals over seeds need SciPy: pip install "hsr_nb[sweep]"') from None
+    except ImportError: raise ImportError('intervals over seeds need SciPy: pip install "hsr_nb[all]"') from None
     return float(t.ppf(p, n))
 
 
