@@ -42,7 +42,7 @@ def low_precision_from(img_resolution: int, num_fp16_res: int) -> float:
     "The lowest level that runs in half precision when the `num_fp16_res` highest may; never below 8."
     return max(2 * img_resolution // 2 ** num_fp16_res, 8) if num_fp16_res else math.inf
 
-# %% ../../nbs/nets/03_generator.ipynb #d7b6781d
+# %% ../../nbs/nets/03_generator.ipynb #72401ae2
 class SynthesisLayer(nn.Module):
     "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h*up, w*up]."
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, size: tuple[int, int], up: int = 1, use_noise: bool = True,
@@ -64,7 +64,7 @@ class SynthesisLayer(nn.Module):
         return torch.randn(n, 1, *self.size, device=self.noise_const.device) * self.noise_strength
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random", gain: float = 1.0, impl: str = "auto") -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.noise(len(x), noise_mode), up=self.up, padding=1,
+        x = modulated_conv2d(x, self.weight, self.affine(w), self.noise(x.shape[0], noise_mode), up=self.up, padding=1,
                              resample_filter=self.resample_filter, flip_weight=self.up == 1, impl=impl)
         return finish(x, self.bias, self.activation, gain, self.conv_clamp, impl)
 
@@ -82,7 +82,7 @@ class ToRGBLayer(nn.Module):
         x = modulated_conv2d(x, self.weight, self.affine(w) * self.gain, demodulate=False, impl=impl)
         return finish(x, self.bias, "linear", 1.0, self.conv_clamp, impl)
 
-# %% ../../nbs/nets/03_generator.ipynb #e35725c7
+# %% ../../nbs/nets/03_generator.ipynb #6bbe2603
 class SynthesisBlock(nn.Module):
     "One level of the synthesis network; holds `const` at level 4."
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, size: tuple[int, int], img_channels: int, is_last: bool,
@@ -103,7 +103,7 @@ class SynthesisBlock(nn.Module):
         dtype = self.dtype if ws.is_cuda and not force_fp32 else torch.float32
         how = dict(noise_mode=noise_mode, impl=impl)
         if self.is_first:
-            x = self.const.to(dtype).expand(len(ws), *self.const.shape).contiguous(memory_format=torch.channels_last)
+            x = self.const.to(dtype).expand(ws.shape[0], *self.const.shape).contiguous(memory_format=torch.channels_last)
             x = self.conv1(x, ws[:, 0], **how)
         elif self.architecture == "resnet":
             x = x.to(dtype)
