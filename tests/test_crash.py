@@ -283,6 +283,10 @@ def test_scores_leave_the_run_alone(images, whole, tmp_path):
     assert json.loads((whole[0] / "best.json").read_text()) == {key: {"checkpoint": f"checkpoints/{low['nimg']:09d}.safetensors", "nimg": low["nimg"], "score": low[key]}}
 
 
+def test_the_teacher_does_not_judge(images, tmp_path):
+    with pytest.raises(ValueError, match="taught this network and cannot judge it"): train(config(tmp_path / "run", images, metric_detector="synthfaces-tiny"), progress=False)
+
+
 # --- disks and folders
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ __all__ = ['POSITIVE', 'CONTINUE', 'check_config', 'open_data', 'flat_config', '
            'TrainingFailed', 'Stopped', 'Interrupt', 'start', 'check_finite', 'tick', 'train', 'passed', 'due',
            'keep_state', 'catch_up', 'progress_bar', 'show']
 
-# %% ../../nbs/training/08_run.ipynb #80deae14
+# %% ../../nbs/training/08_run.ipynb #930480f1
 import signal
 import sys
 import threading
@@ -23,6 +23,7 @@ from ..data.check import require_dataset
 from ..data.registry import BUILT_IN, open_dataset
 from ..data.sampler import batches, check_batch
 from ..interop.safetensors import CheckpointError, checkpoints, load_safetensors
+from ..metrics.detectors import require_independent
 from ..metrics.report import provenance
 from .config import TrainConfig
 from .folder import RunFolder, earlier_sessions, keep, point_to_best, read_metrics
@@ -161,7 +162,7 @@ def tick(s: TrainState, stats: Stats, procs: Processes, began: dict) -> dict:
     if bad: raise TrainingFailed(f"{bad[0]} became {row[bad[0]]} within the {images} images before image {s.count['nimg']}; the last good checkpoint is kept")
     return row | {"seconds": round(s.count["seconds"], 3), "sec_per_kimg": round(sec / images * 1000, 4)}
 
-# %% ../../nbs/training/08_run.ipynb #a64199cf
+# %% ../../nbs/training/08_run.ipynb #21210477
 def train(
     cfg: TrainConfig,
     progress: bool = True,   # show a bar
@@ -174,6 +175,7 @@ def train(
     scores = Scores(cfg, ds, procs, device)
     with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
         s, forced = start(cfg, ds, procs, device, folder, force)
+        if scores.names and s.hsr is not None: require_independent(scores.detector, s.hsr.teacher.identity())
         folder.write_json("config.json", cfg.to_dict())
         sessions = {"processes": procs.world, "earlier": earlier_sessions(folder.path, s.count["nimg"])} | ({"forced": forced} if forced else {})
         folder.write_json("provenance.json", provenance(device) | {"data": ds.identity, "seed": cfg.seed} | sessions)
