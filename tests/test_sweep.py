@@ -1,6 +1,7 @@
 """Sweeps: finished cells are kept through a kill, arms are lengthened, a failing cell is named, other people's schedulers are used."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
 from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
-from hsr_nb.training.sweep import SweepConfig, SweepFailed, collect, finished, jobs, main, publish, summary, sweep  # noqa: E402
+from hsr_nb.training.sweep import SweepConfig, SweepFailed, collect, finished, jobs, main, missing, publish, summary, sweep  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"net.channel_max": "8", "net.z_dim": "8", "net.w_dim": "8", "batch": "8", "net.mbstd_group": "4", "data.max_size": "64", "tick_kimg": "0.016", "hsr.head_hidden": "8"}
@@ -55,6 +56,10 @@ def test_arms_branch_from_their_own_seed_and_finished_cells_are_kept(ask):
     assert [r["kimg"] for r in sweep(longer)] == [0.128] * 2 and len(list(Path(cfg.folder, "seed0/baseline/checkpoints").iterdir())) == 1
     file = json.loads(publish(longer, collect(longer)).read_text())
     assert file["name"] == "ablation-teacher" and {"seed", "teacher", "kimg"} <= set(file["rows"][0])
+    assert missing(longer) == []
+    shutil.rmtree(cfg.folder)
+    assert missing(longer) == [] and sweep(longer) == file["rows"] and not Path(cfg.folder).exists()      # the result file is enough
+    assert len(missing(cfg)) == 3 and len(missing(ask(kimg=0.128, seeds=(0, 1)))) == 3                    # other settings, another seed: not done
     assert summary(file["rows"], "teacher")[1]["fid[synthfaces-attributes]"]["difference"]["low"] is None   # one seed: no interval
 
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AXES', 'CURVES', 'column', 'arms', 'SweepConfig', 'read_value', 'jobs', 'trained_kimg', 'finished', 'messages_to',
-           'run_job', 'connect', 'watch', 'SweepFailed', 'sweep', 'curve', 'collect', 'publish', 'summary',
-           'text_table', 'main']
+           'run_job', 'connect', 'watch', 'SweepFailed', 'sweep', 'curve', 'asked', 'published', 'collect', 'missing',
+           'publish', 'summary', 'text_table', 'main']
 
-# %% ../../nbs/training/20_sweep.ipynb #e7157569
+# %% ../../nbs/training/20_sweep.ipynb #637ad63a
 import itertools
 import json
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 from ..metrics.comparison import headline
 from ..metrics.evaluate import EvalConfig, evaluate_run
 from ..metrics.paired import mean_sd, paired_difference
-from ..metrics.report import write_result
+from ..metrics.report import result_file, write_result
 from .config import override, preset
 from .run import read_metrics
 
@@ -105,7 +105,7 @@ def _job(cfg, seed, run_dir, kimg, settings):
     return {"run_dir": run_dir, "kimg": kimg, "notebook": cfg.notebook, "cache": f"{cfg.folder}/cache", "parameters": {
         "run_dir": run_dir, "preset": cfg.preset, "seed": seed, "kimg": kimg, "device": "auto", "settings": settings}}
 
-# %% ../../nbs/training/20_sweep.ipynb #629b7e77
+# %% ../../nbs/training/20_sweep.ipynb #748b3c08
 def trained_kimg(run_dir) -> float:
     "How far a run has come; 0 where there is none."
     try: return read_metrics(run_dir)[-1]["kimg"]
@@ -115,7 +115,7 @@ def trained_kimg(run_dir) -> float:
 def finished(job: dict):
     "The report of a job that is done as asked, {} for a trunk that is, else None."
     checkpoints = sorted(Path(job["run_dir"], "checkpoints").glob("*.safetensors"))
-    if not checkpoints or int(checkpoints[-1].stem) < job["kimg"] * 1000: return None
+    if not checkpoints or not 0 <= int(checkpoints[-1].stem) / 1000 - job["kimg"] < 0.5: return None   # whole batches: a little more than asked
     if "score" not in job: return {}
     try: report = json.loads(Path(job["run_dir"], "report.json").read_text())
     except (OSError, json.JSONDecodeError): return None
@@ -138,6 +138,7 @@ def run_job(job: dict, *after) -> dict:  # `after`: results that must exist firs
     import papermill
     if (done := finished(job)) is not None: return done
     run = Path(job["run_dir"])
+    if trained_kimg(run) - job["kimg"] >= 0.5: raise ValueError(f"{run} holds a run of {trained_kimg(run):g} kimg, longer than the {job['kimg']:g} asked for: name another folder")
     run.mkdir(parents=True, exist_ok=True)
     if finished({k: v for k, v in job.items() if k != "score"}) is None:
         with messages_to(run / "messages.txt") as f:
@@ -172,19 +173,19 @@ def watch(futures: dict, todo: list, every: float = 2.0):
             if not open_jobs: return
             time.sleep(every)
 
-# %% ../../nbs/training/20_sweep.ipynb #269c914a
+# %% ../../nbs/training/20_sweep.ipynb #525da7b1
 class SweepFailed(RuntimeError):
     "Some jobs failed; the message names them, the others are kept."
 
 
 def sweep(cfg: SweepConfig) -> list:  # rows
     "Run what is missing, wait, collect. SweepFailed names what went wrong; the same call tries again."
-    todo = jobs(cfg)
-    futures = {}
+    todo, futures = missing(cfg), {}
+    if not todo: return collect(cfg)
     with connect(cfg) as client:
         trunk = None
         for job in todo:
-            futures[job["run_dir"]] = client.submit(run_job, job, *([trunk] if "row" in job else []), pure=False, retries=0)
+            futures[job["run_dir"]] = client.submit(run_job, job, *([trunk] if "row" in job else []), pure=False, retries=0, priority=-len(futures))   # seed after seed
             if "row" not in job: trunk = futures[job["run_dir"]]
         watch(futures, todo)
         bad = {d: str(f.exception()).strip().splitlines()[-1] for d, f in futures.items() if f.status != "finished"}
@@ -192,7 +193,7 @@ def sweep(cfg: SweepConfig) -> list:  # rows
     if bad: raise SweepFailed(f"{len(bad)} of {len(todo)} runs failed, first {next(iter(bad))}: {next(iter(bad.values()))}")
     return rows
 
-# %% ../../nbs/training/20_sweep.ipynb #739ba7e1
+# %% ../../nbs/training/20_sweep.ipynb #74c4dd24
 CURVES = ("pl/length", "loss/G", "loss/D_fake", "loss/D_real")
 
 
@@ -204,17 +205,42 @@ def curve(run_dir, points: int = 40) -> dict:
     return {"kimg": [r["kimg"] for r in rows]} | {k: [round(r[k], 5) if k in r else None for r in rows] for k in keys}
 
 
+def asked(cfg: SweepConfig) -> dict:
+    "What the numbers depend on, beside the seeds."
+    return {k: v for k, v in asdict(cfg).items() if k not in ("folder", "out", "scheduler", "workers", "seeds", "notebook")}
+
+
+def published(cfg: SweepConfig, device="cpu") -> list:
+    "Rows of an earlier result file that was measured as asked; their run folders may be gone."
+    if cfg.out is None: return []
+    try: data = json.loads(result_file(cfg.out, f"ablation-{cfg.axis}", device).read_text())
+    except FileNotFoundError: return []
+    same = {k: v for k, v in data["config"].items() if k != "seeds"} == json.loads(json.dumps(asked(cfg)))
+    return [r for r in data["rows"] if r["seed"] in cfg.seeds] if same else []
+
+
 def collect(cfg: SweepConfig) -> list:
-    "Rows of the arms that are finished."
-    done = [(job, finished(job)) for job in jobs(cfg) if "row" in job]
-    scores = lambda r: {k: v for k, v in r["scores"].items() if isinstance(v, float)}
-    return [job["row"] | {"kimg": r["network"]["kimg"]} | scores(r) | {"seconds": round(read_metrics(job["run_dir"])[-1]["seconds"], 1), "curve": curve(job["run_dir"])} for job, r in done if r]
+    "Rows of the arms that are finished, here or in the result file, in order."
+    key = lambda r: (r["seed"], *(r[c] for c in AXES[cfg.axis]))
+    rows, scores = {key(r): r for r in published(cfg)}, lambda r: {k: v for k, v in r["scores"].items() if isinstance(v, float)}
+    todo = [job for job in jobs(cfg) if "row" in job]
+    for job in todo:
+        if r := finished(job):
+            rows[key(job["row"])] = job["row"] | {"kimg": r["network"]["kimg"]} | scores(r) | {"seconds": round(read_metrics(job["run_dir"])[-1]["seconds"], 1), "git": r["git"], "curve": curve(job["run_dir"])}
+    return [rows[key(job["row"])] for job in todo if key(job["row"]) in rows]
+
+
+def missing(cfg: SweepConfig) -> list:
+    "The jobs that are left: arms without a row, and the trunks of their seeds."
+    done = [{c: r[c] for c in (*AXES[cfg.axis], "seed")} for r in collect(cfg)]
+    left = [job for job in jobs(cfg) if "row" not in job or job["row"] not in done]
+    seeds = {job["row"]["seed"] for job in left if "row" in job}
+    return [job for job in left if job["parameters"]["seed"] in seeds]
 
 
 def publish(cfg: SweepConfig, rows: list, device="cpu") -> Path:  # data/results/ablation-<axis>-<device>.json
     "Write the rows with their provenance."
-    keep = {k: v for k, v in asdict(cfg).items() if k not in ("folder", "out", "scheduler", "workers")}
-    return write_result(cfg.out, f"ablation-{cfg.axis}", keep, rows, device)
+    return write_result(cfg.out, f"ablation-{cfg.axis}", asked(cfg) | {"seeds": sorted({r["seed"] for r in rows})}, rows, device)
 
 # %% ../../nbs/training/20_sweep.ipynb #af7770ac
 def summary(rows: list, axis: str) -> list:  # per arm: {"arm", "row", "seeds", score: {"mean", "sd", "difference"}}
