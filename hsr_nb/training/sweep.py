@@ -7,9 +7,10 @@ __all__ = ['AXES', 'CURVES', 'column', 'arms', 'SweepConfig', 'read_value', 'job
            'run_job', 'connect', 'watch', 'SweepFailed', 'sweep', 'curve', 'asked', 'published', 'collect', 'missing',
            'publish', 'summary', 'text_table', 'main']
 
-# %% ../../nbs/training/20_sweep.ipynb #637ad63a
+# %% ../../nbs/training/20_sweep.ipynb #5c2da8a4
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -77,7 +78,7 @@ class SweepConfig:
     notebook: str = "nbs/experiments/train.ipynb"
     out: str | None = "data/results"       # folder of the table; None: not written
 
-# %% ../../nbs/training/20_sweep.ipynb #62d53b65
+# %% ../../nbs/training/20_sweep.ipynb #53190159
 def read_value(v):
     "A setting from a shell: JSON where it is JSON, else text."
     try: return json.loads(v) if isinstance(v, str) else v
@@ -100,12 +101,12 @@ def jobs(cfg: SweepConfig) -> list:  # dicts: run_dir, parameters of the noteboo
 
 
 def _job(cfg, seed, run_dir, kimg, settings):
-    override(preset(cfg.preset), **settings)                      # a wrong name or value stops the sweep before it begins
+    batch = override(preset(cfg.preset), **settings).batch        # a wrong name or value stops the sweep before it begins
     settings = {"snapshot_kimg": 1e9} | settings                  # only the last checkpoint is needed ...
-    return {"run_dir": run_dir, "kimg": kimg, "notebook": cfg.notebook, "cache": f"{cfg.folder}/cache", "parameters": {
+    return {"run_dir": run_dir, "kimg": kimg, "images": math.ceil(kimg * 1000 / batch) * batch, "notebook": cfg.notebook, "cache": f"{cfg.folder}/cache", "parameters": {
         "run_dir": run_dir, "preset": cfg.preset, "seed": seed, "kimg": kimg, "device": "auto", "settings": settings}}
 
-# %% ../../nbs/training/20_sweep.ipynb #748b3c08
+# %% ../../nbs/training/20_sweep.ipynb #b278167b
 def trained_kimg(run_dir) -> float:
     "How far a run has come; 0 where there is none."
     try: return read_metrics(run_dir)[-1]["kimg"]
@@ -115,7 +116,7 @@ def trained_kimg(run_dir) -> float:
 def finished(job: dict):
     "The report of a job that is done as asked, {} for a trunk that is, else None."
     checkpoints = sorted(Path(job["run_dir"], "checkpoints").glob("*.safetensors"))
-    if not checkpoints or not 0 <= int(checkpoints[-1].stem) / 1000 - job["kimg"] < 0.5: return None   # whole batches: a little more than asked
+    if not checkpoints or int(checkpoints[-1].stem) != job["images"]: return None
     if "score" not in job: return {}
     try: report = json.loads(Path(job["run_dir"], "report.json").read_text())
     except (OSError, json.JSONDecodeError): return None
@@ -138,7 +139,7 @@ def run_job(job: dict, *after) -> dict:  # `after`: results that must exist firs
     import papermill
     if (done := finished(job)) is not None: return done
     run = Path(job["run_dir"])
-    if trained_kimg(run) - job["kimg"] >= 0.5: raise ValueError(f"{run} holds a run of {trained_kimg(run):g} kimg, longer than the {job['kimg']:g} asked for: name another folder")
+    if trained_kimg(run) * 1000 > job["images"]: raise ValueError(f"{run} holds a run of {trained_kimg(run):g} kimg, longer than the {job['kimg']:g} asked for: name another folder")
     run.mkdir(parents=True, exist_ok=True)
     if finished({k: v for k, v in job.items() if k != "score"}) is None:
         with messages_to(run / "messages.txt") as f:
