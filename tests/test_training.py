@@ -266,10 +266,12 @@ def test_command_line_force_and_status(monkeypatch, capsys):
     for args in (["tiny32", "--kimg", "4"], ["tiny32", "--force", "--kimg", "4"]):
         monkeypatch.setattr(sys, "argv", ["hsr_train", *args]); cli.main()
     assert calls[0][0] == calls[1][0] and calls[0][0].kimg == 4 and [f for _, f in calls] == [False, True] and "the folder" in capsys.readouterr().out
-    def stop(*_, **__): raise run.Stopped()
-    monkeypatch.setattr(run, "train", stop)
-    with pytest.raises(SystemExit) as e: cli.main()
-    assert e.value.code == 143
+    for error, status in ((run.Stopped(), 143), (KeyboardInterrupt(), 130), (BrokenPipeError(), 141), (torch.OutOfMemoryError(), 2), (ValueError("no"), 2)):
+        def fail(*_, **__): raise error
+        monkeypatch.setattr(run, "train", fail)
+        with pytest.raises(SystemExit) as e: cli.main()
+        assert e.value.code == status
+    assert [line for line in capsys.readouterr().err.splitlines()][-2:] == ["hsr_train: not enough GPU memory; a smaller --batch-gpu may help", "hsr_train: no"]
 
 
 def test_read_only_folder(tmp_path):

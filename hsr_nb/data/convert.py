@@ -282,13 +282,16 @@ def main(args: list | None = None) -> int:
     except (ValueError, ImportError) as e: print(f"hsr_data: {e}", file=sys.stderr); return 2
     return _print_summary(summary)
 
-# %% ../../nbs/data/12_convert.ipynb #2acdab82
+# %% ../../nbs/data/12_convert.ipynb #76453ca7
+def _some(n, what): return f"{n} {what}{'s' * (n != 1)}"
+
+
 def _print_summary(summary):
     c, h, w = summary["shape"]
     labels = f"{summary['distinct_labels']} different labels" if summary["distinct_labels"] else "no labels"
-    print(f"{shown(summary['dest'])}: {summary['images']} images, {w}x{h} (width x height), {c} channels, {labels}, resize filter {summary['resize_filter']}")
-    for what, n in summary["done"].items(): print(f"  {n} pictures: {what}")
-    if summary["dropped"]: print(f"  {summary['dropped']} pictures left out: too small")
+    print(f"{shown(summary['dest'])}: {_some(summary['images'], 'image')}, {w}x{h} (width x height), {c} channels, {labels}, resize filter {summary['resize_filter']}")
+    for what, n in summary["done"].items(): print(f"  {_some(n, 'picture')}: {what}")
+    if summary["dropped"]: print(f"  {_some(summary['dropped'], 'picture')} left out: too small")
     for name, why in summary["skipped"][:10]: print(f"  left out: {shown(name)} {why}")
     if len(summary["skipped"]) > 10: print(f"  ... and {len(summary['skipped']) - 10} more left out")
     return 0

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['USAGE', 'parse', 'main']
 
-# %% ../../nbs/training/09_cli.ipynb #e2392d12
+# %% ../../nbs/training/09_cli.ipynb #235e153c
 import sys
+
+import torch
 
 from .config import PRESETS, TrainConfig, override, preset
 
@@ -36,12 +38,14 @@ def parse(
     if cfg.batch != base.batch and cfg.batch_gpu == base.batch_gpu: cfg = override(cfg, batch=cfg.batch)
     return override(cfg)
 
-# %% ../../nbs/training/09_cli.ipynb #8afa0ef6
+# %% ../../nbs/training/09_cli.ipynb #0c0bb3b0
 def main():
     "Entry point of `hsr_train`; what is wrong is said in one sentence, exit code 2."
     from hsr_nb.training.run import TrainingFailed, train
     args = [a for a in sys.argv[1:] if a != "--force"]        # not a setting of the run: it is no part of the configuration that is recorded
     try: print(train(parse(args), force=len(args) < len(sys.argv) - 1))
+    except BrokenPipeError: sys.exit(141)   # --help | head
+    except torch.OutOfMemoryError: sys.exit(_fail("not enough GPU memory; a smaller --batch-gpu may help"))
     except (ValueError, OSError, TrainingFailed) as e: sys.exit(_fail(e))
     except KeyboardInterrupt: print("hsr_train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr); sys.exit(130)
 
