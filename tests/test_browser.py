@@ -90,7 +90,7 @@ def lab(tmp_path):
 def voila(tmp_path):
     "The notebook as an app."
     port = free_port()
-    cmd = [sys.executable, "-m", "voila", str(ROOT / "nbs/experiments/explore.ipynb"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--strip_sources=True", "--show_tracebacks=True"]
+    cmd = [sys.executable, "-m", "voila", str(ROOT / "nbs/experiments/explore.ipynb"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--strip_sources=True", "--show_tracebacks=True", "--VoilaExporter.raw_mimetypes=text/html"]
     with server(cmd, tmp_path / "voila.log", f"http://127.0.0.1:{port}/static/none", environment(tmp_path / "home")), browser() as page:
         page.goto(f"http://127.0.0.1:{port}/")
         yield page
@@ -169,12 +169,15 @@ def exercise(page, tmp_path, shot):
     for _ in range(3): figure.press("ArrowRight")                          # three seeds on
     hand.until(lambda: not set(hand.pictures()) & set(three), "other pictures")
     hand.still()
-    upload = page.locator(".hsr-explorer input[type=file]")
-    upload.set_input_files(file)
+    def upload(path):
+        with page.expect_file_chooser() as chooser: hand.button("load a recipe").click()
+        chooser.value.set_files(path)
+
+    upload(file)
     hand.until(lambda: hand.pictures() == three, "the loaded recipe gives the same pixels")
 
     (other := tmp_path / "other.json").write_text(json.dumps({**json.loads(file.read_text()), "generator": "0" * 64}))
-    upload.set_input_files(other)
+    upload(other)
     alert = page.locator(".hsr-explorer [role=alert]")
     hand.until(lambda: "another generator" in alert.inner_text(), "the sentence about another generator")
     assert hand.pictures() == three
@@ -183,7 +186,7 @@ def exercise(page, tmp_path, shot):
     page.locator(".hsr-explorer .widget-combobox input").first.fill(str(bad))
     page.locator(".hsr-explorer .widget-combobox input").first.press("Tab")
     page.locator(".hsr-explorer button", has_text="open").last.click()
-    hand.until(lambda: "no complete safetensors file" in alert.inner_text(), "the sentence about the file")
+    hand.until(lambda: "no.safetensors is no" in alert.inner_text(), "the sentence about the file")
     assert hand.pictures() == three
     hand.slider.focus()
     hand.slider.press("ArrowLeft")

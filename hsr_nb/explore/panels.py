@@ -181,7 +181,7 @@ class BreedPanel(Panel):
         images = s.draw(torch.cat([s.ws(x) for x in desk.ex.variations()]), level=thumb_level(s))
         self.tiles.tiles = [tile(x, "", f"variation {i + 1}") for i, x in enumerate(images)]
 
-# %% ../../nbs/explore/08_panels.ipynb #f61ab220
+# %% ../../nbs/explore/08_panels.ipynb #0aa99be1
 class HistoryPanel(Panel):
     "Names, and the recipe as a file."
     def __init__(self, desk):
@@ -192,8 +192,12 @@ class HistoryPanel(Panel):
         keep = _on(W.Button(description="keep", tooltip="give the present picture this name"), lambda: desk.act(lambda: desk.ex.keep(self.name.value or f"seed {desk.ex.recipe.seed}")))
         self.file, self.count = W.HTML(), W.HTML()
         self.upload = W.FileUpload(accept=".json", description="load a recipe", layout=W.Layout(width="150px"))
-        self.upload.observe(lambda c: c.new and desk.act(lambda: desk.ex.load(bytes(c.new[0].content))), "value")
+        self.upload.observe(lambda c: c.new and self._read(desk, bytes(c.new[0].content)), "value")
         self.box = W.VBox([classed(W.HBox([self.name, keep, self.file, self.upload, self.count]), "hsr-wrap"), self.tiles])
+
+    def _read(self, desk, data):
+        self.upload.value = ()                                             # so that the same file can be chosen again
+        desk.act(lambda: desk.ex.load(data))
 
     def tell(self, desk):
         h, s = desk.ex.history, desk.ex.studio
