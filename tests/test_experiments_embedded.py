@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).parents[1]
@@ -13,6 +14,7 @@ WEIGHTS = ROOT / "hsr_nb" / "weights"
 SMOKE = {
     "attributes": ("synthfaces-attributes", dict(faces=64, steps=2, batch=8, heldout=64)),
     "teacher": ("synthfaces-tiny", dict(faces=64, steps=2, batch=8, probe=64, heldout=64)),
+    "identity": ("synthfaces-identity", dict(people=64, views=2, steps=2, batch=16, heldout=64)),
 }
 
 
@@ -30,6 +32,44 @@ def test_notebook_runs_and_leaves_the_shipped_weights_alone(notebook, tmp_path):
     card = json.loads((tmp_path / f"{name}.json").read_text())
     assert card["sha256"] == hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()).hexdigest()
     assert {"device", "git", "versions"} <= card["provenance"].keys() and card["training"]["seconds"] > 0
+
+
+def pretend_celeba(folder, n, attributes=True):
+    "Drawn faces as 178 x 218 JPEG files in CelebA's layout; without attributes, in FFHQ's."
+    from hsr_nb.data import SynthFaces
+    pictures, faces = folder / "img_align_celeba", SynthFaces(178, n, seed=9)
+    pictures.mkdir(parents=True)
+    lines = [str(n), "Smiling Male Eyeglasses"]
+    for i, x in enumerate(faces.images(range(n))):
+        canvas = Image.new("RGB", (178, 218), "grey")
+        canvas.paste(Image.fromarray(x.permute(1, 2, 0).numpy()), (0, 20))
+        canvas.save(pictures / f"{i + 1:06}.jpg")
+        lines.append(f"{i + 1:06}.jpg " + " ".join(f"{1 if v > 0.5 else -1:2}" for v in faces.factors([i])[0, [1, 0, 6]].tolist()))
+    if attributes: (folder / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    return pictures
+
+
+@pytest.mark.parametrize("notebook,attributes", [("attributes", True), ("teacher", True), ("teacher", False)])
+def test_notebooks_train_on_a_folder_of_photographs(notebook, attributes, tmp_path):
+    papermill = pytest.importorskip("papermill")
+    images, before = pretend_celeba(tmp_path / "celeba", 64, attributes), shipped()
+    params = {k: v for k, v in SMOKE[notebook][1].items()} | {"images": str(images), "name": "photos", "out_dir": str(tmp_path)}
+    papermill.execute_notebook(ROOT / f"nbs/experiments/{notebook}.ipynb", tmp_path / "out.ipynb", params, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+    card = json.loads((tmp_path / "photos.json").read_text())
+    assert shipped() == before and card["data"]["train"][0]["images"] == 64 and card["name"] == "photos"
+    if attributes: assert set(card["scores"]["r2"]["64" if notebook == "attributes" else "teacher"]) == {"Smiling", "Male", "Eyeglasses", "mean"}
+    if notebook == "attributes":
+        from hsr_nb.metrics import load_detector
+        assert load_detector("photos", folder=tmp_path).attributes(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, 3) and 0 <= card["scores"]["auc"]["Smiling"] <= 1
+    else:
+        from hsr_nb.hsr import load_teacher
+        assert load_teacher("photos", folder=tmp_path)(torch.zeros(1, 3, 64, 64))[8].shape[1] == 192
+
+
+def test_photographs_never_replace_a_shipped_network(tmp_path):
+    papermill = pytest.importorskip("papermill")
+    with pytest.raises(papermill.PapermillExecutionError, match="out_dir"):
+        papermill.execute_notebook(ROOT / "nbs/experiments/attributes.ipynb", tmp_path / "out.ipynb", {"images": str(tmp_path)}, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
 
 
 def test_sizing_agrees_with_the_networks(tmp_path):

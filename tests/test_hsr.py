@@ -1,9 +1,12 @@
 """Hierarchical Semantic Regularization: gradient path, head order, pairing, parameter counts, offline errors; every axis and improvement, alone and in training."""
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from hsr_nb.nets import Generator
 from hsr_nb.nets.backbones import WeightsNotFound
 from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
 from hsr_nb.training.config import PRESETS, HSRConfig
-from hsr_nb.training.loop import Stats, Step, g_main, style
+from hsr_nb.training.loop import Stats, Step, g_main, style, train_step
 from hsr_nb.training.losses import says_real
 from hsr_nb.training.parallel import Processes
 from hsr_nb.training.state import build_state, flatten
@@ -392,3 +395,60 @@ def test_improvements_on_two_processes_equal_one(tmp_path):
     a, b = states
     gap = {k: ((a[k].float() - b[k].float()).norm() / a[k].float().norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
     assert max(v for k, v in gap.items() if "scales" in k) < 1e-5 and max(gap.values()) < 2e-3, max(gap.items(), key=lambda kv: kv[1])
+
+
+# ---- quirks of the official code that are absent (the table is in nbs/hsr/07_quirks)
+
+class Counted(torch.nn.Module):
+    "An augmentation that does nothing but count."
+    def __init__(self): super().__init__(); self.images = self.observed = self.adjusted = 0
+    def forward(self, images): self.images += 1; return images
+    def observe(self, logits): self.observed += 1
+    def adjust(self, step, batch): self.adjusted += 1
+
+
+def test_augmentation_acts_in_an_hsr_run(tmp_path):
+    "The game, the discriminator's two kinds of images and R1 all pass through it; the teacher's images do not."
+    cfg = config(tmp_path, **{"hsr.start_kimg": 0.0, "hsr.interval": 1, "loss.pl_weight": 0, "loss.r1_interval": 1})
+    s = build_state(cfg, (1, 32, 32))
+    s.augment = Counted()
+    train_step(Step(cfg, s, Processes(), lambda i: torch.zeros(len(i), 0), 100, torch.zeros(8, 1, 32, 32), torch.zeros(8, 0), Stats()), None)
+    assert (s.augment.images, s.augment.observed, s.augment.adjusted) == (4, 2, 1)
+
+
+def test_taps_change_neither_type_nor_image(G):
+    "No taps, no pair; any tuple, even an empty one, a pair; noise and precision go through."
+    ws = G.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), None)
+    plain = G.synthesis(ws, noise_mode="const", force_fp32=True)
+    assert torch.is_tensor(plain)
+    for taps in ((), (8,), (8, 64)):
+        img, feats = G.synthesis(ws, taps=taps, noise_mode="const", force_fp32=True)
+        assert torch.equal(img, plain) and tuple(feats) == taps
+    for p in (p for n, p in G.synthesis.named_parameters() if n.endswith("noise_strength")): p.data.fill_(1)
+    assert torch.equal(*(G.synthesis(ws, taps=(8,), noise_mode="const")[0] for _ in range(2))) and not torch.equal(*(G.synthesis(ws, taps=(8,), noise_mode="random")[0] for _ in range(2)))
+    for p in (p for n, p in G.synthesis.named_parameters() if n.endswith("noise_strength")): p.data.fill_(0)
+
+
+def test_every_setting_of_hsr_is_used():
+    root = Path(__file__).resolve().parents[1] / "hsr_nb/training"
+    text = "".join((root / f"{m}.py").read_text() for m in ("loop", "state", "run"))
+    unused = [f.name for f in dataclasses.fields(HSRConfig) if not re.search(rf"\b(?:h|hsr)\.{f.name}\b", text)]
+    assert not unused
+
+
+def test_no_parameter_of_the_generator_is_idle():
+    G = Generator(16, 0, 16, 64, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=512, channel_max=16))
+    G(torch.randn(2, 16)).square().sum().backward()
+    assert not [n for n, p in G.named_parameters() if p.grad is None]
+
+
+def test_the_table_of_quirks_names_tests_that_exist():
+    root = Path(__file__).resolve().parents[1]
+    cells = json.loads((root / "nbs/hsr/07_quirks.ipynb").read_text())["cells"]
+    table = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    rows = re.findall(r"(?m)^\| (\d+) \|(.*)$", table)
+    assert [int(n) for n, _ in rows] == list(range(1, 24))
+    for n, row in rows:
+        named = re.findall(r"`(test_\w+)\.(test_\w+)`", row)
+        assert named or "by construction" in row or "not there" in row, f"quirk {n} has neither a test nor a construction"
+        for file, test in named: assert re.search(rf"(?m)^def {test}\b", (root / f"tests/{file}.py").read_text()), f"quirk {n}: there is no {file}.{test}"
