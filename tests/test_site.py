@@ -3,6 +3,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,14 +20,17 @@ QMD = visible(NBS, "*.qmd")
 PAGES = [*NOTEBOOKS, *QMD]
 
 
+def whole(page):
+    "All Markdown of a page: its prose, and what its code said as Markdown."
+    if page not in NOTEBOOKS: return page.read_text(encoding="utf-8")
+    outputs = lambda c: ["".join(o["data"]["text/markdown"]) for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
+    return "\n\n".join(t for c in NOTEBOOKS[page]["cells"] for t in ([source(c)] if c["cell_type"] == "markdown" else outputs(c)))
+
+
 @cache
 def text(page):
     "The Markdown of a page, without blocks of code."
-    if page in NOTEBOOKS:
-        outputs = lambda c: ["".join(o["data"]["text/markdown"]) for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
-        raw = "\n\n".join(t for c in NOTEBOOKS[page]["cells"] for t in ([source(c)] if c["cell_type"] == "markdown" else outputs(c)))
-    else: raw = page.read_text(encoding="utf-8")
-    return re.sub(r"(?ms)^[ \t]*```.*?^[ \t]*```[ \t]*$", "", raw)
+    return re.sub(r"(?ms)^[ \t]*```.*?^[ \t]*```[ \t]*$", "", whole(page))
 
 
 def prose():
@@ -99,6 +103,52 @@ def test_pictures_of_pages_are_small():
     report([f"{at(p)}: {p.stat().st_size // 1000} kB, at most 200" for p in visible(NBS / "images", "*") if p.stat().st_size > 200_000])
 
 
+# ---- commands
+
+def commands():
+    "(page, words) of every command of ours in a block of shell code; comments and continued lines are resolved."
+    for p in [*PAGES, *(p for p in tracked() if p.suffix == ".md")]:
+        for block in re.findall(r"(?ms)^[ \t]*```sh\n(.*?)^[ \t]*```", whole(p)):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                at_ = next((i for i, w in enumerate(words) if w.startswith("hsr_") or w == "papermill"), None)
+                if at_ is not None: yield p, words[at_:]
+
+
+def understood(words):
+    "Raise unless a command's program, settings and notebook exist."
+    import tyro
+
+    from hsr_nb.data.convert import ConvertConfig
+    from hsr_nb.explore.generate import GenerateConfig
+    from hsr_nb.metrics.evaluate import EvalConfig
+    from hsr_nb.training.cli import parse
+    from hsr_nb.training.sweep import SweepConfig
+    name, args = words[0], words[1:]
+    if name == "hsr_train": return parse(args)
+    if name == "papermill":
+        given = {args[i + 1].split(":")[0] for i, a in enumerate(args) if a in ("-p", "-r", "-y")}
+        cell, = [source(c) for c in NOTEBOOKS[ROOT / next(a for a in args if a.startswith("nbs/"))]["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        unknown = given - set(re.findall(r"(?m)^(\w+) *=", cell))
+        assert not unknown, f"the notebook has no parameters {sorted(unknown)}"
+        return
+    configs = {"hsr_data": ConvertConfig, "hsr_generate": GenerateConfig, "hsr_eval": EvalConfig, "hsr_sweep": SweepConfig}
+    tyro.cli(configs[name], args=args, config=(tyro.conf.PositionalRequiredArgs,) if name in ("hsr_eval", "hsr_generate") else ())
+
+
+def test_commands_on_pages_are_understood(capsys):
+    "Nothing is run; names of programs, settings, notebooks and parameters are checked."
+    pytest.importorskip("tyro")
+    found, faults = list(commands()), []
+    for p, words in found:
+        try: understood(words)
+        except (SystemExit, ValueError, KeyError, AssertionError) as e: faults.append(f"{at(p)}: {shlex.join(words)}: {capsys.readouterr().err.strip()[-200:] or e}")
+    assert len(found) > 10
+    report(faults)
+    with pytest.raises(ValueError): understood(["hsr_train", "tiny31"])
+    with pytest.raises(AssertionError): understood(["papermill", "nbs/experiments/train.ipynb", "out.ipynb", "-p", "kimgs", "1"])
+
+
 # ---- sidebar and settings
 
 def named(value):
@@ -132,6 +182,47 @@ def test_pages_keep_their_addresses_apart():
 def test_code_on_plain_pages_is_not_run():
     "A .qmd page has code to read; what is run lives in notebooks."
     report([f"{at(p)}: Quarto would run {m[0]}" for p in QMD for m in re.finditer(r"(?m)^```\{(?!\.).*$", p.read_text(encoding="utf-8"))])
+
+
+# ---- the page that sets published and measured numbers side by side
+
+def reproduce(results):
+    "What the page says in Markdown, executed on a folder of results."
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    nb = nbformat.read(NBS / "guides/01_reproduce.ipynb", 4)
+    cell, = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    cell.source += f"\nresults = {str(results)!r}"
+    nbclient.NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(NBS / "guides")}}).execute()
+    return "\n\n".join("".join(o["data"]["text/markdown"]) for c in nb.cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {}))
+
+
+def test_reproduce_page_shows_the_results_that_are_there():
+    said = "\n\n".join("".join(o["data"]["text/markdown"]) for c in NOTEBOOKS[NBS / "guides/01_reproduce.ipynb"]["cells"] for o in c.get("outputs", []) if "text/markdown" in o.get("data", {}))
+    assert said == reproduce(ROOT / "data/results"), "data/results has changed: execute nbs/guides/01_reproduce.ipynb again and clean it (nbdev_clean)"
+
+
+def result(folder, name, config, rows):
+    "A result file like those that the notebooks write."
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"name": name, "device": "a device", "git": "0123", "versions": {"torch": "2"}, "config": config, "rows": rows}))
+
+
+def test_reproduce_page_reads_every_kind_of_result(tmp_path):
+    "Numbers chosen here come out in the right cells; without files every cell of ours says so."
+    none = reproduce(tmp_path)
+    assert none.count("not measured") > 20 and "nothing yet" in none
+    score = lambda plr, hsr, seed: {"fid[judge]": 8.0 - 2 * plr - hsr + 0.1 * seed, "ppl2_wend[maps-judge]": 20.0 - 5 * plr - 2 * hsr + seed}
+    result(tmp_path, "ablation-plr_hsr", {"baseline_kimg": 2}, [{"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s) for s in (0, 1, 2) for p in (False, True) for h in (False, True)])
+    als = [{"pair": i, "sigma": "own, recomputed", "attribute": a, "baseline": 2.0 + i, "+ HSR": 1.0 + i, "difference": [-1, -1, -1]} for i in (0, 1) for a in ("gender", "mean")]
+    over = [{"pair": "all", "sigma": "own, recomputed", "attribute": a, "pairs": 2, "difference": -1, "low": -1.25, "high": -0.75, "reduction_percent": 40.0} for a in ("gender", "mean")]
+    result(tmp_path, "als", {"paths": 1000, "bank": "judge"}, als + over)
+    result(tmp_path, "frechet-ffhq-hsr", {"data": {"name": "ffhq256"}, "training_seconds": 7200.0, "kimg": 25000, "n": 35000, "hsr": "dino_vitb16", "scores": {"fid": 3.75, "precision": 0.5, "ppl2_wend": 150.25}}, [{"what": "generated", "fid": 3.75}])
+    said = reproduce(tmp_path)
+    line = lambda start: next(l for l in said.splitlines() if l.startswith(start))
+    assert "12 min of training" in line("| [Interplay") and "120 min of training" in line("| [FFHQ-140k") and "not recorded" in line("| [Attribute") and "not measured" in line("| [LSUN")
+    assert line("| neither |").split(" | ")[3:] == ["8.1", "21 |"] and "6.1 (-24.7 %, -2 [-2, -2])" in line("| PLR |") and "14 (-33.3 %, -7 [-7, -7])" in line("| PLR + HSR |")
+    assert line("| baseline, ours").startswith("| baseline, ours | 2.50 |") and line("| reduction, ours").startswith("| reduction, ours | 40.0 % |") and "[-1.25, -0.75]" in line("| difference, 95 %")
+    assert "3.75 (`fid`)" in line("| + HSR, ours, 25000 kimg") and "150.2 (`ppl2_wend`)" in line("| + HSR, ours, 25000 kimg")
 
 
 # ---- building
