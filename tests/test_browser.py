@@ -183,8 +183,8 @@ def exercise(page, tmp_path, shot):
     assert hand.pictures() == three
     hand.tab("networks")
     (bad := tmp_path / "no.safetensors").write_text("this is no checkpoint")
-    page.locator(".hsr-explorer .widget-combobox input").first.fill(str(bad))
-    page.locator(".hsr-explorer .widget-combobox input").first.press("Tab")
+    page.locator(".hsr-network input").first.fill(str(bad))
+    page.locator(".hsr-network input").first.press("Tab")
     page.locator(".hsr-explorer button", has_text="open").last.click()
     hand.until(lambda: "no.safetensors is no" in alert.inner_text(), "the sentence about the file")
     assert hand.pictures() == three

@@ -18,7 +18,7 @@ from .sheet import contact_sheet, enlarge
 from .studio import VIEWS, Studio, frames, variations
 from .walk import save_walk, there_and_back
 
-# %% ../../nbs/explore/07_explorer.ipynb #05757ed1
+# %% ../../nbs/explore/07_explorer.ipynb #5595efe5
 PAIR = ("synthfaces-baseline", "synthfaces-hsr")
 
 
@@ -64,7 +64,7 @@ class Explorer:
     def walk(self, path, direction: str = None, **how) -> Path: return save_walk(path, self.studio, stations(self, direction), **how)  # how: see `save_walk`
 
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO(); self.sheet().save(out, "PNG")
+        out = io.BytesIO(); self.sheet().quantize(128).save(out, "PNG")
         return out.getvalue()
 
 # %% ../../nbs/explore/07_explorer.ipynb #ccf59726

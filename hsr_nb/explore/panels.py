@@ -232,12 +232,12 @@ class WalkPanel(Panel):
         film = f'<video src="{url}" autoplay loop muted controls height="200"></video>' if kind == "mp4" else f'<img alt="the walk" src="{url}" style="max-height:200px">'
         self.out.value = f'{film}<br>{link(data, f"walk.{kind}", self.KINDS[kind], f"save walk.{kind}, {len(data) / 1000:.0f} kB")}'
 
-# %% ../../nbs/explore/08_panels.ipynb #eba44350
+# %% ../../nbs/explore/08_panels.ipynb #384f0723
 class NetworkPanel(Panel):
     "Which generators are looked at."
     def __init__(self, desk):
         W = need_widgets()
-        field = lambda k: W.Combobox(description=k, options=embedded_generators(), value=desk.ex.studio.names.get(k, ""), placeholder="an embedded name, a file or a run folder", ensure_option=False, layout=W.Layout(width="420px"))
+        field = lambda k: classed(W.Combobox(description=k, options=embedded_generators(), value=desk.ex.studio.names.get(k, ""), placeholder="an embedded name, a file or a run folder", ensure_option=False, layout=W.Layout(width="420px")), "hsr-network")
         self.a, self.b = field("A"), field("B")
         go = _on(W.Button(description="open", button_style="primary"), lambda: desk.act(lambda: desk.ex.open(self.a.value.strip(), self.b.value.strip() or None)))
         self.box = W.VBox([self.a, self.b, classed(W.HBox([go, W.HTML('<span class="hsr-note">leave B empty to look at A alone</span>')]), "hsr-wrap")])
