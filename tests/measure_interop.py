@@ -1,5 +1,6 @@
 """How fast and how small a conversion of the FFHQ-256 layout is; `python tests/measure_interop.py` writes the figure to data/results."""
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,15 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # In a fresh process: the time and the additional peak memory of one call, after everything is imported.
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 import torch
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+imported = time.process_time()
+# VmHWM and not ru_maxrss, which a child inherits from its parent: a large parent would hide everything
+peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 torch_only = peak()
 from hsr_nb.interop.convert import convert_checkpoint
 before, clock, cpu = peak(), time.perf_counter(), time.process_time()
 if sys.argv[1] == "ours": convert_checkpoint(sys.argv[2], sys.argv[3])
 else: torch.save(torch.load(sys.argv[2], weights_only=True), sys.argv[3])
-print(json.dumps(dict(s=time.perf_counter() - clock, cpu_s=time.process_time() - cpu, torch_only=torch_only, before=before, after=peak(), threads=torch.get_num_threads())))
+print(json.dumps(dict(s=time.perf_counter() - clock, cpu_s=time.process_time() - cpu, imported=imported, torch_only=torch_only, before=before, after=peak(), threads=torch.get_num_threads())))
 """
 
 
@@ -34,15 +37,15 @@ def child(kind, source, dest):
     return json.loads(r.stdout)
 
 
-def measure(repeats: int = 5) -> list:
-    "Rows for the average alone (24.8 million parameters) and for G, D and G_ema together; medians over `repeats` processes."
+def measure(repeats: int = 5, together: bool = False) -> list:
+    "The average alone (24.8 million parameters), and with `together` also G, D and G_ema in one file; medians over `repeats` processes."
     rows, net = [], dict(channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256)
     G, D = Generator(img_resolution=256, synthesis_kwargs=net).eval(), Discriminator(img_resolution=256, epilogue_kwargs=dict(mbstd_group_size=8), **net)
     z = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(): want = G(z, noise_mode="const")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        for what, nets in (("G_ema", dict(G_ema=G)), ("G, D, G_ema", dict(G=G, D=D, G_ema=G))):
+        for what, nets in (("G_ema", dict(G_ema=G)), ("G, D, G_ema", dict(G=G, D=D, G_ema=G)))[:1 + together]:
             source, plain, out = folder / "ffhq256.pkl", folder / "plain.pt", folder / "out"
             source.write_bytes(foreign.official(**nets)); torch.save({k: v.state_dict() for k, v in nets.items()}, plain)
             ours, theirs = [], []
@@ -52,12 +55,12 @@ def measure(repeats: int = 5) -> list:
                 (folder / "out.safetensors").unlink()
             median = lambda runs, k: sorted(r[k] for r in runs)[len(runs) // 2]
             size = source.stat().st_size
-            rows.append(dict(networks=what, parameters=sum(p.numel() for p in G.parameters()), file_mb=size / 1e6, convert_s=median(ours, "s"), convert_cpu_s=median(ours, "cpu_s"), torch_load_and_save_cpu_s=median(theirs, "cpu_s"),
+            rows.append(dict(networks=what, parameters=sum(p.numel() for p in G.parameters()), file_mb=size / 1e6, convert_s=median(ours, "s"), convert_cpu_s=median(ours, "cpu_s"), torch_load_and_save_cpu_s=median(theirs, "cpu_s"), import_torch_cpu_s=median(ours, "imported"),
                              peak_over_file=max(r["after"] - r["torch_only"] for r in ours) / size, peak_of_the_call_over_file=max(r["after"] - r["before"] for r in ours) / size,
-                             torch_baseline_mb=median(ours, "torch_only") / 1e6, threads=ours[0]["threads"], image_difference=difference))
+                             torch_baseline_mb=median(ours, "torch_only") / 1e6, threads=ours[0]["threads"], load_average=round(os.getloadavg()[0], 1), image_difference=difference))
     return rows
 
 
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    print(write_result(ROOT / "data/results", "convert", {"repeats": repeats, "layout": "official, FFHQ 256", "peak": "ru_maxrss of the process less that after import torch", "source": "page cache warm"}, measure(repeats)).read_text())
+    print(write_result(ROOT / "data/results", "convert", {"repeats": repeats, "layout": "official, FFHQ 256", "peak": "VmHWM of the process less that after import torch", "source": "page cache warm"}, measure(repeats)).read_text())
