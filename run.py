@@ -11,6 +11,7 @@
 
 --here uses the Python at hand instead of making .venv (for a machine without a package registry).
 """
+import ast
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -33,7 +35,7 @@ RUNS = ROOT / "runs"
 
 def sh(*cmd, **kw):
     print("+", *map(str, cmd), flush=True)
-    subprocess.run([str(c) for c in cmd], cwd=ROOT, check=True, **kw)
+    subprocess.run([str(c) for c in cmd], check=True, **{"cwd": ROOT, **kw})
 
 
 def setup():
@@ -144,12 +146,33 @@ def readme():
     (ROOT / "README.md").write_text(readme_text(), encoding="utf-8")
 
 
+def for_the_site(nb, module):
+    "nbdev runs every cell that imports something to show signatures: it gets all names at once, and leaves cells of the lesson alone."
+    for c in (c for c in nb["cells"] if c["cell_type"] == "code"):
+        text = "".join(c["source"])
+        if re.search(r"(?m)^#\|\s*(default_exp|export|exporti|exports)\b", text): continue
+        try: nodes = [n for n in ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", text))) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        except SyntaxError: continue
+        if nodes: c["source"] = f"#| eval: false\n{text}"
+    first = next(i for i, c in enumerate(nb["cells"]) if "default_exp" in "".join(c["source"]))
+    nb["cells"].insert(first + 1, {"cell_type": "code", "id": "names", "metadata": {}, "execution_count": None, "outputs": [], "source": f"#| hide\nfrom {module} import *"})
+
+
 def docs():
-    "The site by nbdev and Quarto; only nbdev comes with the environment."
+    "The site by nbdev and Quarto, from a copy, so that nothing in the checkout changes; only nbdev comes with the environment."
     if not shutil.which("quarto"): sys.exit("run.py docs: Quarto is not on the PATH; install it from https://quarto.org/docs/get-started and run this again")
     setup()
-    readme()  # newer than the index now, so nbdev does not write another one
-    sh(command("nbdev_docs"))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "site"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "_proc", "_docs", "runs", "build", "dist", "__pycache__", "*.egg-info"))
+        for file in (copy / "nbs").rglob("*.ipynb"):
+            nb = json.loads(file.read_text(encoding="utf-8"))
+            exp = next((m[1] for c in nb["cells"] if (m := re.match(r"#\| default_exp (\S+)", "".join(c["source"])))), None)
+            if exp: for_the_site(nb, f"hsr_nb.{exp}"); file.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding="utf-8")
+        (copy / "README.md").touch()  # newer than the index, so nbdev does not write another one
+        sh(command("nbdev_docs"), cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)})
+        shutil.rmtree(ROOT / "_docs", ignore_errors=True)
+        shutil.move(copy / "_docs", ROOT / "_docs")
     print(f"\nsite   {ROOT / '_docs' / 'index.html'}")
 
 

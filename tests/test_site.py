@@ -249,14 +249,13 @@ def test_docs_hands_every_page_to_quarto(tmp_path):
     skip = shutil.ignore_patterns(".*", "_proc", "_docs", "runs", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, root, ignore=skip)
     stub.parent.mkdir()
-    stub.write_text("#!/bin/sh\nmkdir -p _docs && echo \"$@\" > _docs/index.html\n"); stub.chmod(0o755)
+    stub.write_text("#!/bin/sh\ntest \"$1\" = render && mkdir ../pages && cp -r . ../pages && mv ../pages _docs\n"); stub.chmod(0o755)
     r = docs(root, f"{stub.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert r.returncode == 0, (r.stdout + r.stderr)[-3000:]
-    assert (root / "_docs/index.html").read_text().strip() == "render --no-cache"
-    assert (root / "README.md").read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
-    faults = [f"{at(p)} did not reach Quarto" for p in PAGES if not (root / "_proc" / p.relative_to(NBS)).is_file()]
+    assert not (root / "_proc").exists() and (root / "README.md").read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+    faults = [f"{at(p)} did not reach Quarto" for p in PAGES if not (root / "_docs" / p.relative_to(NBS)).is_file()]
     for p in LESSONS:
-        page = root / "_proc" / p.relative_to(NBS)
+        page = root / "_docs" / p.relative_to(NBS)
         shown = "" if not page.is_file() else json.dumps([o for c in json.loads(page.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])])
         faults += [f"{at(p)}: {n} is not documented" for n in public(p) if not re.search(rf"### {n}\b", shown.replace("\\\\_", "_"))]
     report(faults)
