@@ -117,7 +117,7 @@ class Screen(Explorer):
         plain = replace(self.draft, edits=())
         return attributes(self.studio, self.studio.draw(self.studio.ws(plain, which), which, self.level)[0])
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #71fc1036
+# %% ../../nbs/explore/09_latent_explorer.ipynb #b2dc3e2a
 class Live(Screen):
     "A screen that answers to controls."
     def change(self, r: Recipe, direction: str = None):
@@ -125,7 +125,9 @@ class Live(Screen):
         self.current = direction or self.current
         if not self.draw(r, preview_level(self.studio, self.view)): return self.fill(self.draft)
         handle = direction or [k for k, v in vars(r).items() if v != getattr(self.draft, k)]
-        if handle != self.handle or time.monotonic() - self.moved > 1.5: self.begun = None
+        if handle != self.handle or time.monotonic() - self.moved > 1.5:      # another movement: what the last one reached is a step
+            self.history.push(self.draft, instead=self.begun is self.recipe)
+            self.begun = None
         self.handle, self.moved, self.draft = handle, time.monotonic(), r
         self.say()
         self.desk.after([self.settle, *self.slow()])
