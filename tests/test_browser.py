@@ -150,7 +150,7 @@ def exercise(page, tmp_path, shot):
         hand.button("undo").click()
         hand.still()
     assert hand.pictures() == first, "undo brings back the exact pictures"
-    for _ in range(undone): hand.button("redo").click()
+    for _ in range(undone): hand.button("redo").click(); hand.still()
     hand.until(lambda: hand.pictures() == moved, "redo brings back the exact pictures")
 
     hand.button("|A−B|").click()

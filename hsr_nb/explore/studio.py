@@ -55,12 +55,12 @@ def latents(
         ws = move(ws, steps[e.direction](e.strength), e.layers)
     return ws
 
-# %% ../../nbs/explore/03_studio.ipynb #96fa24a6
+# %% ../../nbs/explore/03_studio.ipynb #5e4e8341
 PREVIEW_MS = 40         # a preview may take this long
 THUMB_LEVEL = 32        # thumbnails and variations are drawn at most this large
 REACH = 2.0             # strength of the outer thumbnails, in standard deviations
 
-
+# %% ../../nbs/explore/03_studio.ipynb #78ba6793
 class Studio:
     "One or two generators, their directions and a judge. Raises ValueError or OSError in one sentence."
     def __init__(self, a, b=None, directions=None, judge="synthfaces-attributes", device: str = "auto", components: int = 8, samples: int = 20_000):
@@ -98,7 +98,7 @@ class Studio:
         seen = torch.cat([self.judge(self.draw(w, level=judge_level(self))) for w in ws.split(16)])
         return np.maximum(seen.double().std(0, correction=0).numpy(), 1e-6)
 
-
+# %% ../../nbs/explore/03_studio.ipynb #9e128202
 def fitted(r: Recipe, num_ws: int) -> Recipe:
     "A recipe of A for a network B with fewer layers: an index means the same resolution in both, and what lies beyond is cut off."
     if lost := next((e for e in r.edits if e.layers[0] >= num_ws), None):
@@ -111,7 +111,7 @@ def judge_level(s, which: str = "A") -> int | None:
     "The level that is drawn for the judge, who looks at 64 pixels."
     return max((l for l in s.ms[which] if l <= 64), default=None)
 
-
+# %% ../../nbs/explore/03_studio.ipynb #06ed32d3
 def _times(G, rounds=3):
     "Milliseconds of one picture at every level that can be previewed; the best of some."
     levels = [r for r in G.synthesis.levels if r >= 16] if G.synthesis.architecture == "skip" else []
