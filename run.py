@@ -3,7 +3,8 @@
 
   python3 run.py demo         train a small StyleGAN2 + HSR on SynthFaces and show the faces (about 8 minutes)
   python3 run.py test         are notebooks and package in step, does every notebook run, do the tests pass (--all adds the long suites)
-  python3 run.py lab          open JupyterLab on the notebooks
+  python3 run.py lab          open JupyterLab on the explorer's notebook, all others beside it
+  python3 run.py app          the explorer alone, as a page in the browser
   python3 run.py docs         build the documentation site into _docs, where Quarto is installed
   python3 run.py readme       write README.md from nbs/index.ipynb
   python3 run.py bench        measure the training step against its convolutions
@@ -120,7 +121,12 @@ def call(code):
 
 
 def lab():
-    sh(PY, "-m", "jupyter", "lab", "--notebook-dir", "nbs")
+    sh(PY, "-m", "jupyter", "lab", "--notebook-dir", "nbs", "nbs/experiments/explore.ipynb")
+
+
+def app():
+    "The explorer's notebook through Voilà, without the raw cell of settings at its top."
+    sh(PY, "-m", "voila", "nbs/experiments/explore.ipynb", "--strip_sources=True", "--show_tracebacks=True", "--VoilaExporter.raw_mimetypes=text/html")
 
 
 def readme_text():
@@ -176,7 +182,7 @@ def docs():
     print(f"\nsite   {ROOT / '_docs' / 'index.html'}")
 
 
-COMMANDS = {"demo": demo, "test": test, "lab": lab, "bench": bench, "gpu": gpu, "docs": docs, "readme": readme}
+COMMANDS = {"demo": demo, "test": test, "lab": lab, "app": app, "bench": bench, "gpu": gpu, "docs": docs, "readme": readme}
 
 
 def main():
