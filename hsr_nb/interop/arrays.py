@@ -14,7 +14,7 @@ import torch
 from .inert import Blob, BrokenFile, Budget, Object, UnsafeFile, Window, record
 from .torchfile import LazyTensor, Storage, claim, contiguous
 
-# %% ../../nbs/interop/06_arrays.ipynb #d93e8f7c
+# %% ../../nbs/interop/06_arrays.ipynb #cc2f03ae
 KINDS = {"f8": (torch.float64, "<d"), "f4": (torch.float32, "<f"), "f2": (torch.float16, "<e"), "i8": (torch.int64, "<q"), "i4": (torch.int32, "<i"),
          "i2": (torch.int16, "<h"), "i1": (torch.int8, "<b"), "u1": (torch.uint8, "<B"), "b1": (torch.bool, "<?")}
 
@@ -34,14 +34,14 @@ def array_names(name: str, budget: Budget) -> dict:
         kind = kind_of(dtype, name)[1]
         return struct.unpack(kind, data)[0]
 
-    def from_buffer(data, dtype, shape, order): return Object("numpy", "ndarray", (), (1, shape, dtype, order == "F", data))
+    def from_buffer(data, dtype, shape, order, axes=None): return Object("numpy", "ndarray", (axes if order == "K" else None,), (1, shape, dtype, order == "F", data))
     empty = lambda kind, *_: Object("numpy", "ndarray")
     table = {("numpy", "dtype"): record("numpy", "dtype").make, ("numpy", "ndarray"): None}
     for core in ("numpy.core", "numpy._core"):
         table |= {(f"{core}.multiarray", "scalar"): scalar, (f"{core}.multiarray", "_reconstruct"): empty, (f"{core}.numeric", "_frombuffer"): from_buffer}
     return table
 
-# %% ../../nbs/interop/06_arrays.ipynb #5504b411
+# %% ../../nbs/interop/06_arrays.ipynb #d16db184
 def lazy_array(value, name: str, budget: Budget) -> LazyTensor:
     "The claim behind an array record. BrokenFile or UnsafeFile where there is none."
     bad = BrokenFile(f"{name}: an array that is not well formed")
@@ -55,4 +55,7 @@ def lazy_array(value, name: str, budget: Budget) -> LazyTensor:
     stride = contiguous(shape[::-1])[::-1] if fortran is True else contiguous(shape)
     lazy = claim(name, budget, Storage(kind, size // kind.itemsize, window), 0, shape, stride)
     if lazy.storage.numel != torch.Size(shape).numel(): raise bad
-    return lazy
+    axes = value.args[0] if value.args else None                      # protocol 5 writes an array with turned axes as it lies in memory
+    if axes is None: return lazy
+    if type(axes) not in (tuple, list) or any(type(a) is not int for a in axes) or sorted(axes) != list(range(len(shape))): raise bad
+    return LazyTensor(lazy.storage, 0, tuple(shape[a] for a in axes), tuple(stride[a] for a in axes))
