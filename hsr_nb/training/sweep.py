@@ -194,7 +194,7 @@ def sweep(cfg: SweepConfig) -> list:  # rows
     if bad: raise SweepFailed(f"{len(bad)} of {len(todo)} runs failed, first {next(iter(bad))}: {next(iter(bad.values()))}")
     return rows
 
-# %% ../../nbs/training/20_sweep.ipynb #74c4dd24
+# %% ../../nbs/training/20_sweep.ipynb #daf32c9d
 CURVES = ("pl/length", "loss/G", "loss/D_fake", "loss/D_real")
 
 
@@ -219,7 +219,7 @@ def published(cfg: SweepConfig, device="cpu") -> list:
     same = {k: v for k, v in data["config"].items() if k != "seeds"} == json.loads(json.dumps(asked(cfg)))
     return [r for r in data["rows"] if r["seed"] in cfg.seeds] if same else []
 
-
+# %% ../../nbs/training/20_sweep.ipynb #63facda3
 def collect(cfg: SweepConfig) -> list:
     "Rows of the arms that are finished, here or in the result file, in order."
     key = lambda r: (r["seed"], *(r[c] for c in AXES[cfg.axis]))
