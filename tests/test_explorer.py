@@ -398,8 +398,8 @@ def test_opening_another_network_starts_anew(live, tmp_path):
 def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
     "As in a kernel: changes come from a running loop, the full picture and the rest follow once, when the hand is still."
     slider, drawn = live.panels[2].rows["pca"][0].slider, []
-    whole = live.draw
-    live.draw = lambda r, level=None: (drawn.append(r), whole(r, level))[1]
+    whole, live.studio.ms = live.draw, {k: {16: 5.0, 32: 100.0} for k in "AB"}
+    live.draw = lambda r, level=None: (drawn.append((r, level)), whole(r, level))[1]
 
     async def drag():
         for v in np.linspace(0.1, 3, 30):
@@ -412,7 +412,8 @@ def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
         return len(live.history.steps)
 
     assert asyncio.run(drag()) == 2 and live.recipe.edits[0].strength == 3.0
-    assert len(drawn) == 30 and drawn[-1] == live.recipe                   # one picture for each change, none left over
+    assert [level for _, level in drawn] == [16] * 30 + [None]             # a preview for each change, then one full picture
+    assert drawn[-1][0] == live.recipe
 
 
 def test_static_needs_no_widgets():
