@@ -132,16 +132,17 @@ def app():
 def readme_text():
     "nbs/index.ipynb as Markdown: prose, code, what the code said as text; relative links start at the root."
     to_root = lambda m: m[1] + (m[2] if re.match(r"[a-z]+:|[#/]", m[2]) else posixpath.normpath(f"nbs/{m[2]}"))
+    rooted = lambda text: re.sub(r"(\]\(|src=\"|href=\")([^)\s\"]+)", to_root, text)
     parts = []
     for cell in json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]:
         text, said = "".join(cell["source"]), []
-        if cell["cell_type"] == "markdown": parts.append(re.sub(r"(\]\(|src=\"|href=\")([^)\s\"]+)", to_root, text))
+        if cell["cell_type"] == "markdown": parts.append(rooted(text))
         if cell["cell_type"] != "code" or re.search(r"(?m)^#\|\s*hide\s*$", text): continue
         code = re.sub(r"(?m)^#\|.*\n?", "", text).strip()
         if code and not re.search(r"(?m)^#\|\s*echo:\s*false", text): parts.append(f"```python\n{code}\n```")
         for out in cell["outputs"]:
             data = out.get("data", {})
-            if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
+            if "text/markdown" in data: parts.append(rooted("".join(data["text/markdown"])))
             elif any(k.startswith("image/") for k in data): sys.exit("nbs/index.ipynb: a README cannot hold the picture of an output; save it and link to it")
             else: said.append("".join(out.get("text") or data.get("text/plain", "")).strip("\n"))
         if any(said): parts.append("```text\n" + "\n".join(said) + "\n```")
