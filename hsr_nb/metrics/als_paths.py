@@ -94,7 +94,7 @@ class AttributeBank:
         columns = [self.attribute_names.index(n) for n in names]
         return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns])
 
-# %% ../../nbs/metrics/07_als_paths.ipynb #66401db1
+# %% ../../nbs/metrics/07_als_paths.ipynb #7f7ca085
 def load_bank(
     source="synthfaces-attributes",  # name of an embedded judge, a file, or a folder of files
     names=None,                      # attributes of a TorchScript file; None: its own name
@@ -108,6 +108,7 @@ def load_bank(
     if path.suffix == ".safetensors": return _from_card(path, device)
     if path.suffix in (".pt", ".ts"): return _from_torchscript(path, names or (path.stem,), tuple(size), device)
     judge = load_detector(str(source), device)
+    if not judge.attribute_names: raise ValueError(f"{source} reads no attributes")
     return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
 
 
