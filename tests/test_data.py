@@ -1153,3 +1153,14 @@ def test_non_square_output(tmp_path):
     assert ImageDataset(tmp_path / "b.zip").image_shape == (3, 48, 48)
     with pytest.raises(ValueError, match="one of none"):
         convert_dataset(tmp_path / "s", tmp_path / "c.zip", transform="cut", progress=False)
+
+
+def test_workers_end_with_the_program(tmp_path):
+    "A batch iterator that is still open when the program ends does not keep it from ending."
+    program = """
+from hsr_nb.data import open_dataset
+from hsr_nb.data.sampler import batches
+stream = batches(open_dataset("digits"), 8, seed=0, start=0, mirror=False, rank=0, world=1, workers=2, pin_memory=False)
+next(stream)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})

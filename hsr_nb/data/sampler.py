@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['permutation', 'image_order', 'check_batch', 'load', 'batches']
 
-# %% ../../nbs/data/15_sampler.ipynb #9f3ac4a6
+# %% ../../nbs/data/15_sampler.ipynb #a0876f27
 import signal
 from functools import lru_cache
+from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def batches(
     return _ahead(torch.utils.data.DataLoader(_Loads(ds), sampler=stream, batch_size=None, num_workers=workers,
                                               pin_memory=pin_memory, generator=torch.Generator(), worker_init_fn=_deaf))
 
-# %% ../../nbs/data/15_sampler.ipynb #143ef789
+# %% ../../nbs/data/15_sampler.ipynb #67477f62
 def _deaf(_):
     "A SIGTERM to the whole process group is for the parent, which ends its workers when it is ready."
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -117,8 +118,9 @@ def _deaf(_):
 def _ahead(loader):
     "The loader's batches; its workers end with the iterator, also after an error, and not whenever the garbage is collected."
     it = iter(loader)
+    end = Finalize(None, getattr(it, "_shutdown_workers", lambda: None), exitpriority=100)   # at exit before multiprocessing waits for children that do not hear it
     try: yield from it
-    finally: getattr(it, "_shutdown_workers", lambda: None)()
+    finally: end()
 
 
 def _in_process(ds, stream, pin):
