@@ -39,7 +39,7 @@ class Budget:
         if left < 0: raise UnsafeFile(f"{name}: needs too many {what} for a file of weights")
         setattr(self, what, left)
 
-# %% ../../nbs/interop/02_inert.ipynb #faf14a34
+# %% ../../nbs/interop/02_inert.ipynb #a7d10ef9
 class Window:
     "A stretch of an open file, read forward and never beyond its end."
     def __init__(self, file, name: str, start: int = 0, stop: int | None = None):
@@ -70,7 +70,7 @@ class Window:
         "One number, kind as in `struct`."
         return struct.unpack(kind, self.read(struct.calcsize(kind)))[0]
 
-
+# %% ../../nbs/interop/02_inert.ipynb #aa63d29c
 @dataclass(frozen=True)
 class Blob:
     "A long byte string, left in the file."

@@ -67,7 +67,7 @@ def _variables(net, where, budget, prefix=""):
     for k, v in parts.items(): found |= _variables(v, where, budget, f"{prefix}{k}/")
     return found
 
-# %% ../../nbs/interop/10_tensorflow.ipynb #07c8d7bd
+# %% ../../nbs/interop/10_tensorflow.ipynb #2e3a46ee
 def _renamed(found, naming, where):
     out = {}
     for k, v in found.items():
@@ -87,7 +87,7 @@ def _filters(found, prefix):
     blocks = {m[0] for k in found if (m := re.match(rf"{re.escape(prefix)}b\d+", k))} - ({"b4"} if not prefix else set())
     return found | {f"{k}.resample_filter": Derived(tuple(f.shape), f.clone) for k in layers | blocks}
 
-
+# %% ../../nbs/interop/10_tensorflow.ipynb #b69e0413
 def read_tensorflow(window: Window, budget: Budget) -> tuple[dict, dict]:   # {prefixed name: Derived}, metadata
     "Networks of a TensorFlow-era pickle under their official names, without running anything. CheckpointError otherwise."
     name, table = window.name, {(NETWORK, "Network"): record(NETWORK, "Network").make, ("dnnlib.util", "EasyDict"): dict, ("dnnlib", "EasyDict"): dict}

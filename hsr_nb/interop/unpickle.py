@@ -39,7 +39,7 @@ PLAIN |= {(m, n): _collection(k) for m in ("builtins", "__builtin__") for n, k i
 PLAIN |= {(m, "bytes"): lambda *a: b"" for m in ("builtins", "__builtin__")} | {(m, "object"): None for m in ("builtins", "__builtin__")}
 PLAIN |= {(m, "_reconstructor"): _reconstruct for m in ("copyreg", "copy_reg")}
 
-# %% ../../nbs/interop/03_unpickle.ipynb #96967f99
+# %% ../../nbs/interop/03_unpickle.ipynb #5c2779bd
 OPS = {}   # opcode -> function of the machine
 
 
@@ -48,7 +48,7 @@ def op(*codes):
     def keep(f): OPS.update((c, f) for c in b"".join(codes)); return f
     return keep
 
-
+# %% ../../nbs/interop/03_unpickle.ipynb #5006f7b7
 class Machine:
     "Interprets one pickle in a window."
     def __init__(self, window: Window, names: dict, budget: Budget, persistent=None):
