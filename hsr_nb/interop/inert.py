@@ -39,7 +39,7 @@ class Budget:
         if left < 0: raise UnsafeFile(f"{name}: needs too many {what} for a file of weights")
         setattr(self, what, left)
 
-# %% ../../nbs/interop/02_inert.ipynb #a7d10ef9
+# %% ../../nbs/interop/02_inert.ipynb #513a8de1
 class Window:
     "A stretch of an open file, read forward and never beyond its end."
     def __init__(self, file, name: str, start: int = 0, stop: int | None = None):
@@ -48,6 +48,7 @@ class Window:
 
     def skip(self, n: int) -> int:
         "Step over n bytes; where they begin."
+        if self.at < 0: raise BrokenFile(f"{self.name}: points to byte {self.at}, before its beginning")
         if not 0 <= n <= self.stop - self.at: raise BrokenFile(f"{self.name}: ends too early: {n} bytes are announced at byte {self.at}, {self.stop - self.at} are left")
         self.at += n
         return self.at - n
