@@ -57,7 +57,7 @@ def fuzz(seconds: float, corpus: str, out: str):
             Path(out).write_text(json.dumps(count | {"seconds": round(time.monotonic() - start, 1), "memory_grown_mb": round(grown, 1)}))
             os._exit(0)
 
-    atheris.Setup([sys.argv[0], corpus, f"-max_total_time={int(seconds) + 120}", "-max_len=4096", "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={corpus}/", "-verbosity=0", "-seed=1"], one)
+    atheris.Setup([sys.argv[0], corpus, f"-max_total_time={int(seconds) + 120}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={corpus}/", "-verbosity=0", "-seed=1"], one)
     atheris.Fuzz()
 
 
