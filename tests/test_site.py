@@ -122,6 +122,7 @@ def understood(words):
     from hsr_nb.data.convert import ConvertConfig
     from hsr_nb.explore.generate import GenerateConfig
     from hsr_nb.metrics.evaluate import EvalConfig
+    from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
     from hsr_nb.training.cli import parse
     from hsr_nb.training.sweep import SweepConfig
     name, args = words[0], words[1:]
@@ -132,8 +133,8 @@ def understood(words):
         unknown = given - set(re.findall(r"(?m)^(\w+) *=", cell))
         assert not unknown, f"the notebook has no parameters {sorted(unknown)}"
         return
-    configs = {"hsr_data": ConvertConfig, "hsr_generate": GenerateConfig, "hsr_eval": EvalConfig, "hsr_sweep": SweepConfig}
-    tyro.cli(configs[name], args=args, config=(tyro.conf.PositionalRequiredArgs,) if name in ("hsr_eval", "hsr_generate") else ())
+    configs = {"hsr_data": ConvertConfig, "hsr_generate": GenerateConfig, "hsr_eval": EvalConfig, "hsr_sweep": SweepConfig, "hsr_convert": NetworkConfig}
+    tyro.cli(configs[name], args=args, config=(tyro.conf.PositionalRequiredArgs,) if name in ("hsr_eval", "hsr_generate", "hsr_convert") else ())
 
 
 def test_commands_on_pages_are_understood(capsys):

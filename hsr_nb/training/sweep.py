@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AXES', 'CURVES', 'column', 'arms', 'SweepConfig', 'read_value', 'jobs', 'trained_kimg', 'finished', 'messages_to',
-           'run_job', 'connect', 'watch', 'SweepFailed', 'sweep', 'curve', 'asked', 'published', 'collect', 'missing',
-           'publish', 'summary', 'text_table', 'main']
+           'run_job', 'connect', 'watch', 'SweepFailed', 'sweep', 'curve', 'asked', 'result_name', 'published',
+           'collect', 'missing', 'publish', 'summary', 'text_table', 'main']
 
 # %% ../../nbs/training/20_sweep.ipynb #5c2da8a4
 import itertools
@@ -194,7 +194,7 @@ def sweep(cfg: SweepConfig) -> list:  # rows
     if bad: raise SweepFailed(f"{len(bad)} of {len(todo)} runs failed, first {next(iter(bad))}: {next(iter(bad.values()))}")
     return rows
 
-# %% ../../nbs/training/20_sweep.ipynb #daf32c9d
+# %% ../../nbs/training/20_sweep.ipynb #dec4fa6a
 CURVES = ("pl/length", "loss/G", "loss/D_fake", "loss/D_real")
 
 
@@ -211,15 +211,19 @@ def asked(cfg: SweepConfig) -> dict:
     return {k: v for k, v in asdict(cfg).items() if k not in ("folder", "out", "scheduler", "workers", "seeds", "notebook")}
 
 
+def result_name(cfg: SweepConfig) -> str:
+    return f"ablation-{cfg.axis.replace('_', '-')}"
+
+
 def published(cfg: SweepConfig, device="cpu") -> list:
     "Rows of an earlier result file that was measured as asked; their run folders may be gone."
     if cfg.out is None: return []
-    try: data = json.loads(result_file(cfg.out, f"ablation-{cfg.axis}", device).read_text())
+    try: data = json.loads(result_file(cfg.out, result_name(cfg), device).read_text())
     except FileNotFoundError: return []
     same = {k: v for k, v in data["config"].items() if k != "seeds"} == json.loads(json.dumps(asked(cfg)))
     return [r for r in data["rows"] if r["seed"] in cfg.seeds] if same else []
 
-# %% ../../nbs/training/20_sweep.ipynb #63facda3
+# %% ../../nbs/training/20_sweep.ipynb #ac0a07ae
 def collect(cfg: SweepConfig) -> list:
     "Rows of the arms that are finished, here or in the result file, in order."
     key = lambda r: (r["seed"], *(r[c] for c in AXES[cfg.axis]))
@@ -241,7 +245,7 @@ def missing(cfg: SweepConfig) -> list:
 
 def publish(cfg: SweepConfig, rows: list, device="cpu") -> Path:  # data/results/ablation-<axis>-<device>.json
     "Write the rows with their provenance."
-    return write_result(cfg.out, f"ablation-{cfg.axis}", asked(cfg) | {"seeds": sorted({r["seed"] for r in rows})}, rows, device)
+    return write_result(cfg.out, result_name(cfg), asked(cfg) | {"seeds": sorted({r["seed"] for r in rows})}, rows, device)
 
 # %% ../../nbs/training/20_sweep.ipynb #af7770ac
 def summary(rows: list, axis: str) -> list:  # per arm: {"arm", "row", "seeds", score: {"mean", "sd", "difference"}}
