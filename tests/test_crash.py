@@ -185,6 +185,13 @@ def kill_three_times(seed, images, whole, run):
 def test_six_kills(seed, images, whole, tmp_path): kill_three_times(seed, images, whole, tmp_path / "run")
 
 
+def test_a_kill_between_the_last_checkpoint_and_its_pointer(images, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run/best.json").write_text("{}")
+    assert ended(child(config(tmp_path / "run", images))) == 0
+    assert (tmp_path / "run/best.json").read_bytes() == (whole[0] / "best.json").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 117))
 def test_fifty_one_kills(seed, images, whole, tmp_path): kill_three_times(seed, images, whole, tmp_path / "run")

@@ -184,12 +184,13 @@ def train(
             _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar)
     return folder.path
 
-# %% ../../nbs/training/08_run.ipynb #23c87e11
+# %% ../../nbs/training/08_run.ipynb #ad9f903f
 def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
     stream_of_batches = batches(ds, cfg.batch, cfg.seed, s.count["nimg"], cfg.data.mirror, procs.rank, procs.world, cfg.data.workers, device.type == "cuda")
     rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
     told = lambda: procs.any(interrupt.flag)
     catch_up(cfg, s, folder, scores, procs, told)
+    if folder.writes: point_to_best(folder)   # a kill may have come between the last checkpoint and its pointer
     stats, began = Stats(), {"time": time.perf_counter(), "nimg": s.count["nimg"]}
     while s.count["nimg"] < cfg.kimg * 1000:
         images, labels = next(stream_of_batches)
