@@ -1,32 +1,25 @@
-"""How long every notebook runs, one after the other, for the table of the README: python tests/measure_notebooks.py, from the repository's root.
+"""How long every lesson runs, for the table of the README: python tests/measure_notebooks.py, from the repository's root.
 
-Experiments run with their default parameters; those that train for long say their time themselves and are left out."""
+nbdev_test's own figures, two notebooks at a time. Experiments are passed over: they say their time themselves."""
 import os
 import re
+import shutil
+import subprocess
 import sys
-import time
 from pathlib import Path
 
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-import nbformat  # noqa: E402
-from nbclient import NotebookClient  # noqa: E402
-
-from hsr_nb.metrics.report import write_result  # noqa: E402
-
-LONG = {"index", "train", "teacher", "attributes", "identity", "benchmark", "metrics_timing"}
+from hsr_nb.metrics.report import write_result
 
 
 def main():
-    rows = []
-    for file in sorted(Path("nbs").rglob("*.ipynb")):
-        if file.stem in LONG or ".ipynb_checkpoints" in file.parts: continue
-        nb = nbformat.read(file, 4)
-        nb.cells = [c for c in nb.cells if not re.search(r"(?m)^#\|\s*(eval:\s*false|gpu)", c.source)]
-        began = time.perf_counter()
-        NotebookClient(nb, timeout=None, kernel_name="python3", resources={"metadata": {"path": "." if file.parent.name == "experiments" else str(file.parent)}}).execute()
-        rows.append({"notebook": str(file.relative_to("nbs")), "seconds": round(time.perf_counter() - began, 1)})
-        print(rows[-1], file=sys.stderr, flush=True)
-    print(write_result("data/results", "notebook-times", {"threads": 1, "what": "one after the other; start of the kernel, imports and plots included"}, rows))
+    command = shutil.which("nbdev_test", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run([command, "--n_workers", "2", "--timing"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"})
+    if done.returncode: sys.exit(done.stdout + done.stderr)
+    files = {}
+    for p in Path("nbs").rglob("*.ipynb"): files.setdefault(p.name, []).append(p.relative_to("nbs").as_posix())
+    found = re.findall(r"(?m)^(\S+\.ipynb): (\d+) secs", done.stdout + done.stderr)
+    rows = [{"notebook": files[name][0], "seconds": int(s)} for name, s in found if len(files[name]) == 1 and "skip_exec: true" not in (Path("nbs") / files[name][0]).read_text()]
+    print(write_result("data/results", "notebook-times", {"how": "nbdev_test --timing, two notebooks at a time, one thread each; whole seconds"}, sorted(rows, key=lambda r: r["notebook"])))
 
 
 if __name__ == "__main__": main()
