@@ -254,6 +254,6 @@ def test_the_ffhq256_layout_converts_fast_and_small():
     "The acceptance figure (5 s, three times the file) is measured on a quiet machine; here the loose ratios that hold on a busy one."
     import measure_interop
     row = measure_interop.measure(repeats=1)[0]
-    assert row["parameters"] == 24_767_458 and 0 < row["peak_over_file"] < 3.5, row
+    assert row["parameters"] == 24_767_458 and 0 < row["peak_over_file"] < 2, row
     assert row["convert_cpu_s"] < 4 * (row["torch_load_and_save_cpu_s"] + row["import_torch_cpu_s"]), row
     assert row["image_difference"] <= 1e-5, row

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['generator_kwargs', 'discriminator_kwargs', 'blueprint', 'check_fit', 'fill']
 
-# %% ../../nbs/interop/05_architecture.ipynb #63c58069
+# %% ../../nbs/interop/05_architecture.ipynb #e5f8a00e
 import re
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .safetensors import CheckpointError
 from ..nets.discriminator import Discriminator
@@ -71,7 +72,16 @@ def discriminator_kwargs(
         return kwargs | dict(epilogue_kwargs=dict(mbstd_num_channels=shapes["b4.conv.weight"][1] - c4), base_size=[4, area // 4])
     except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise CheckpointError(f"{where} is no StyleGAN2 discriminator: {_missing(e)}") from None
 
-# %% ../../nbs/interop/05_architecture.ipynb #f088aebc
+# %% ../../nbs/interop/05_architecture.ipynb #bfb4b288
+class _Shapes(TorchFunctionMode):
+    "The constructors' tensors on the meta device. Arithmetic there would load PyTorch's decompositions, 160 MB, for values nobody reads."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.randn, torch.zeros, torch.ones, torch.full):
+            return torch.empty(args[0] if func is torch.full or not isinstance(args[0], int) else args, device="meta")
+        if func is torch.Tensor.div and args[0].is_meta: return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def blueprint(kind, kwargs: dict, where: str):
     "A network of a class on the meta device, without memory. CheckpointError where the arguments describe none."
     try:
@@ -80,7 +90,7 @@ def blueprint(kind, kwargs: dict, where: str):
         for d in (kwargs, kwargs.get("synthesis_kwargs") or {}):
             if d.get("low_precision", "float16") not in ("float16", "bfloat16"): raise ValueError(f"low_precision is float16 or bfloat16, not {str(d['low_precision'])[:40]!r}")
             if len(d.get("resample_filter") or ()) > 64: raise ValueError("a resampling filter of more than 64 taps")
-        with torch.device("meta"): return kind(**kwargs)
+        with _Shapes(): return kind(**kwargs)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as e:
         raise CheckpointError(f"{where} describes no {kind.__name__.lower()}: {str(e)[:200]}") from None
 
