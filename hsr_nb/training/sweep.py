@@ -25,7 +25,7 @@ from ..metrics.report import result_file, write_result
 from .config import override, preset
 from .run import read_metrics
 
-# %% ../../nbs/training/20_sweep.ipynb #07fae34e
+# %% ../../nbs/training/20_sweep.ipynb #8932a10b
 def column(name: str, setting: str, values) -> dict:
     "A column whose values are those of one setting."
     return {name: {v: {setting: v} for v in values}}
@@ -34,6 +34,8 @@ def column(name: str, setting: str, values) -> dict:
 AXES = {
     "plr_hsr": {"plr": {False: {"loss.pl_weight": 0}, True: {"loss.pl_weight": 2}}, "hsr": {False: {"hsr.teacher": "none"}, True: {}}},
     "plr": {"pl_weight": {w: {"loss.pl_weight": w, "hsr.teacher": "none"} for w in (0, 2, 100)}},
+    "lever": {"lever": {k: {"loss.pl_weight": 0} | v for k, v in {
+        "neither": {"hsr.teacher": "none"}, "HSR": {}, "standardised": {"hsr.target_norm": "standardised", "hsr.head_init": "prefit"}, "linearity": {"hsr.linearity": 1.0}}.items()}},
     "teacher": column("teacher", "hsr.teacher", ("none", "synthfaces-tiny")),
     "taps": {"taps": {"all": {}, **{str(t): {"hsr.taps": [t]} for t in (8, 16, 32)}}},
     "pairing": column("pairing", "hsr.pairing", ("deep_to_coarse", "reversed", "last_only")),
