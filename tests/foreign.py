@@ -106,7 +106,7 @@ def rosinality(G, D=None, average=True, **more) -> dict:
     return value | {"d": d, "args": argparse.Namespace(size=R, batch=16), "ada_aug_p": 0.25}
 
 
-def tensorflow(G, D, protocol=3, version=4) -> bytes:
+def tensorflow(G, D, protocol=3, version=4, **d_said) -> bytes:
     "A .pkl of the TensorFlow era: G, D, Gs with NumPy variables."
     S, T = ({k: v.detach().numpy() for k, v in net.state_dict().items()} for net in (G, D))
     turn = lambda v: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v.T if v.ndim == 2 else v
@@ -135,7 +135,7 @@ def tensorflow(G, D, protocol=3, version=4) -> bytes:
         where = {"fc": "4x4/Dense0", "out": "Output", "conv": "4x4/Conv"}.get(n) or f"{block[1:]}x{block[1:]}/" + {"fromrgb": "FromRGB", "conv0": "Conv0", "conv1": "Conv1_down", "skip": "Skip"}[n]
         d[f"{where}/{part}"] = turn(v)
     g = lambda: net({"dlatent_avg": S["mapping.w_avg"]}, {"synthesis": net(synthesis), "mapping": net(mapping)}, resolution=G.img_resolution)
-    with modules(): return pickle.dumps((g(), net(d, mbstd_group_size=4), g()), protocol)
+    with modules(): return pickle.dumps((g(), net(d, mbstd_group_size=4, **d_said), g()), protocol)
 
 
 def saved(value, zip=True) -> bytes:

@@ -63,9 +63,11 @@ def test_official_in_every_protocol(tmp_path, protocol):
 @pytest.mark.parametrize("g", [dict(c_dim=3), dict(img_channels=1), dict(synthesis_kwargs=dict(channel_base=512, channel_max=32, architecture="resnet", num_fp16_res=2, conv_clamp=256)),
                                dict(synthesis_kwargs=dict(channel_base=128, channel_max=32, architecture="orig")), dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, use_noise=False)),
                                dict(z_dim=8, c_dim=2, mapping_kwargs=dict(num_layers=3, layer_features=24, embed_features=12, w_avg_beta=0.998)),
-                               dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, resample_filter=[1, 2, 1])), dict(base_size=(4, 6))])
+                               dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, resample_filter=[1, 2, 1])), dict(base_size=(4, 6)),
+                               dict(c_dim=3, mapping_kwargs=dict(num_layers=2, activation="relu", lr_multiplier=0.1))])
 def test_the_description_is_recovered(tmp_path, g):
     (G, D), c = pair(**g), None
+    if "activation" in g.get("mapping_kwargs", {}): D, = foreign.randomise(Discriminator(**D.init_kwargs | dict(mapping_kwargs=dict(lr_multiplier=0.1))).eval())
     if G.c_dim: c = torch.eye(G.c_dim)[:2]
     tensors, meta = load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G, **({} if "base_size" in g else {"D": D}))))
     H = shipped(meta, tensors, "G_ema")
@@ -101,6 +103,16 @@ def test_channels_last_and_half_tensors(tmp_path):
     same(load_checkpoint(put(tmp_path / "a.pt", foreign.saved({"G_ema": state})))[0], G_ema=G)
     found = load_generator(put(tmp_path / "b.pt", foreign.saved(half)))
     assert all(v.dtype == torch.float32 and torch.equal(v, half[k].float()) for k, v in found.state_dict().items())
+
+
+def test_layers_that_would_compute_something_else_are_refused(tmp_path):
+    "An option that the networks here lack is named, not ignored."
+    _, D = pair(16)
+    D.b4.conv.activation = "swish"
+    with pytest.raises(CheckpointError, match="x.pkl: D: b4.conv has activation swish"): load_checkpoint(put(tmp_path / "x.pkl", foreign.official(D=D)))
+    G, _ = pair(16)
+    G.synthesis.b8.conv0.affine.weight_gain *= 2
+    with pytest.raises(CheckpointError, match="x.pkl: G_ema: synthesis.b8.conv0.affine has weight_gain"): load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G)))
 
 
 def test_stylegan3_is_refused(tmp_path):
@@ -139,6 +151,14 @@ def test_tensorflow_on_request_only(tmp_path, protocol):
     same(tensors, D=D)
     assert (picture(load_generator(file, tensorflow=True)) - picture(G)).abs().max() < 1e-4
     with pytest.raises(CheckpointError, match="version 3"): load_checkpoint(put(tmp_path / "old.pkl", foreign.tensorflow(G, D, version=3)), tensorflow=True)
+
+
+def test_the_average_of_a_conditional_tensorflow_file(tmp_path):
+    "Its discriminator has one logit per class and no counterpart here; the generator has."
+    G, D = pair()
+    file = put(tmp_path / "x.pkl", foreign.tensorflow(G, D, label_size=3))
+    with pytest.raises(CheckpointError, match="one logit per class.*--only generator"): load_checkpoint(file, tensorflow=True)
+    assert (picture(load_generator(file, tensorflow=True)) - picture(G)).abs().max() < 1e-4
 
 
 def test_lucidrains_is_named_and_refused(tmp_path):
@@ -207,6 +227,28 @@ def test_what_a_layout_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.pkl"]
 
 
+@pytest.mark.parametrize("to", ["official", "rosinality"])
+def test_pictures_that_are_no_squares_stay_here(tmp_path, to):
+    G, _ = pair(16, base_size=(4, 6))
+    file = save_safetensors(tmp_path / "x.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs})
+    with pytest.raises(CheckpointError, match="draw squares.*4x6"): convert_checkpoint(file, tmp_path / "y.pt", to=to)
+    assert not (tmp_path / "y.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:rosinality")
+def test_what_stays_behind_is_said_and_the_origin_is_kept(tmp_path):
+    G, D = pair(16)
+    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, G=G, D=D, p=0.5))
+    done = {to: convert_checkpoint(file, tmp_path / to, to=to) for to in ("safetensors", "official", "rosinality", "json")}
+    assert {to: d["left"] for to, d in done.items()} == {"safetensors": [], "official": ["augment"], "rosinality": [], "json": []}
+    assert done["official"]["tensors"] == sum(len(net.state_dict()) for net in (G, G, D)) and done["official"]["numbers"]["D"] == sum(v.numel() for v in D.state_dict().values())
+    assert load_checkpoint(tmp_path / "rosinality")[0]["augment.p"] == 0.5
+    convert_checkpoint(tmp_path / "safetensors", tmp_path / "stripped", only="generator")
+    (whole, meta), (stripped, small) = load_checkpoint(tmp_path / "safetensors"), load_checkpoint(tmp_path / "stripped")
+    assert meta["origin"] == small["origin"] and meta["origin"]["name"] == "x.pkl" and len(meta["origin"]["sources"]) == 1 and stripped.keys() == {k for k in whole if k.startswith("G_ema.")}
+    assert json.loads((tmp_path / "json").read_text()) == meta | {"numbers": done["json"]["numbers"]}
+
+
 def test_a_foreign_file_is_no_training_checkpoint_but_starts_one(tmp_path):
     from hsr_nb.training.config import override
     from hsr_nb.training.state import build_state, restore, transfer
@@ -225,26 +267,32 @@ def test_hsr_convert(tmp_path):
     G, _ = pair(16)
     file = put(tmp_path / "x.pkl", foreign.official(G_ema=G))
     run = lambda *a: subprocess.run([sys.executable, "-c", "from hsr_nb.interop.convert import main; main()", *map(str, a)], capture_output=True, text=True)
-    good, bad = run(file, tmp_path / "y.safetensors"), run(tmp_path / "none.pkl", tmp_path / "z.safetensors")
+    good, bad, other = run(file, tmp_path / "y.safetensors"), run(tmp_path / "none.pkl", tmp_path / "z.safetensors"), run(file, tmp_path / "y.pt", "--to", "rosinality")
     assert good.returncode == 0 and "from stylegan2-ada-pytorch" in good.stdout, good.stderr
     assert bad.returncode == 2 and bad.stderr.startswith("hsr_convert: there is no checkpoint") and bad.stderr.count("\n") == 1
+    assert other.returncode == 0 and other.stderr.startswith("hsr_convert: note: rosinality's own Generator") and other.stderr.count("\n") == 1, other.stderr
     assert torch.equal(picture(load_generator(tmp_path / "y.safetensors")), picture(G))
 
 
-# ---- ONNX
+# ---- graphs
 
 @pytest.mark.slow
-def test_onnx_draws_the_same_pictures(tmp_path):
-    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed"); pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    from hsr_nb.interop.export import const_noise, parity
+@pytest.mark.parametrize("to", ["onnx", "pt2"])
+def test_graphs_draw_the_same_pictures(tmp_path, to):
+    "Any number of samples, noise as an input; the heads of a fork are not in it."
+    if to == "onnx": pytest.importorskip("onnxruntime", reason="onnxruntime is not installed"); pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    from hsr_nb.interop.export import const_noise, draw_onnx, draw_pt2, parity
     G, _ = pair(c_dim=3)
-    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G))
-    convert_checkpoint(file, tmp_path / "x.onnx", to="onnx")
-    assert parity(G, tmp_path / "x.onnx", n=5) < 1e-3
-    session = ort.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
-    feed = lambda scale: {"z": torch.ones(1, 16).numpy(), "noise": (const_noise(G) * scale).numpy(), "psi": torch.tensor(1.0).numpy(), "c": torch.eye(3)[:1].numpy()}
-    a, b = (session.run(None, feed(s))[0] for s in (1, 2))
-    assert [i.name for i in session.get_inputs()] == ["z", "noise", "psi", "c"] and abs(a - b).max() > 1e-3
+    file, plain = tmp_path / "x.pkl", Generator(**G.init_kwargs)
+    plain.load_state_dict(G.state_dict())
+    G.synthesis.hsr_heads = torch.nn.ModuleDict({"8": torch.nn.Conv2d(32, 8, 1)})
+    put(file, foreign.official(G_ema=G))
+    assert convert_checkpoint(file, tmp_path / "graph", to=to)["left"] == ["hsr"]
+    draw = dict(onnx=draw_onnx, pt2=draw_pt2)[to](tmp_path / "graph")
+    assert max(parity(plain.eval(), draw, n) for n in (1, 5)) < 1e-3
+    feed = lambda scale: {"z": torch.ones(1, 16), "noise": const_noise(plain) * scale, "psi": torch.tensor(1.0), "c": torch.eye(3)[:1]}
+    assert (draw(feed(1)) - draw(feed(2))).abs().max() > 1e-3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["graph", "x.pkl"]
 
 
 # ---- how good

@@ -166,6 +166,7 @@ def containers():
         "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"), "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"), "safetensors, of something else": (file({"a": torch.zeros(2)}), "holds no averaged generator"),
         "zip slip": (zipped(("../../executed", b"x"), ("a/data.pkl", P2 + b"N.")), "leaves the archive"), "zip, absolute": (zipped(("/tmp/executed", b"x")), "leaves the archive"), "zip, backslashes": (zipped(("a\\..\\..\\executed", b"x")), "leaves the archive"), "zip, drive": (zipped(("C:/executed", b"x")), "leaves the archive"),
         "zip bomb": (zipped(("a/data.pkl", bytes(50 << 20)), method=zipfile.ZIP_DEFLATED), "claim more bytes"), "zip, compressed": (zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", random.Random(0).randbytes(2000)), method=zipfile.ZIP_DEFLATED), "compressed"),
+        "zip, an entry before the beginning": (_zip_before_itself(), "before its beginning|is no complete zip"),
         "zip, lies about sizes": (bytes(sparse), "claim more bytes|is no complete zip"), "zip, giant directory": (directory, "directory is too long"), "zip, no pickle": (zipped(("a.txt", b"x")), "none that torch.save wrote"), "zip, two pickles": (zipped(("a/data.pkl", b"N."), ("b/data.pkl", b"N.")), "2 members"),
         "zip, lacks a heap": (_without_heap(), "lacks the numbers"), "zip, cut": (foreign.saved(G.state_dict())[:-40], "is no complete zip"), "zip, flipped pickle": (_flip(foreign.saved({"w": torch.arange(4.)}), b"storage"), "checksum"), "zip, flipped weights": (_flip(foreign.saved({"G_ema": G.state_dict()}), G.synthesis.b8.conv1.weight.detach().numpy().tobytes()[:16]), "checksum"),
     }
@@ -173,6 +174,14 @@ def containers():
 
 def _flip(data, where):
     data = bytearray(data); data[data.index(where) + 2] ^= 4
+    return bytes(data)
+
+
+def _zip_before_itself():
+    "The end record says that the directory begins later than it does, so that every entry seems to lie before the file (found by fuzzing)."
+    data = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
+    at = data.rindex(b"PK\5\6") + 16
+    data[at:at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
     return bytes(data)
 
 

@@ -33,7 +33,7 @@ def read_state_dicts(value: dict, name: str) -> tuple[dict, dict]:   # {prefixed
         meta.setdefault(net, given if type(given) is dict else (generator_kwargs if net == "G" else discriminator_kwargs)(shapes, f"{name}: {key}"))
     return tensors, meta
 
-# %% ../../nbs/interop/11_foreign.ipynb #ee01f2c2
+# %% ../../nbs/interop/11_foreign.ipynb #ad098343
 def _torch_content(value, name):
     if type(value) is dict and type(value.get("GAN")) is dict and any(str(k).startswith("GE.") for k in value["GAN"]):
         raise CheckpointError(f"{name} is a checkpoint of lucidrains/stylegan2-pytorch, a different network (no equalised learning rate, other upsampling, one style per block) that does not map to this one")
@@ -41,11 +41,11 @@ def _torch_content(value, name):
     return read_rosinality(value, name) if is_rosinality(value) else read_state_dicts(value, name)
 
 
-def _pickle_content(file, name, budget, tensorflow):
+def _pickle_content(file, name, budget, only, tensorflow):
     window = Window(file, name)
     if is_tensorflow(file):
         if not tensorflow: raise CheckpointError(f"{name} is a network pickle of the TensorFlow era; such files are read only on request: tensorflow=True, or hsr_convert --tensorflow")
-        return read_tensorflow(window, budget)
+        return read_tensorflow(window, budget, only)
     try: return read_nvidia(window, budget)
     except BrokenFile as e:
         if window.at > 256: raise                                     # it was a pickle for a while
@@ -57,7 +57,7 @@ def is_legacy(file) -> bool:
     file.seek(0)
     return file.read(15)[2:] == b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
-# %% ../../nbs/interop/11_foreign.ipynb #9d1a6711
+# %% ../../nbs/interop/11_foreign.ipynb #de4aa9b1
 def read_foreign(
     file,                      # open, binary, seekable
     name: str,                 # of the file, for messages
@@ -71,7 +71,7 @@ def read_foreign(
     if is_zip(file) or is_legacy(file):
         table = nvidia_names(name, budget, {}) | {("argparse", "Namespace"): lambda *args: Object("argparse", "Namespace", args)}
         tensors, meta = _torch_content(read_torch(file, name, table, budget), name)
-    else: tensors, meta = _pickle_content(file, name, budget, tensorflow)
+    else: tensors, meta = _pickle_content(file, name, budget, only, tensorflow)
     return {k: v.read() for k, v in tensors.items() if only is None or k.startswith(only + ".")}, meta
 
 

@@ -127,7 +127,7 @@ def average_w(mapping: dict[str, Tensor], samples: int = 10_000) -> Tensor:   # 
     net.load_state_dict(mapping)
     with torch.no_grad(): return net(torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(0))).mean(0)
 
-# %% ../../nbs/interop/08_rosinality.ipynb #f70bbc61
+# %% ../../nbs/interop/08_rosinality.ipynb #8809650f
 def to_rosinality(
     tensors: dict[str, Tensor],   # by prefixed name: G_ema., G., D.
     meta: dict,                   # with the networks' arguments, G and D
@@ -143,6 +143,7 @@ def to_rosinality(
         if ours != "D" and "synthesis.b4.conv1.noise_strength" not in state: state |= _silence(levels)
         out[theirs] = _written(state, rows, levels, ours)
         if ours == "G_ema": out["latent_avg"] = state["mapping.w_avg"].clone()
+    if "augment.p" in tensors: out["ada_aug_p"] = float(tensors["augment.p"])
     _remarks(meta)
     return out
 
@@ -163,7 +164,7 @@ def _written(state, rows, levels, ours):
 
 def _remarks(meta):
     "Warn where the file is right but rosinality's own class would not build the network."
-    kwargs = meta.get("G", {}).get("synthesis_kwargs", {})
+    kwargs = meta.get("G", {}).get("synthesis_kwargs") or {}
     if kwargs.get("channel_max", 512) != 512 or kwargs.get("channel_base", 32768) not in (16384, 32768):
         warnings.warn("rosinality's own Generator only builds widths of 512 maps at most and channel_multiplier 1 or 2; this network has others", stacklevel=3)
     group = (meta.get("D", {}).get("epilogue_kwargs") or {}).get("mbstd_group_size", 4)

@@ -87,14 +87,15 @@ def _filters(found, prefix):
     blocks = {m[0] for k in found if (m := re.match(rf"{re.escape(prefix)}b\d+", k))} - ({"b4"} if not prefix else set())
     return found | {f"{k}.resample_filter": Derived(tuple(f.shape), f.clone) for k in layers | blocks}
 
-# %% ../../nbs/interop/10_tensorflow.ipynb #b69e0413
-def read_tensorflow(window: Window, budget: Budget) -> tuple[dict, dict]:   # {prefixed name: Derived}, metadata
+# %% ../../nbs/interop/10_tensorflow.ipynb #eb7b3a25
+def read_tensorflow(window: Window, budget: Budget, only: str = None) -> tuple[dict, dict]:   # {prefixed name: Derived}, metadata; only: of one network, such as G_ema
     "Networks of a TensorFlow-era pickle under their official names, without running anything. CheckpointError otherwise."
     name, table = window.name, {(NETWORK, "Network"): record(NETWORK, "Network").make, ("dnnlib.util", "EasyDict"): dict, ("dnnlib", "EasyDict"): dict}
     top = unpickle(window, table | array_names(name, budget), budget)
     if type(top) is not tuple or len(top) != 3: raise CheckpointError(f"{name} is no tuple of the three networks G, D, Gs")
     tensors, meta = {}, {"format": "stylegan2 tensorflow"}
     for key, net in zip(("G", "D", "G_ema"), top):
+        if only not in (None, key): continue
         where = f"{name}: {key}"
         found = _filters(_renamed(_variables(net, where, budget), d_name if key == "D" else g_name, where), "" if key == "D" else "synthesis.")
         shapes, said = {k: v.shape for k, v in found.items()}, net.state.get("static_kwargs") or {}
@@ -113,4 +114,4 @@ def _options(key, kwargs, said, where):
     part |= dict(num_fp16_res=number("num_fp16_res", (int,), 0), conv_clamp=number("conv_clamp", (int, float), None))
     if key == "D":
         kwargs["epilogue_kwargs"]["mbstd_group_size"] = number("mbstd_group_size", (int,), None)
-        if said.get("label_size"): raise CheckpointError(f"{where} is conditional in TensorFlow's way, one logit per class, which has no counterpart here; its generator alone can be read")
+        if said.get("label_size"): raise CheckpointError(f"{where} is conditional in TensorFlow's way, one logit per class, which has no counterpart here; the average alone can be read (load_generator, or hsr_convert --only generator)")
