@@ -35,13 +35,18 @@ def demodulation(
     "The factor that brings each output channel back to unit variance. Karras et al. 2019, equation 3."
     return (s.square() @ w.square().sum([2, 3]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #88e0d5f6
+# %% ../../nbs/ops/04_modulated_conv.ipynb #3c0095a4
 def _modulated_fast(x, w, s, noise, demodulate, resample, impl):
     n = x.shape[0]
     if demodulate and x.dtype == torch.float16: w, s = _prenormalise(w, s)
+    d = demodulation(w, s) if demodulate else None
+    if n == 1 and w.numel() < x.numel():
+        w = w * s[0, :, None, None] if d is None else w * s[0, :, None, None] * d[0, :, None, None, None]
+        y = conv2d_resample(x, w.to(x.dtype), impl=impl, **resample)
+        return y if noise is None else y + noise.to(y.dtype)
     y = conv2d_resample(x * s.to(x.dtype).reshape(n, -1, 1, 1), w.to(x.dtype), impl=impl, **resample)
-    if not demodulate: return y if noise is None else y + noise.to(y.dtype)
-    d = demodulation(w, s).to(x.dtype).reshape(n, -1, 1, 1)
+    if d is None: return y if noise is None else y + noise.to(y.dtype)
+    d = d.to(x.dtype).reshape(n, -1, 1, 1)
     return y * d if noise is None else torch.addcmul(noise.to(y.dtype), y, d)
 
 # %% ../../nbs/ops/04_modulated_conv.ipynb #63bf0f65
