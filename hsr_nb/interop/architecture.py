@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['generator_kwargs', 'discriminator_kwargs', 'blueprint', 'check_fit', 'fill']
 
-# %% ../../nbs/interop/05_architecture.ipynb #e5f8a00e
+# %% ../../nbs/interop/05_architecture.ipynb #b2ed196e
 import re
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,13 +17,21 @@ from .safetensors import CheckpointError
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 
-# %% ../../nbs/interop/05_architecture.ipynb #a46be1aa
+# %% ../../nbs/interop/05_architecture.ipynb #6bd5d2e2
 def _widths(shapes, pattern):
     "{level: channels} from the square kernels that match."
     return {int(m[1]): s[1] for k, s in sorted(shapes.items()) if (m := re.fullmatch(pattern, k)) and len(m[1]) < 6}
 
 
 def _size(widths): return dict(channel_base=max(c * r for r, c in widths.items()), channel_max=max(widths.values()))
+
+
+@contextmanager
+def _reading(what):
+    "A tensor that is missing or misshapen makes it something else than `what`."
+    try: yield
+    except KeyError as e: raise CheckpointError(f"{what}: it has no tensor {str(e)[:100]}") from None
+    except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise CheckpointError(f"{what}: its shapes make no sense ({str(e)[:100]})") from None
 
 
 def _mapping(shapes, w_dim):
@@ -33,13 +42,13 @@ def _mapping(shapes, w_dim):
     kwargs = dict(num_layers=layers) | (dict(embed_features=embed) if c_dim and embed != w_dim else {})
     return wide - embed, c_dim, kwargs | (dict(layer_features=hidden) if layers > 1 and hidden != w_dim else {})
 
-# %% ../../nbs/interop/05_architecture.ipynb #534d226b
+# %% ../../nbs/interop/05_architecture.ipynb #2c76e4cb
 def generator_kwargs(
     shapes: dict,    # {name of a tensor: shape}
     where: str,      # file and part, for messages
 ) -> dict:           # of `Generator`
     "How a generator is built, from its tensors. CheckpointError when they are none of a StyleGAN2 generator."
-    try:
+    with _reading(f"{where} is no StyleGAN2 generator"):
         const, w_dim = shapes["synthesis.b4.const"], shapes["synthesis.b4.conv1.affine.weight"][1]
         widths = _widths(shapes, r"synthesis\.b(\d+)\.conv1\.weight")
         top = f"synthesis.b{max(widths)}"
@@ -50,18 +59,11 @@ def generator_kwargs(
         z_dim, c_dim, mapping = _mapping(shapes, w_dim)
         return dict(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=max(widths), img_channels=shapes[f"{top}.torgb.weight"][0],
                     mapping_kwargs=mapping, synthesis_kwargs=synthesis, base_size=list(const[1:]))
-    except (LookupError, TypeError, ValueError) as e: raise CheckpointError(f"{where} is no StyleGAN2 generator: {_missing(e)}") from None
 
-
-def _missing(e): return f"it has no tensor {str(e)[:100]}" if isinstance(e, KeyError) else f"its shapes make no sense ({str(e)[:100]})"
-
-# %% ../../nbs/interop/05_architecture.ipynb #b4e91c46
-def discriminator_kwargs(
-    shapes: dict,    # {name of a tensor: shape}
-    where: str,      # file and part, for messages
-) -> dict:           # of `Discriminator`
-    "How a discriminator is built, from its tensors. CheckpointError when they are none of a StyleGAN2 discriminator."
-    try:
+# %% ../../nbs/interop/05_architecture.ipynb #17c8c4cc
+def discriminator_kwargs(shapes: dict, where: str) -> dict:
+    "How a discriminator is built, from its tensors, as `generator_kwargs`. CheckpointError when they are none of a StyleGAN2 discriminator."
+    with _reading(f"{where} is no StyleGAN2 discriminator"):
         widths = _widths(shapes, r"b(\d+)\.conv0\.weight")
         top, c4 = max(widths), shapes["b4.fc.weight"][0]
         architecture = "skip" if "b4.fromrgb.weight" in shapes else "resnet" if f"b{top}.skip.weight" in shapes else "orig"
@@ -70,7 +72,6 @@ def discriminator_kwargs(
         kwargs = dict(c_dim=c_dim, img_resolution=top, img_channels=shapes[f"b{top}.fromrgb.weight"][1], architecture=architecture, **_size(widths | {4: c4}))
         if c_dim: kwargs |= dict(cmap_dim=out, mapping_kwargs=mapping)
         return kwargs | dict(epilogue_kwargs=dict(mbstd_num_channels=shapes["b4.conv.weight"][1] - c4), base_size=[4, area // 4])
-    except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise CheckpointError(f"{where} is no StyleGAN2 discriminator: {_missing(e)}") from None
 
 # %% ../../nbs/interop/05_architecture.ipynb #bfb4b288
 class _Shapes(TorchFunctionMode):
