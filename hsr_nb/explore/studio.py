@@ -6,8 +6,9 @@
 __all__ = ['PREVIEW_MS', 'THUMB_LEVEL', 'REACH', 'VIEWS', 'latent_z', 'latents', 'Studio', 'fitted', 'judge_level', 'difference',
            'preview_level', 'frames', 'thumbs', 'thumb_level', 'variations', 'attributes', 'Curve', 'curve', 'title']
 
-# %% ../../nbs/explore/03_studio.ipynb #384f0845
+# %% ../../nbs/explore/03_studio.ipynb #de0fa9c3
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from ..editing.ganspace import GANSpace
 from ..editing.sefa import SeFa
 from .generate import check_truncation, class_labels, pick_device, z_from_seed
 from .recipe import Recipe
-from ..interop.embedded import open_generator
+from ..interop import load_generator
 from ..metrics.als import deviations
 from ..metrics.als_paths import generator_hash, load_bank
 
@@ -60,13 +61,13 @@ PREVIEW_MS = 40         # a preview may take this long
 THUMB_LEVEL = 32        # thumbnails and variations are drawn at most this large
 REACH = 2.0             # strength of the outer thumbnails, in standard deviations
 
-# %% ../../nbs/explore/03_studio.ipynb #78ba6793
+# %% ../../nbs/explore/03_studio.ipynb #e66fd2c8
 class Studio:
     "One or two generators, their directions and a judge. Raises ValueError or OSError in one sentence."
     def __init__(self, a, b=None, directions=None, judge="synthfaces-attributes", device: str = "auto", components: int = 8, samples: int = 20_000):
         self.device = pick_device(device)
-        self.names = {k: n if isinstance(n, str) else str(getattr(n, "name", None) or type(n).__name__) for k, n in (("A", a), ("B", b)) if n is not None}
-        self.nets = {k: x if hasattr(x, "synthesis") else open_generator(x, self.device) for k, x in (("A", a), ("B", b)) if x is not None}
+        self.names = {k: str(n) if isinstance(n, (str, os.PathLike)) else type(n).__name__ for k, n in (("A", a), ("B", b)) if n is not None}
+        self.nets = {k: x if hasattr(x, "synthesis") else load_generator(x, self.device) for k, x in (("A", a), ("B", b)) if x is not None}
         A, B = self.nets["A"], self.nets.get("B", self.nets["A"])
         for what in ("z_dim", "w_dim", "c_dim"):
             if getattr(A, what) != getattr(B, what): raise ValueError(f"A and B cannot share a latent: {what} is {getattr(A, what)} in A and {getattr(B, what)} in B")

@@ -81,15 +81,18 @@ def checkpoints(run_dir) -> list[Path]:
     "The checkpoints of a run folder, oldest first; their names are image counts."
     return sorted(p for p in Path(run_dir).glob("checkpoints/*.safetensors") if p.stem.isdigit())
 
-# %% ../../nbs/interop/01_safetensors.ipynb #e0e0a830
+# %% ../../nbs/interop/01_safetensors.ipynb #ce1d9155
 def load_checkpoint(
-    path,                     # a run folder, or a file: ours, or one of the official, rosinality or (on request) TensorFlow code bases
+    path,                     # the name of an embedded generator; a run folder; a file: ours, official, rosinality's or (on request) of the TensorFlow era
     only: str = None,         # read one network, such as G_ema; None: everything
     tensorflow: bool = False, # also read network pickles of the TensorFlow era
 ) -> tuple[dict, dict]:       # tensors by prefixed name, metadata
     "Read a checkpoint, or the latest one of a run folder. What a file is, its content says, not its name. CheckpointError otherwise."
-    path = Path(path)
-    if not path.exists(): raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+    name, path = str(path), Path(path)
+    if not path.exists():
+        from hsr_nb.interop.embedded import embedded_checkpoint, embedded_generators
+        if name in (there := embedded_generators()): return embedded_checkpoint(name)
+        raise CheckpointError(f"there is no checkpoint or run folder at {path}, and no embedded generator of that name; there are {', '.join(there) or 'none'}")
     if path.is_dir():
         found = checkpoints(path)
         if not found: raise CheckpointError(f"the folder {path} holds no checkpoint (looked for checkpoints/*.safetensors)")
