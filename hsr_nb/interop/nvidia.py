@@ -59,7 +59,7 @@ def flatten(module, name: str, budget: Budget) -> tuple[dict, dict]:   # {tensor
     walk(module, "")
     return tensors, modules
 
-# %% ../../nbs/interop/07_nvidia.ipynb #df451fc5
+# %% ../../nbs/interop/07_nvidia.ipynb #38fb64b0
 def _said(modules, path, key, kinds, default):
     "An attribute of a module's state, if it has one of the right type."
     value = modules.get(path, ("", {}))[1].get(key, default)
@@ -96,7 +96,7 @@ def generator_config(tensors: dict, modules: dict, where: str) -> dict:
     kwargs["mapping_kwargs"] |= _mapping(modules) | (dict(w_avg_beta=beta) if beta != 0.995 else {})
     return kwargs
 
-
+# %% ../../nbs/interop/07_nvidia.ipynb #1eea7531
 def discriminator_config(tensors: dict, modules: dict, where: str, base_size: list) -> dict:
     "Arguments of `Discriminator`, from the tensors and what the modules say."
     kwargs = discriminator_kwargs({k: v.shape for k, v in tensors.items()}, where)

@@ -127,7 +127,7 @@ def average_w(mapping: dict[str, Tensor], samples: int = 10_000) -> Tensor:   # 
     net.load_state_dict(mapping)
     with torch.no_grad(): return net(torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(0))).mean(0)
 
-# %% ../../nbs/interop/08_rosinality.ipynb #8809650f
+# %% ../../nbs/interop/08_rosinality.ipynb #9fe76d94
 def to_rosinality(
     tensors: dict[str, Tensor],   # by prefixed name: G_ema., G., D.
     meta: dict,                   # with the networks' arguments, G and D
@@ -147,7 +147,7 @@ def to_rosinality(
     _remarks(meta)
     return out
 
-
+# %% ../../nbs/interop/08_rosinality.ipynb #a092c158
 def _silence(levels):
     layers = [("synthesis.b4.conv1", 4), *((f"synthesis.b{r}.{c}", r) for r in levels[1:] for c in ("conv0", "conv1"))]
     return {f"{n}.noise_strength": torch.zeros([]) for n, _ in layers} | {f"{n}.noise_const": torch.zeros(r, r) for n, r in layers}
