@@ -121,7 +121,8 @@ def call(code):
 
 
 def lab():
-    sh(PY, "-m", "jupyter", "lab", "--notebook-dir", "nbs", "nbs/experiments/explore.ipynb")
+    root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []     # in a container, say; without it Jupyter would not start
+    sh(PY, "-m", "jupyter", "lab", *root, "--notebook-dir", "nbs", "nbs/experiments/explore.ipynb")
 
 
 def app():

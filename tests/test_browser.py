@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,9 +27,9 @@ def free_port():
 
 
 @contextmanager
-def server(cmd, log, ready, env):
+def server(cmd, log, ready, env, cwd=ROOT):
     "A server process that is up; what it said is shown when it never comes up."
-    with open(log, "w") as out: process = subprocess.Popen(cmd, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    with open(log, "w") as out: process = subprocess.Popen(cmd, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for _ in range(480):
             if process.poll() is not None: break
@@ -39,9 +40,10 @@ def server(cmd, log, ready, env):
         assert process.poll() is None, Path(log).read_text()[-2000:]
         yield
     finally:
-        process.terminate()
+        end = lambda how: process.poll() is None and os.killpg(process.pid, how)       # run.py and the server that it started
+        end(signal.SIGTERM)
         try: process.wait(20)
-        except subprocess.TimeoutExpired: process.kill()
+        except subprocess.TimeoutExpired: end(signal.SIGKILL)
 
 
 def environment(home):
@@ -226,3 +228,36 @@ def test_explorer_in_a_browser(place, tmp_path):
         told = drag(hand)
         print(place.__name__, told)
         assert told["seconds_after"] < 1.5, "pictures queued up during the drag"
+
+
+def test_a_newcomer_moves_a_slider_within_two_minutes(tmp_path):
+    "From `run.py lab` in a copy of the checkout, by mouse and menus only."
+    clone, port = tmp_path / "clone", free_port()
+    shutil.copytree(ROOT / "nbs", clone / "nbs", ignore=shutil.ignore_patterns(".*"))
+    shutil.copy(ROOT / "run.py", clone)
+    env = environment(tmp_path / "home") | {"JUPYTER_PORT": str(port), "JUPYTER_TOKEN": "newcomer"}
+    (tmp_path / "home/cfg/jupyter_server_config.py").write_text("c.ServerApp.open_browser = False\n")
+    begun, stages = time.monotonic(), {}
+    passed = lambda what: stages.__setitem__(what, round(time.monotonic() - begun, 1))
+    with server([sys.executable, "run.py", "lab", "--here"], tmp_path / "lab.log", f"http://127.0.0.1:{port}/api", env, clone), browser() as page:
+        passed("server answers")
+        page.goto(f"http://127.0.0.1:{port}/lab/tree/experiments/explore.ipynb?token=newcomer")       # the address that the server opens
+        page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
+        passed("page open, kernel idle")
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        handle, seen = page.locator(".hsr-row .widget-slider .noUi-handle").first, lambda: page.evaluate(PIXELS, STAGE)
+        handle.wait_for(); page.locator(STAGE).first.wait_for()
+        passed("sliders there")
+        before = seen()
+        while seen() == before and time.monotonic() - begun < 120:                                     # as a person would: drag, look, and again where nothing happened
+            handle.hover(); page.mouse.down()
+            box = handle.bounding_box()
+            page.mouse.move(box["x"] + 60, box["y"] + box["height"] / 2, steps=5); page.mouse.up()
+            for _ in range(100):
+                if seen() != before: break
+                page.wait_for_timeout(50)
+        passed("picture follows")
+        print("newcomer, seconds from run.py lab:", stages)
+        if shots := os.environ.get("SHOTS"): page.screenshot(path=f"{shots}/newcomer.png")
+        assert seen() != before and stages["picture follows"] < 120

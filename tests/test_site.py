@@ -210,10 +210,11 @@ def result(folder, name, config, rows):
 
 def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     "Numbers chosen here come out in the right cells; without files every cell of ours says so."
+    from hsr_nb.training.sweep import SweepConfig, result_name
     none = reproduce(tmp_path)
     assert none.count("not measured") > 20 and "nothing yet" in none
     score = lambda plr, hsr, seed: {"fid[judge]": 8.0 - 2 * plr - hsr + 0.1 * seed, "ppl2_wend[maps-judge]": 20.0 - 5 * plr - 2 * hsr + seed}
-    result(tmp_path, "ablation-plr_hsr", {"baseline_kimg": 2}, [{"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s) for s in (0, 1, 2) for p in (False, True) for h in (False, True)])
+    result(tmp_path, result_name(SweepConfig(axis="plr_hsr")), {"baseline_kimg": 2}, [{"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s) for s in (0, 1, 2) for p in (False, True) for h in (False, True)])
     als = [{"pair": i, "sigma": "own, recomputed", "attribute": a, "baseline": 2.0 + i, "+ HSR": 1.0 + i, "difference": [-1, -1, -1]} for i in (0, 1) for a in ("gender", "mean")]
     over = [{"pair": "all", "sigma": "own, recomputed", "attribute": a, "pairs": 2, "difference": -1, "low": -1.25, "high": -0.75, "reduction_percent": 40.0} for a in ("gender", "mean")]
     result(tmp_path, "als", {"paths": 1000, "bank": "judge"}, als + over)

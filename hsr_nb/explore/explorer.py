@@ -55,7 +55,7 @@ class Steps:
     def keep(self, name: str): self.history.keep(name); return self
     def recall(self, name: str): self.history.recall(name); return self
 
-# %% ../../nbs/explore/07_explorer.ipynb #8591d77f
+# %% ../../nbs/explore/07_explorer.ipynb #89b0715f
 class Explorer(Steps):
     "Recipes over one or two generators, with undo. Shown as a contact sheet."
     def variations(self) -> list[Recipe]: return variations(self.recipe, self.turn, self.amount)
@@ -68,7 +68,7 @@ class Explorer(Steps):
     def walk(self, path, direction: str = None, **how) -> Path: return save_walk(path, self.studio, stations(self, direction), **how)  # how: see `save_walk`
 
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO(); self.sheet().quantize(128).save(out, "PNG")
+        out = io.BytesIO(); self.sheet().quantize(256, method=Image.Quantize.FASTOCTREE).save(out, "PNG")
         return out.getvalue()
 
 # %% ../../nbs/explore/07_explorer.ipynb #ccf59726

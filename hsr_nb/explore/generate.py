@@ -165,11 +165,11 @@ def write_png(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/explore/01_generate.ipynb #f510bbf3
+# %% ../../nbs/explore/01_generate.ipynb #aa5f1869
 @dataclass(frozen=True)
 class GenerateConfig:
     "Pictures from a generator: one PNG per seed, a contact sheet, a style-mixing grid."
-    network: str  # a run folder or a .safetensors file
+    network: str  # a run folder, a checkpoint, or the name of an embedded generator
     out: str = "out"  # folder of the pictures, made when missing; pictures of the same name are replaced
     seeds: str | None = None  # such as 0-15,20; without it 0-15, or none when there is a mixing grid
     psi: float = 1.0  # truncation: 1 is none, 0 the average picture

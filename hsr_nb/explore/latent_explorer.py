@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REST', 'STYLE', 'Desk', 'Screen', 'Reading', 'Steady', 'Live', 'LatentExplorer']
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #575d49d7
+# %% ../../nbs/explore/09_latent_explorer.ipynb #8cc32c9f
 import asyncio
 import time
 from dataclasses import replace
@@ -17,7 +17,7 @@ from .explorer import Explorer
 from .panels import (BreedPanel, DirectionPanel, HistoryPanel, MixPanel, NetworkPanel, SourcePanel, TruncationPanel, WalkPanel,
                                    classed, need_widgets)
 from .recipe import Recipe
-from .sheet import bars_html, curve_svg
+from .sheet import bars_html, curve_svg, moved_most
 from .studio import attributes, curve, frames, preview_level
 from .tiles import tile, tiles_class
 from ..metrics.report import device_name
@@ -50,7 +50,7 @@ class Desk:
         if self.jobs: self.jobs.pop(0)()
         if self.jobs: self.waiting = asyncio.get_running_loop().call_later(0.001, self._next)
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #32f31e93
+# %% ../../nbs/explore/09_latent_explorer.ipynb #bb9ca42b
 STYLE = """<style>
 .hsr-explorer { max-width: 1180px; gap: 8px; padding: 4px; overflow: visible; }
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top { flex-flow: row wrap; align-items: center; gap: 4px 10px; overflow: visible; }
@@ -61,11 +61,11 @@ STYLE = """<style>
 .hsr-explorer .hsr-row { align-items: center; gap: 6px; overflow: visible; } .hsr-row-right { flex: 1; overflow: visible; }
 .hsr-explorer .hsr-row .widget-label { width: 44px; min-width: 44px; font-size: 11px; opacity: .7; } .hsr-row .widget-readout { min-width: 44px; font-size: 12px; }
 .hsr-explorer .hsr-side { flex: 1 1 310px; min-width: 310px; width: auto; }
-.hsr-read { display: flex; flex-flow: row wrap; gap: 4px 28px; line-height: 1.3; } .hsr-read svg { display: block; }
+.hsr-read { display: flex; flex-flow: row wrap; gap: 4px 24px; line-height: 1.3; } .hsr-read svg { display: block; }
 .hsr-head { font-weight: 600; } .hsr-note, .hsr-status { font-size: 12px; opacity: .7; } .hsr-title { font-size: 13px; line-height: 20px; }
 .hsr-say { background: #d55e0022; border-left: 4px solid #d55e00; padding: 6px 10px; border-radius: 3px; display: block; line-height: 1.35; white-space: normal; }
 .hsr-link { display: inline-block; padding: 3px 10px; border-radius: 3px; background: #8882; text-decoration: none; color: inherit; }
-.hsr-bar { display: flex; align-items: center; gap: 8px; width: 300px; font-size: 12px; line-height: 17px; } .hsr-bar > span { width: 56px; }
+.hsr-bar { display: flex; align-items: center; gap: 8px; width: 220px; font-size: 12px; line-height: 17px; } .hsr-bar > span { width: 46px; }
 .hsr-bar > div { flex: 1; position: relative; height: 9px; background: #8883; border-radius: 2px; } .hsr-bar i { position: absolute; height: 100%; background: #0072b2; border-radius: 2px; }
 .hsr-bar b { position: absolute; top: -2px; bottom: -2px; border-left: 2px solid #d55e00; } .hsr-bar em { width: 30px; font-style: normal; text-align: right; opacity: .75; }
 </style>"""
@@ -103,7 +103,7 @@ class Screen(Explorer):
         self.last = pictures
         return True
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #9e7ebaf4
+# %% ../../nbs/explore/09_latent_explorer.ipynb #fe95a11d
 class Reading(Screen):
     "A screen with the judge beside it."
     def readings(self):
@@ -112,8 +112,9 @@ class Reading(Screen):
         which = "A" if "A" in self.last else "B"
         bars, e = bars_html(attributes(s, self.last[which]), self._before(which)), self.draft.edit(self.current)
         found = {k: curve(s, self.draft, self.current, k) for k in ("A", "B") if k in self.last}
-        drawn = "".join(f'<div><div class="hsr-note">{k}: ALS of this path {c.mean:.2f}</div>{curve_svg(c, e.strength if e else 0.0, height=104)}</div>' for k, c in found.items())
-        self.read.value = (f'<div class="hsr-read"><div><div class="hsr-note">{escape(s.judge.name)} reads {which}, tick: before the edits</div>{bars}</div>'
+        shown = moved_most([*found.values()])
+        drawn = "".join(f'<div><div class="hsr-note">{k}: ALS of this path {c.mean:.2f}</div>{curve_svg(c, e.strength if e else 0.0, shown, 275, 104)}</div>' for k, c in found.items())
+        self.read.value = (f'<div class="hsr-read"><div><div class="hsr-note">{escape(s.judge.name)} reads {which}<br>tick: before the edits</div>{bars}</div>'
                            f'<div><div class="hsr-note"><b>{escape(self.current)}</b> through this face, −3 to 3</div>{drawn}</div></div>')
 
     def _before(self, which):

@@ -107,7 +107,7 @@ class Row:
         self.named, says = True, title(s, self.name)
         if says: self.title.value = f'<span class="hsr-title"><b>{escape(self.name)}</b> · {escape(says)}</span>'
 
-# %% ../../nbs/explore/08_panels.ipynb #abbd12c2
+# %% ../../nbs/explore/08_panels.ipynb #4d51f22b
 class DirectionPanel(Panel):
     "The directions of one method at a time; edits of the other method stay in the recipe."
     def __init__(self, desk):
@@ -116,7 +116,8 @@ class DirectionPanel(Panel):
         self.rows = {m: [Row(desk, n, s.all_layers) for n in d.names] for m, d in s.sets.items()}
         self.grid = classed(W.Box(), "hsr-grid")
         self.method.observe(lambda c: self._shown(desk), "value")
-        self.box = W.VBox([classed(W.HBox([W.HTML('<span class="hsr-head">directions</span>'), self.method, W.HTML('<span class="hsr-note">strength in standard deviations of W</span>')]), "hsr-wrap"), self.grid])
+        clear = classed(_on(W.Button(description="all to zero", tooltip="take back every edit of either method"), lambda: desk.act(lambda: desk.ex.set(edits=()))), "hsr-key")
+        self.box = W.VBox([classed(W.HBox([W.HTML('<span class="hsr-head">directions</span>'), self.method, clear, W.HTML('<span class="hsr-note">strength in standard deviations of W</span>')]), "hsr-wrap"), self.grid])
         self.grid.children = [row.box for row in self.rows[self.method.value]]
 
     def _shown(self, desk):
@@ -132,12 +133,11 @@ class DirectionPanel(Panel):
         for row, three in zip(self.rows[m], thumbs(s, r, m)):
             row.tiles.tiles = [tile(x, "", f"{row.name} at {a:+g}") for x, a in zip(three, (-REACH, 0, REACH))]
 
-
     def unnamed(self, desk):
         "What is left to do until every row that is shown has a working title."
         return [lambda row=row: row.name_it(desk.ex.studio) for row in self.rows[self.method.value] if not row.named]
 
-# %% ../../nbs/explore/08_panels.ipynb #c3a2ccaf
+# %% ../../nbs/explore/08_panels.ipynb #45c0e434
 class MixPanel(Panel):
     "A second seed, and which layers come from it."
     def __init__(self, desk):
@@ -147,6 +147,7 @@ class MixPanel(Panel):
         self.layers = [classed(W.ToggleButton(description=str(i), tooltip=f"layer {i}: {size(i)} pixels"), "hsr-layer") for i in range(G.num_ws)]
         self.tiles = tiles_class()(side=72)
         for w in (self.seed, *self.layers): w.observe(lambda _: desk.filling or desk.change(self.mixed(desk.draft)), "value")
+        self.seed.observe(lambda _: desk.filling or desk.later(), "value")                    # its little picture, even while no layer is pressed
         note = W.HTML('<span class="hsr-note">press a layer to take it from the second seed: low numbers for pose and shape, high ones for colour</span>')
         self.box = W.HBox([self.tiles, W.VBox([self.seed, classed(W.HBox(self.layers), "hsr-wrap"), note])])
 
@@ -162,7 +163,7 @@ class MixPanel(Panel):
         s = desk.ex.studio
         self.tiles.tiles = [tile(s.draw(s.ws(Recipe(self.seed.value, r.psi, r.cutoff, r.class_index)), level=thumb_level(s))[0], f"seed {self.seed.value}")]
 
-# %% ../../nbs/explore/08_panels.ipynb #198c209e
+# %% ../../nbs/explore/08_panels.ipynb #a5b17d02
 class BreedPanel(Panel):
     "Eight variations; the one that is clicked becomes the face."
     def __init__(self, desk):
@@ -173,7 +174,6 @@ class BreedPanel(Panel):
         self.amount.observe(lambda c: (setattr(desk.ex, "amount", c.new), desk.later()), "value")
         more = _on(W.Button(description="eight others"), lambda: (setattr(desk.ex, "turn", desk.ex.turn + 1), desk.later()))
         self.box = W.VBox([self.tiles, W.HBox([self.amount, more])])
-
 
     def rest(self, desk, r):
         import torch
