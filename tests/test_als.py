@@ -345,6 +345,22 @@ def test_folder_of_torchscript_files(tmp_path):
     with pytest.raises(FileNotFoundError): load_bank(tmp_path / "gone.pt")
 
 
+def test_attributes_that_a_card_calls_unreliable_are_left_out(tmp_path):
+    bank = AttributeBank("heads", "ab", ["male", "hat", "young"], lambda x: x.float().mean((2, 3)), {"male": 0.99, "hat": 0.7, "other": 0.1, "young": None})
+    assert bank.auc == {"male": 0.99, "hat": 0.7}
+    with pytest.warns(UserWarning, match="AUC below 0.9, so they are left out: hat"): kept = bank.reliable()
+    x = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    assert kept.attribute_names == ("male", "young") and torch.equal(kept(x), bank(x)[:, [0, 2]]) and kept.reliable() is kept
+    with pytest.raises(ValueError, match="none of its attributes"): bank.select(["hat"]).reliable()
+    assert set(load_bank().auc) == set(load_bank().attribute_names) and min(load_bank().auc.values()) > 0.9
+    from safetensors.torch import save_file
+    from hsr_nb.metrics.detectors import AttributeNet
+    save_file(AttributeNet((4, 8), 2).state_dict(), tmp_path / "mine.safetensors")
+    (tmp_path / "mine.json").write_text(json.dumps({"attributes": ["a", "b"], "input": {"size": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}, "architecture": {"kwargs": {"widths": [4, 8], "attributes": 2}},
+                                                    "scores": {"auc": {"protocol": "held out", "a": 0.95, "b": 0.6}}}))
+    assert load_bank(tmp_path / "mine.safetensors").auc == load_bank(tmp_path).auc == {"a": 0.95, "b": 0.6}
+
+
 # ---- pictures
 
 def test_plots(L):
@@ -361,7 +377,10 @@ def test_plots(L):
     order = rank_paths(L)
     size = ((deviations(L) / score_paths(L)["sigma"]) ** 2).mean(2).sum(1)
     assert (np.diff(size[order]) <= 0).all()
-    plot_gallery(L, names, lambda p: torch.zeros(11, 3, 8, 8), order[:2])
+    assert len(plot_gallery(L, names, lambda p: torch.zeros(11, 3, 8, 8), order[:2]).axes) == 4
+    fig = plot_gallery(L, names, lambda p: torch.zeros(11, 3, 8, 8), {"worst": order[:3], "best": order[:-4:-1]})
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["worst", "best"] and len(fig.axes) == 12 and all(ax.images or len(ax.lines) == 2 for ax in fig.axes)
+    assert [ax.get_ylabel().split("\n")[0] for ax in fig.axes[2::4]] == [f"path {p}" for p in order[:3]]
     table = als_table({"x": score_paths(L, names)}, {"x": bootstrap_als(L, B=20)}, {"old": {"a": 1.0, "mean": 2.0}}, "judge")
     assert table.splitlines()[2] == "| old (published) | 1.00 | – | – | – | 2.00 | not stated |" and "x (ours, judge)" in table and table.endswith("| 7 |")
     plt.close("all")

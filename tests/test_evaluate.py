@@ -56,7 +56,7 @@ def test_report_holds_every_score_and_where_it_comes_from(run, report):
     assert set(report["scores"]) == wanted | {ppl, f"{ppl}_se"}
     assert {"device", "git", "versions"} <= set(report) and report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["data"]["resize_filter"] and report["data"]["sha256"] == SynthFaces(32).identity["sha256"]
-    assert report["detector"] == {"name": D[1:-1], "sha256": load_detector().sha256} == report["bank"] and report["distance"]["name"] == f"maps-{D[1:-1]}"
+    assert report["detector"] == {"name": D[1:-1], "sha256": load_detector().sha256} == {k: v for k, v in report["bank"].items() if k != "auc"} and set(report["bank"]["auc"]) == set(load_detector().attribute_names) and report["distance"]["name"] == f"maps-{D[1:-1]}"
     assert [report[k] for k in ("n", "reals", "pairs", "paths", "frames", "seed", "psi")] == [110, 110, 8, 4, 5, 0, 1.0]
     assert report["network"] | {"trained_on": 0, "sha256": 0} == {"run": "toy", "file": "000002000.safetensors", "sha256": 0, "kimg": 2.0, "preset": "tiny32", "seed": 3, "teacher": None, "trained_on": 0}
     assert report["network"]["sha256"] == E.generator_hash(network(0))
@@ -140,6 +140,53 @@ def test_labels_of_the_data_set_feed_a_conditional_network(tmp_path):
     path = save(tmp_path / "c.safetensors", network(0, ds.label_dim), ds.identity, labels=True)
     found, _ = evaluate_run(EvalConfig(str(path), **TINY, scores=("fid", "als")))
     assert found["data"]["labels"] is True
+
+
+def test_labels_are_drawn_from_the_whole_data_set(tmp_path):
+    "A folder is sorted by class; a few pairs or paths still meet both classes."
+    from PIL import Image
+    for i in range(40):
+        file = tmp_path / "set" / str(i // 20) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(file)
+    (tmp_path / "set/dataset.json").write_text(json.dumps({"labels": [[f"{i // 20}/{i}.png", i // 20] for i in range(40)]}))
+    file = save(tmp_path / "c.safetensors", network(0, 2), {}, labels=True)
+    first = lambda seed: E.Subject(EvalConfig(str(file), data=str(tmp_path / "set"), **TINY | {"n": 30}, scores=("kid",), reals=30, seed=seed)).labels
+    assert (first(0)[:8].sum(0) > 0).all() and first(0).sum(0).tolist() == [20, 20] and torch.equal(first(0), first(0)) and not torch.equal(first(0), first(1))
+
+
+def test_a_generator_that_ships_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, path = evaluate_run(EvalConfig("synthfaces-hsr", **TINY, scores=("fid", "als")))
+    assert path == Path("synthfaces-hsr.report.json") and path.is_file() and found["network"]["teacher"] == "synthfaces-tiny" and found["network"]["kimg"] == 24
+    assert found["data"]["sha256"] == SynthFaces(32).identity["sha256"] and found["scores"][f"fid{D}"] < 10
+    with pytest.raises(ValueError, match="taught this network"): evaluate_run(EvalConfig("synthfaces-hsr", **TINY, detector="synthfaces-tiny", scores=("kid",)))
+    assert evaluate_run(EvalConfig("synthfaces-baseline", **TINY, detector="synthfaces-tiny", scores=("kid",)))[0]["scores"]["kid[synthfaces-tiny]"] < 1
+
+
+def judges(folder, torchscript):
+    "Classifiers in a folder; their arguments are functions of pictures in [-1, 1]."
+    class Net(torch.nn.Module):
+        def __init__(self, f): super().__init__(); self.f = f
+        def forward(self, x): return self.f(x)
+    folder.mkdir()
+    for name, f in torchscript.items(): torch.jit.trace(Net(f), torch.rand(2, 3, 256, 256)).save(str(folder / f"{name}.pt"))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_constant_attribute_and_one_that_is_not_finite(run, tmp_path, capsys):
+    red, flat = lambda x: x[:, :1].mean((2, 3)), lambda x: x.mean((2, 3))[:, :1] * 0 + 1
+    bank, ask = judges(tmp_path / "bank", {"red": red, "flat": flat}), [str(run), "--scores", "als", "--paths", "4", "--frames", "5", "--device", "cpu", "--out", str(tmp_path / "r.json"), "--bank"]
+    assert E.main([*ask, str(bank)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "hsr_eval: constant over all frames, without a score and left out of the mean: flat\n" and "als[bank]" in said.out
+    scores = json.loads((tmp_path / "r.json").read_text())["scores"]
+    assert scores["als_by_attribute[bank]"]["flat"] is None and scores["als[bank]"] == scores["als_by_attribute[bank]"]["red"] > 0 and "NaN" not in (tmp_path / "r.json").read_text()
+    assert E.main([*ask, str(judges(tmp_path / "still", {"flat": flat}))]) == 0 and "als: no attribute ever changes along a path" in capsys.readouterr().out
+    (tmp_path / "r.json").unlink()
+    assert E.main([*ask, str(judges(tmp_path / "broken", {"nan": lambda x: red(x) / 0 * 0}))]) == 2 and not (tmp_path / "r.json").exists()
+    assert capsys.readouterr().err == "hsr_eval: broken returned a value that is not finite for path 0\n"
 
 
 def test_fid_is_frechet_under_its_public_name():

@@ -304,6 +304,20 @@ def test_generated_pictures_follow_from_seed_and_number(G):
     assert len(torch.cat(list(generated_images(generator(c_dim=2), 3, labels=torch.eye(2))))) == 3
 
 
+def test_distances_rise_with_blur_noise_and_dropped_kinds():
+    "Strictly at every step, and every kind of damage from the same real pictures."
+    judge, ds = load_detector(), SynthFaces(32, 480, seed=31)
+    real, clean = reference_features(ds, judge, 240), ds.images(range(240, 480))
+    speckle, order = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), ds.factors(range(240, 480))[:, 0].argsort()
+    blur = lambda k: nn.functional.avg_pool2d(nn.functional.pad(clean.float(), [k] * 4, mode="replicate"), 2 * k + 1, 1).byte()
+    damage = {"blur": [blur(k) for k in (1, 2, 4)], "noise": [(clean + s * speckle).clamp(0, 255).byte() for s in (10, 20, 40)], "dropped": [clean[order[:n]].repeat(240 // n, 1, 1, 1) for n in (120, 60, 30)]}
+    both = lambda x: (lambda f: [fid(real, f, judge)[f"fid[{judge.name}]"], kid(real, f, judge, subsets=1, size=240)[f"kid[{judge.name}]"]])(collect_features(x.split(60), judge))
+    whole = both(clean)
+    for kind, steps in damage.items():
+        rows = [whole, *map(both, steps)]
+        for score, values in zip(("fid", "kid"), zip(*rows)): assert list(values) == sorted(set(values)), (kind, score, values)
+
+
 def test_scores_rise_with_damage_and_carry_the_judge_s_name(G):
     judge, ds = load_detector(), SynthFaces(32, 240, seed=31)
     real, clean = reference_features(ds, judge, 120), ds.images(range(120, 240))
@@ -329,6 +343,20 @@ def clouds():
     g = torch.Generator().manual_seed(5)
     mix = torch.randn(7, 7, generator=g, dtype=torch.float64)
     return torch.randn(300, 7, generator=g, dtype=torch.float64) @ mix, 1.3 * torch.randn(260, 7, generator=g, dtype=torch.float64) @ mix + 0.4
+
+
+@pytest.mark.parametrize("d", [1, 64, 512])
+def test_fid_of_given_statistics_is_the_closed_form(d):
+    "Covariances that commute, in rotated coordinates: squared gap of the means plus squared gaps of the standard deviations."
+    g = torch.Generator().manual_seed(d)
+    turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
+    one, two = (torch.rand(d, generator=g, dtype=torch.float64) * 10 ** torch.linspace(-6, 2, d, dtype=torch.float64) for _ in range(2))
+    mu = torch.randn(2, d, generator=g, dtype=torch.float64)
+    want = (mu[0] - mu[1]).square().sum() + (one.sqrt() - two.sqrt()).square().sum()
+    S = [turn @ v.diag() @ turn.T for v in (one, two)]
+    assert frechet_distance(mu[0], S[0], mu[1], S[1]) == pytest.approx(want.item(), rel=1e-6)
+    assert frechet_distance(torch.zeros(d), torch.eye(d), torch.zeros(d), 4 * torch.eye(d)) == pytest.approx(d, rel=1e-6)
+    assert abs(frechet_distance(mu[0], S[0], mu[0], S[0])) < 1e-6 * S[0].trace()
 
 
 def ours_with_n_minus_1(real, fake):
@@ -407,9 +435,9 @@ def test_statistics_cost_about_their_one_product():
 
 def test_timing_notebook(tmp_path):
     papermill, root = pytest.importorskip("papermill"), Path(__file__).parents[1]
-    papermill.execute_notebook(root / "nbs/experiments/metrics_timing.ipynb", tmp_path / "out.ipynb", dict(n=300, widths=[8, 16], pr_n=60, paths=2, out=str(tmp_path / "results")), kernel_name="python3",
+    papermill.execute_notebook(root / "nbs/experiments/metrics_timing.ipynb", tmp_path / "out.ipynb", dict(n=300, widths=[8, 16], pr_n=60, paths=2, threads=1, repeats=2, out=str(tmp_path / "results")), kernel_name="python3",
                                progress_bar=False, cwd=str(root))
     file, = (tmp_path / "results").iterdir()
     found = json.loads(file.read_text())
-    assert [r["what"].split()[0] for r in found["rows"]] == ["statistics", "Fréchet"] * 2 + ["precision", "ALS:", "ALS:"] and all(r["seconds"] >= 0 for r in found["rows"])
-    assert file.name.startswith("metrics-timing-") and found["config"]["threads"] == 2
+    assert [r["what"].split()[0] for r in found["rows"]] == ["statistics", "Fréchet"] * 2 + ["precision", "ALS:", "ALS:"] and all(0 <= r["seconds"] <= r["slowest"] for r in found["rows"])
+    assert file.name.startswith("metrics-timing-") and (found["config"]["threads"], found["config"]["repeats"]) == (1, 2)

@@ -6,9 +6,10 @@
 __all__ = ['path_ends', 'check_mode', 'generate_paths', 'AttributeBank', 'load_bank', 'path_logits', 'generator_hash',
            'save_logits', 'load_logits', 'require_same_paths']
 
-# %% ../../nbs/metrics/07_als_paths.ipynb #4e96837d
+# %% ../../nbs/metrics/07_als_paths.ipynb #0bd7f78c
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,12 @@ def _walk(G, paths, T, seed, chunk, labels, how):
         noise = {k: v[0, 0] for k, v in seeded_noise(G, [sample_seed(seed, p, 4)]).items()}
         yield torch.cat([synthesize(G, w, noise) for w in (w0 + (w1 - w0) * t.to(w0)).split(chunk)])
 
-# %% ../../nbs/metrics/07_als_paths.ipynb #9f922b8a
+# %% ../../nbs/metrics/07_als_paths.ipynb #cd603d43
 class AttributeBank:
     "Frames to logits, with a name and a hash: uint8 [n, C, H, W] -> float32 [n, A]."
-    def __init__(self, name: str, sha256: str, attribute_names, fn):
+    def __init__(self, name: str, sha256: str, attribute_names, fn, auc: dict = None):
         self.name, self.sha256, self.attribute_names, self.fn = name, sha256, tuple(attribute_names), fn
+        self.auc = {n: auc[n] for n in self.attribute_names if (auc or {}).get(n) is not None}       # where a card tells it
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
@@ -92,9 +94,17 @@ class AttributeBank:
         "Only these attributes, in this order."
         if missing := [n for n in names if n not in self.attribute_names]: raise ValueError(f"{self.name} has no attribute {missing[0]!r}; it has {', '.join(self.attribute_names)}")
         columns = [self.attribute_names.index(n) for n in names]
-        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns])
+        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc)
 
-# %% ../../nbs/metrics/07_als_paths.ipynb #7f7ca085
+    def reliable(self, least: float = 0.9) -> "AttributeBank":
+        "Without the attributes whose AUC on held-out pictures is known to be lower, and a warning that names them."
+        poor = [n for n in self.attribute_names if self.auc.get(n, 1) < least]
+        if not poor: return self
+        if len(poor) == len(self.attribute_names): raise ValueError(f"{self.name} reads none of its attributes with an AUC of {least} or more")
+        warnings.warn(f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {', '.join(poor)}", stacklevel=2)
+        return self.select([n for n in self.attribute_names if n not in poor])
+
+# %% ../../nbs/metrics/07_als_paths.ipynb #30d9ca70
 def load_bank(
     source="synthfaces-attributes",  # name of an embedded judge, a file, or a folder of files
     names=None,                      # attributes of a TorchScript file; None: its own name
@@ -109,13 +119,13 @@ def load_bank(
     if path.suffix in (".pt", ".ts"): return _from_torchscript(path, names or (path.stem,), tuple(size), device)
     judge = load_detector(str(source), device)
     if not judge.attribute_names: raise ValueError(f"{source} reads no attributes")
-    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
+    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, judge.card.get("scores", {}).get("auc"))
 
 
 def _join(folder, banks):
     if not banks: raise ValueError(f"{folder} contains no classifier (.safetensors, .pt or .ts)")
     digest = hashlib.sha256("".join(b.sha256 for b in banks).encode()).hexdigest()
-    return AttributeBank(folder.name, digest, [n for b in banks for n in b.attribute_names], lambda x: torch.cat([b(x) for b in banks], 1))
+    return AttributeBank(folder.name, digest, [n for b in banks for n in b.attribute_names], lambda x: torch.cat([b(x) for b in banks], 1), {n: v for b in banks for n, v in b.auc.items()})
 
 
 def _from_card(path, device):
@@ -125,7 +135,7 @@ def _from_card(path, device):
     net = build_net(card["timm"]["name"], {"num_classes": len(card["attributes"]), **card["timm"].get("kwargs", {})}) if "timm" in card else AttributeNet(**card["architecture"]["kwargs"])
     load_strict(net, {k: v.float() if v.is_floating_point() else v for k, v in read_weights(path).items()}, path.name)
     judge = Detector(net, {"name": card.get("name", path.stem), "sha256": sha256(path), **{k: card[k] for k in ("attributes", "input")}}, device)
-    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
+    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, card.get("scores", {}).get("auc"))
 
 
 def _from_torchscript(path, names, size, device):

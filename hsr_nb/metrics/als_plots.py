@@ -72,7 +72,7 @@ def plot_heatmap(scores: dict, key: str = "D"):  # {model name: result of `score
     fig.colorbar(shown, ax=axes, label=key)
     return fig
 
-# %% ../../nbs/metrics/08_als_plots.ipynb #01025f0f
+# %% ../../nbs/metrics/08_als_plots.ipynb #79c14416
 def rank_paths(
     L, names=None,
 ) -> np.ndarray:  # path numbers, worst first
@@ -85,17 +85,21 @@ def rank_paths(
 def plot_gallery(
     L, names,
     frames,          # p -> [T, C, H, W], uint8 or float in [-1, 1]
-    paths,           # numbers of the paths to show, e.g. rank_paths(L, names)[:5]
+    paths,           # numbers of the paths to show, e.g. rank_paths(L, names)[:5]; or columns of them, {"worst": order[:5], "best": order[:-6:-1]}
 ):
     "Each path as a strip, with the logit that bends most and its chord below."
     import matplotlib.pyplot as plt
     L, names = as_logits(L, names)
     sigma, live = attribute_scale(L, names)
     bend, t = np.abs(deviations(L)).sum(1) / np.where(live, sigma, np.inf), np.arange(L.shape[1]) / (L.shape[1] - 1)
-    fig, axes = plt.subplots(2 * len(paths), 1, figsize=(6.2, 1.35 * len(paths)), height_ratios=[1, 1.1] * len(paths), squeeze=False, layout="constrained")
-    for strip, ax, p in zip(axes[::2, 0], axes[1::2, 0], paths):
+    columns = paths if isinstance(paths, dict) else {"": paths}
+    rows = max(len(v) for v in columns.values())
+    fig, axes = plt.subplots(2 * rows, len(columns), figsize=(6.2 * len(columns), 1.35 * rows), height_ratios=[1, 1.1] * rows, squeeze=False, layout="constrained")
+    for ax in axes.flat: ax.axis("off")
+    for ax, heading in zip(axes[0], columns): ax.set_title(heading, fontsize=9)
+    for strip, ax, p in ((axes[2 * i, j], axes[2 * i + 1, j], p) for j, column in enumerate(columns.values()) for i, p in enumerate(column)):
         a = int(bend[p].argmax())
-        strip.imshow(image_grid(frames(int(p)), cols=len(t)), interpolation="none"); strip.axis("off")
+        strip.imshow(image_grid(frames(int(p)), cols=len(t)), interpolation="none"); ax.axis("on")
         ax.plot(t, L[p, [0, -1], a][0] + t * (L[p, -1, a] - L[p, 0, a]), "k:", lw=1); ax.plot(t, L[p, :, a], "o-", ms=2, lw=1, color=f"C{a}")
         ax.set_ylabel(f"path {p}\n{names[a]}", fontsize=7, rotation=0, ha="right", va="center"); ax.set_xlim(-0.05, 1.05); ax.tick_params(labelsize=6); ax.set_xticks([])
     return fig

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'BUDGETS', 'MEASURE', 'NOTES', 'EvalConfig', 'pick_device', 'lpips_files', 'check_config', 'fill_in',
-           'checkpoint_file', 'open_reals', 'check_pictures', 'readable', 'load_classifier', 'Subject',
+           'checkpoint_file', 'open_network', 'open_reals', 'check_pictures', 'readable', 'load_classifier', 'Subject',
            'share_interval', 'pr_scores', 'als_scores', 'fid_scores', 'judges', 'describe', 'measure', 'report_file',
-           'evaluate_run', 'lines', 'main']
+           'evaluate_run', 'lines', 'answer', 'main']
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #f762e252
+# %% ../../nbs/metrics/11_evaluate.ipynb #12f58859
 import json
 import math
 import os
 import sys
 import time
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..data.registry import open_dataset
+from ..interop.embedded import embedded_generators
 from ..interop.safetensors import CheckpointError, checkpoints, load_checkpoint, load_generator
 from .als import als_report, bootstrap_als, score_paths
 from .als_paths import AttributeBank, generator_hash, load_bank, path_logits
@@ -36,8 +38,9 @@ from .path_length import LPIPS, DetectorDistance, ppl
 from .published import variable
 from .reference import collect_features, generated_images, reference_features
 from .report import provenance
+from ..nets.backbones import read_card
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #d4c3ec71
+# %% ../../nbs/metrics/11_evaluate.ipynb #c1a9e278
 SCORES = ("fid", "kid", "pr", "is", "ppl", "als")
 BUDGETS = {"cpu": dict(n=1000, pairs=500, paths=200), "cuda": dict(n=50000, pairs=50000, paths=1000)}   # what is measured where nothing is asked for
 
@@ -45,7 +48,7 @@ BUDGETS = {"cpu": dict(n=1000, pairs=500, paths=200), "cuda": dict(n=50000, pair
 @dataclass(frozen=True)
 class EvalConfig:
     "Score a generator: Frechet and kernel distance, precision and recall, inception score, path length, attribute linearity."
-    network: str  # a run folder or a .safetensors file
+    network: str  # a run folder, a .safetensors file, or the name of a generator that ships with the package
     out: str | None = None  # report file or a folder; without it report.json in the run folder, or NAME.report.json beside the file
     scores: tuple[Literal["fid", "kid", "pr", "is", "ppl", "als"], ...] = ("fid", "kid", "pr", "ppl", "als")  # "is" needs a classifier
     n: int | None = None  # generated pictures; without it 50000 on a GPU, 1000 on a CPU
@@ -102,7 +105,7 @@ def fill_in(cfg: EvalConfig, device, pictures: int, features: int) -> EvalConfig
     reals = min(small["n"], pictures) if cfg.reals is None else cfg.reals
     return replace(cfg, **small, reals=reals, resamples=cfg.resamples if cfg.resamples is not None else 50 * (features <= 512))
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #95da6d2c
+# %% ../../nbs/metrics/11_evaluate.ipynb #a5170cd9
 def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
@@ -110,6 +113,17 @@ def checkpoint_file(network) -> Path:
     if not path.exists(): raise CheckpointError(f"there is no checkpoint or run folder at {path}")
     if not found: raise CheckpointError(f"the folder {path} holds no checkpoint (looked for checkpoints/*.safetensors)")
     return found[-1]
+
+
+def open_network(network, device="cpu") -> tuple:  # (generator, metadata of its checkpoint, file or name)
+    "The generator of a run folder or a file, or one that ships with the package."
+    if Path(network).exists() or str(network) not in embedded_generators():
+        file = checkpoint_file(network)
+        return load_generator(file, device), load_checkpoint(file)[1], file
+    card = read_card(str(network))
+    made, teacher = card["training"], card["training"]["config"]["hsr"]["teacher"]
+    meta = {"config": made["config"], "count": {"nimg": round(1000 * made["kimg"])}, "data": card["provenance"]["data"], "teacher": None if teacher == "none" else {"name": teacher}}
+    return load_generator(network, device), meta, Path(network)
 
 
 def open_reals(meta: dict, G, data: str = None):
@@ -151,17 +165,18 @@ def load_classifier(
         names = [f"class {i}" for i in range(answer.shape[1])]
     return load_bank(path, names, (size, size), device)
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #0616fbe8
+# %% ../../nbs/metrics/11_evaluate.ipynb #d49c1c25
 class Subject:
     "A generator, its real pictures and the judges; what they see is computed on demand and kept."
     def __init__(self, cfg: EvalConfig):
         check_config(cfg)
-        self.device, self.file = pick_device(cfg.device), checkpoint_file(cfg.network)
-        self.G, self.meta = load_generator(self.file, self.device), load_checkpoint(self.file)[1]
+        self.device = pick_device(cfg.device)
+        self.G, self.meta, self.file = open_network(cfg.network, self.device)
         self.detector = readable(cfg.weights, lambda: load_detector(cfg.detector, self.device, weights=cfg.weights, trust=cfg.trust))
         require_independent(self.detector, self.meta.get("teacher"))
         self.ds = open_reals(self.meta, self.G, cfg.data)
-        self.labels = self.ds.labels(range(len(self.ds))) if self.G.c_dim else None
+        mixed = torch.randperm(len(self.ds), generator=torch.Generator().manual_seed(cfg.seed)).tolist()           # folders are sorted by class: the first labels are all alike
+        self.labels = self.ds.labels(mixed) if self.G.c_dim else None
         self.cfg = fill_in(cfg, self.device, len(self.ds), self.detector.num_features)
         check_pictures(self.G, self.ds, self.labels)
         if self.cfg.reals > len(self.ds): raise ValueError(f"{self.ds.name} has {len(self.ds)} pictures, {self.cfg.reals} real ones were asked for")
@@ -174,7 +189,10 @@ class Subject:
     @cached_property
     def fake(self): return collect_features(self.images(), self.detector)
     @cached_property
-    def bank(self): return readable(self.cfg.bank, lambda: load_bank(self.cfg.bank, device=self.device))
+    def bank(self):
+        bank = readable(self.cfg.bank, lambda: load_bank(self.cfg.bank, device=self.device)).reliable()
+        require_independent(bank, self.meta.get("teacher"))
+        return bank
     @cached_property
     def classifier(self):
         if self.cfg.classifier != "inception": return readable(self.cfg.classifier, lambda: load_classifier(self.cfg.classifier, self.cfg.classifier_size, self.device))
@@ -232,12 +250,12 @@ NOTES = {
     "als": "mode random; 95 % percentile intervals, 2000 resamples of paths, sigma of this network, recomputed in every resample",
 }
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #e320c57b
+# %% ../../nbs/metrics/11_evaluate.ipynb #d7703a78
 def judges(s: Subject) -> dict:
     "Who judges, with the hashes of their weights."
     judge = lambda x: {"name": x.name, "sha256": x.sha256}
     found = {"detector": judge(s.detector)}
-    if "als" in s.cfg.scores: found["bank"] = judge(s.bank)
+    if "als" in s.cfg.scores: found["bank"] = judge(s.bank) | {"auc": s.bank.auc}
     if "is" in s.cfg.scores: found["classifier"] = judge(s.classifier)
     if "ppl" in s.cfg.scores: found["distance"] = judge(s.distance)
     return found
@@ -290,7 +308,7 @@ def evaluate_run(cfg: EvalConfig) -> tuple:  # (report, the file it was written 
     report = measure(s, about)
     return report, write_report(path, report)
 
-# %% ../../nbs/metrics/11_evaluate.ipynb #12c275c4
+# %% ../../nbs/metrics/11_evaluate.ipynb #ea0c0c05
 def lines(report: dict) -> list[str]:
     "The scores as text, one line each, with the error or interval that stands beside it."
     scores, out = report["scores"], []
@@ -303,18 +321,26 @@ def lines(report: dict) -> list[str]:
     return out
 
 
+def answer(cfg: EvalConfig) -> int:
+    "Measure and print; the exit code."
+    try:
+        other = read_report(cfg.against) if cfg.against else None                                    # before it is perhaps overwritten
+        report, path = evaluate_run(cfg)
+        print("\n".join([*lines(report), *(f"{k}: {report['not_measured'][k]}" for k in report["asked"] if k in report["not_measured"]), f"{path}: {report['n']} generated and {report['reals']} real pictures ({report['budget']})"]))
+        if other: print("\n".join(["", "the other report, and this one:", *(f"{k:40} {d['one']:.5g}  {d['two']:.5g}  ({d['difference']:+.3g})" for k, d in compare_reports(other, report).items())]))
+    except KeyboardInterrupt: print("hsr_eval: interrupted; no report was written", file=sys.stderr); return 130
+    except torch.OutOfMemoryError: print("hsr_eval: not enough GPU memory; a smaller --batch may help", file=sys.stderr); return 2
+    except (ValueError, OSError) as e: print(f"hsr_eval: {e.strerror}: {e.filename}" if isinstance(e, OSError) and e.strerror else f"hsr_eval: {e}", file=sys.stderr); return 2
+    return 0
+
+
 def main(args: list | None = None) -> int:
     "The console command hsr_eval; returns the exit code."
     try: import tyro
     except ImportError: print('hsr_eval needs tyro: pip install "hsr_nb[cli]"', file=sys.stderr); return 2
     try: cfg = tyro.cli(EvalConfig, prog="hsr_eval", args=args, config=(tyro.conf.PositionalRequiredArgs,))
     except BrokenPipeError: return 141   # --help | head
-    try:
-        other = read_report(cfg.against) if cfg.against else None                                    # before it is perhaps overwritten
-        report, path = evaluate_run(cfg)
-        print("\n".join([*lines(report), f"{path}: {report['n']} generated and {report['reals']} real pictures ({report['budget']})"]))
-        if other: print("\n".join(["", "the other report, and this one:", *(f"{k:40} {d['one']:.5g}  {d['two']:.5g}  ({d['difference']:+.3g})" for k, d in compare_reports(other, report).items())]))
-    except KeyboardInterrupt: print("hsr_eval: interrupted; no report was written", file=sys.stderr); return 130
-    except torch.OutOfMemoryError: print("hsr_eval: not enough GPU memory; a smaller --batch may help", file=sys.stderr); return 2
-    except (ValueError, OSError) as e: print(f"hsr_eval: {e.strerror}: {e.filename}" if isinstance(e, OSError) and e.strerror else f"hsr_eval: {e}", file=sys.stderr); return 2
-    return 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)                                    # torch's, about TorchScript
+        warnings.showwarning = lambda said, *_: print(f"hsr_eval: {said}", file=sys.stderr)
+        return answer(cfg)
