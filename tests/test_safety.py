@@ -128,6 +128,7 @@ def networks():
         "big-endian": (re.sub(rb"(little_endianq.)\x88", lambda m: m[1] + b"\x89", old, count=1, flags=re.S), "big-endian"), "rosinality with one name more": (foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}), "extra"),
         "state dict with one tensor less": (foreign.saved({k: v for k, v in G.state_dict().items() if k != "synthesis.b8.conv0.bias"}), "lacks"), "state dict with another shape": (foreign.saved(G.state_dict() | {"synthesis.b8.conv0.bias": torch.zeros(99)}), "has shape"),
         "configuration of a giant": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": 1 << 50}}}), "describes no generator|has shape"), "configuration with evil": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": {"synthesis_kwargs": {"low_precision": "load"}}}}), "low_precision"),
+        "an activation that nobody knows": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"synthesis_kwargs": TINY["synthesis_kwargs"] | {"activation": "system"}}}}), "no activation 'system'"),
         "array of objects": (foreign.tensorflow(G, D).replace(b"\x02\x00\x00\x00f4", b"\x02\x00\x00\x00O8"), "of type 'O8'"), "TensorFlow, another network": (foreign.tensorflow(G, D).replace(b"4x4/Const/const", b"4x4/Const/Const"), "variable"),
     }
 

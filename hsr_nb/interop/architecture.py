@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['generator_kwargs', 'discriminator_kwargs', 'blueprint', 'check_fit', 'fill']
 
-# %% ../../nbs/interop/05_architecture.ipynb #b2ed196e
+# %% ../../nbs/interop/05_architecture.ipynb #94bfa9fd
 import re
 from contextlib import contextmanager
 
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from .safetensors import CheckpointError
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
+from ..ops.activation import ACTIVATIONS
 
 # %% ../../nbs/interop/05_architecture.ipynb #6bd5d2e2
 def _widths(shapes, pattern):
@@ -73,7 +74,7 @@ def discriminator_kwargs(shapes: dict, where: str) -> dict:
         if c_dim: kwargs |= dict(cmap_dim=out, mapping_kwargs=mapping)
         return kwargs | dict(epilogue_kwargs=dict(mbstd_num_channels=shapes["b4.conv.weight"][1] - c4), base_size=[4, area // 4])
 
-# %% ../../nbs/interop/05_architecture.ipynb #bfb4b288
+# %% ../../nbs/interop/05_architecture.ipynb #8dac7e8d
 class _Shapes(TorchFunctionMode):
     "The constructors' tensors on the meta device. Arithmetic there would load PyTorch's decompositions, 160 MB, for values nobody reads."
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -88,14 +89,15 @@ def blueprint(kind, kwargs: dict, where: str):
     try:
         layers = [(kwargs.get("mapping_kwargs") or {}).get("num_layers", 8), kwargs.get("img_resolution", 256).bit_length()]
         if max(layers) > 64: raise ValueError(f"{max(layers)} layers, at most 64 are built")
-        for d in (kwargs, kwargs.get("synthesis_kwargs") or {}):
+        for d in (kwargs, *(kwargs.get(f"{k}_kwargs") or {} for k in ("synthesis", "mapping", "epilogue"))):
             if d.get("low_precision", "float16") not in ("float16", "bfloat16"): raise ValueError(f"low_precision is float16 or bfloat16, not {str(d['low_precision'])[:40]!r}")
+            if d.get("activation", "lrelu") not in ACTIVATIONS: raise ValueError(f"there is no activation {str(d['activation'])[:40]!r}")
             if len(d.get("resample_filter") or ()) > 64: raise ValueError("a resampling filter of more than 64 taps")
         with _Shapes(): return kind(**kwargs)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as e:
         raise CheckpointError(f"{where} describes no {kind.__name__.lower()}: {str(e)[:200]}") from None
 
-
+# %% ../../nbs/interop/05_architecture.ipynb #e535e4bc
 def check_fit(net, shapes: dict, where: str):
     "Compare names and shapes with those of a network; the first difference is named."
     own = {k: tuple(v.shape) for k, v in net.state_dict().items()}
