@@ -55,7 +55,7 @@ def environment(home):
 
 
 @contextmanager
-def browser(size=(1280, 1000)):
+def browser(size=(1280, 1040)):
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
@@ -180,7 +180,7 @@ def exercise(page, tmp_path, shot):
 
     (other := tmp_path / "other.json").write_text(json.dumps({**json.loads(file.read_text()), "generator": "0" * 64}))
     upload(other)
-    alert = page.locator(".hsr-explorer [role=alert]")
+    alert = page.locator(".hsr-explorer [role=alert]").last                # the one above the tabs
     hand.until(lambda: "another generator" in alert.inner_text(), "the sentence about another generator")
     assert hand.pictures() == three
     hand.tab("networks")
@@ -189,6 +189,7 @@ def exercise(page, tmp_path, shot):
     page.locator(".hsr-network input").first.press("Tab")
     page.locator(".hsr-explorer button", has_text="open").last.click()
     hand.until(lambda: "no.safetensors is no" in alert.inner_text(), "the sentence about the file")
+    assert alert.bounding_box()["y"] > 0 and alert.bounding_box()["y"] + 20 < page.viewport_size["height"], "seen without scrolling"
     assert hand.pictures() == three
     hand.slider.focus()
     hand.slider.press("ArrowLeft")

@@ -99,6 +99,11 @@ def test_pictures_have_alt_text():
     report(faults)
 
 
+def test_widget_state_is_not_stored():
+    "Half a megabyte of pixels that no page can show again; the contact sheet is what stays. A notebook that was executed with nbclient or Lab has it until it is taken out."
+    report([f"{at(p)}: stores the state of widgets; delete widgets from its metadata" for p, nb in NOTEBOOKS.items() if "widgets" in nb["metadata"]])
+
+
 def test_pictures_of_pages_are_small():
     report([f"{at(p)}: {p.stat().st_size // 1000} kB, at most 200" for p in visible(NBS / "images", "*") if p.stat().st_size > 200_000])
 

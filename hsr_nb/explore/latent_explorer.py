@@ -70,7 +70,7 @@ STYLE = """<style>
 .hsr-bar b { position: absolute; top: -2px; bottom: -2px; border-left: 2px solid #d55e00; } .hsr-bar em { width: 30px; font-style: normal; text-align: right; opacity: .75; }
 </style>"""
 
-# %% ../../nbs/explore/09_latent_explorer.ipynb #c35fffb5
+# %% ../../nbs/explore/09_latent_explorer.ipynb #07e0f5cd
 class Screen(Explorer):
     "An explorer with a place to draw on: pictures, message, status, readings."
     filling, handle, moved, begun = False, None, 0.0, None
@@ -84,7 +84,7 @@ class Screen(Explorer):
         self.tabs.observe(lambda _: self.later(), "selected_index")
         top, truncation, directions = (p.box for p in self.panels[:3])
         stage = classed(W.HBox([W.VBox([self.shown, self.status, truncation]), classed(self.read, "hsr-side")]), "hsr-stage")
-        self.ui.children = [W.HTML(STYLE), top, self.message, stage, directions, self.tabs]
+        self.ui.children = [W.HTML(STYLE), top, self.message, stage, directions, self.message, self.tabs]      # the message twice: where one looks, near the pictures and near the tabs
 
     def say(self, e=None):
         "Show what went wrong in one sentence; nothing: all is well."
