@@ -435,7 +435,7 @@ def test_statistics_cost_about_their_one_product():
 
 def test_timing_notebook(tmp_path):
     papermill, root = pytest.importorskip("papermill"), Path(__file__).parents[1]
-    papermill.execute_notebook(root / "nbs/experiments/metrics_timing.ipynb", tmp_path / "out.ipynb", dict(n=300, widths=[8, 16], pr_n=60, paths=2, threads=1, repeats=2, out=str(tmp_path / "results")), kernel_name="python3",
+    papermill.execute_notebook(root / "nbs/experiments/metrics_timing.ipynb", tmp_path / "out.ipynb", dict(n=300, widths=[8, 16], pr_n=60, paths=2, repeats=2, threads=1, out=str(tmp_path / "results")), kernel_name="python3",
                                progress_bar=False, cwd=str(root))
     file, = (tmp_path / "results").iterdir()
     found = json.loads(file.read_text())
