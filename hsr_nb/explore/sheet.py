@@ -90,7 +90,7 @@ def curve_svg(
     label = f"attributes along {c.direction}; this path scores {c.mean:.2f}"
     return f'<svg class="hsr-curve" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif">{"".join(out)}</svg>'
 
-# %% ../../nbs/explore/04_sheet.ipynb #b20fd4ae
+# %% ../../nbs/explore/04_sheet.ipynb #081bbfb5
 def drawn_bars(now: dict, before: dict, width: int = 260) -> Image.Image:
     "Attributes as bars, in pixels; a tick marks `before`."
     im, d, font = _paper(width, 17 * len(now) + 8)
@@ -102,7 +102,7 @@ def drawn_bars(now: dict, before: dict, width: int = 260) -> Image.Image:
         d.line((clip(before[name]), y - 13, clip(before[name]), y + 13), COLOURS[1], 4)
     return im.resize((width, im.height // 2), Image.Resampling.LANCZOS)
 
-
+# %% ../../nbs/explore/04_sheet.ipynb #7f7978b4
 def drawn_curve(c: Curve, strength: float, shown: list[int], width: int = 285, height: int = 150) -> Image.Image:
     "Attribute curves, in pixels."
     im, d, font = _paper(width, height)
@@ -120,7 +120,7 @@ def _paper(width, height):
     im = Image.new("RGB", (2 * width, 2 * height), "white")
     return im, ImageDraw.Draw(im), ImageFont.load_default(22)
 
-# %% ../../nbs/explore/04_sheet.ipynb #11f873d6
+# %% ../../nbs/explore/04_sheet.ipynb #2ab350a1
 def contact_sheet(
     s: Studio, r: Recipe,
     view: str = None,   # one of `VIEWS`; None: everything there is
@@ -144,7 +144,7 @@ def _judged(s, r):
     drawn = [(drawn_curve(c, e.strength if e else 0.0, moved_most([*found.values()])), f"{k}: {name}, ALS of this path {c.mean:.2f}") for k, c in found.items()]
     return [_captioned(*x, 0) for x in [(drawn_bars(now, before), "the judge reads A, tick: before the edits"), *drawn]]
 
-
+# %% ../../nbs/explore/04_sheet.ipynb #de4b8d70
 def _captioned(image, caption, side):
     "A picture above its caption."
     im = enlarge(image, side) if side else image
