@@ -16,8 +16,8 @@ from hsr_nb.metrics.report import write_result
 
 CARD = "hsr_nb/weights/synthfaces-{}.json".format
 PAGES = {   # parameters that differ from the page's own
-    "ablation": {}, "als": {"baseline": "synthfaces-baseline", "hsr": "synthfaces-hsr"}, "benchmark": {}, "evaluate": {"run_dir": "synthfaces-hsr"},
-    "explore": {}, "metrics_timing": {}, "sizing": {}, "train": {"kimg": 40},
+    "ablation": {}, "als": {"baseline": "synthfaces-baseline", "hsr": "synthfaces-hsr"}, "evaluate": {"run_dir": "synthfaces-hsr"}, "explore": {}, "sizing": {},
+    "metrics_timing": {}, "benchmark": {}, "train": {"kimg": 40},
 }
 
 
