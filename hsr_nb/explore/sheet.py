@@ -40,7 +40,7 @@ def bars_html(
                         + (f'<b style="left:{clip(before[n]):.1f}%"></b>' if before else "") + f'</div><em>{v:.2f}</em></div>')
     return f'<div class="hsr-bars">{"".join(row(n, v) for n, v in now.items())}</div>'
 
-# %% ../../nbs/explore/04_sheet.ipynb #1a4aaee1
+# %% ../../nbs/explore/04_sheet.ipynb #db5a1850
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
@@ -57,7 +57,7 @@ def curve_lines(
 ) -> tuple[list, list]:             # lines: (points, colour, kind); labels: (x, y, text, colour, anchor)
     "What a drawing of attribute curves consists of."
     x = lambda v: 12 + (width - 102) * (v - c.strengths[0]) / (c.strengths[-1] - c.strengths[0])
-    y = lambda v: height - 20 - (height - 30) * min(max(v, -0.1), 1.1)
+    y = lambda v: height - 20 - (height - 26) / 1.1 * min(max(v, -0.1), 1.1)
     place = lambda ss, vs: [(float(x(s)), float(y(v))) for s, v in zip(ss, vs)]
     ends, lines = c.strengths[[0, -1]], [(place(c.strengths[[0, -1]], (0, 0)), "", "axis")]
     if strength is not None: lines.append((place((strength, strength), (0, 1)), "", "here"))
@@ -70,7 +70,7 @@ def curve_lines(
 
 def _apart(places, lowest, gap=13):
     "Heights of labels, moved apart so that none covers another or the axis."
-    out, order = list(places), np.argsort(places)
+    out, order = [max(p, 6.0) for p in places], np.argsort(places)
     for one, two in zip(order, order[1:]): out[two] = max(out[two], out[one] + gap)
     for two, limit in zip(order[::-1], lowest - gap * np.arange(len(out))): out[two] = min(out[two], limit)
     return out
