@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
 from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
-from hsr_nb.training.sweep import SweepConfig, SweepFailed, collect, finished, jobs, main, missing, publish, summary, sweep  # noqa: E402
+from hsr_nb.training.sweep import SweepConfig, SweepFailed, asked, collect, finished, jobs, main, missing, publish, summary, sweep  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"net.channel_max": "8", "net.z_dim": "8", "net.w_dim": "8", "batch": "8", "net.mbstd_group": "4", "data.max_size": "64", "tick_kimg": "0.016", "hsr.head_hidden": "8"}
@@ -99,3 +99,13 @@ def test_wrong_requests_are_one_sentence(capfd):
         err = capfd.readouterr().err
         assert words in err and "Traceback" not in err and err.count("\n") == 1
     assert main(["--scheduler", "tcp://127.0.0.1:9", "--kimg", "5"]) == 2
+
+
+def test_shell_page_and_committed_table_ask_for_the_same():
+    cells = nbformat.read(ROOT / "nbs/experiments/ablation.ipynb", 4).cells
+    page = {}
+    exec(next(c.source for c in cells if "parameters" in c.metadata.get("tags", [])), page)
+    shell = SweepConfig()
+    assert all(page[k] == (list(v) if isinstance(v, tuple) else v) for k, v in vars(shell).items() if k in page) and page["results"] == shell.out
+    for file in (ROOT / "data/results").glob("ablation-plr-hsr-cpu*.json"):
+        assert json.loads(file.read_text())["config"] == asked(shell) | {"seeds": list(shell.seeds)}

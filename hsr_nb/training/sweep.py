@@ -62,7 +62,7 @@ def arms(axis: str) -> dict:  # {arm's name: (row's columns, settings)}, the ref
         found["-".join(f"{k}_{label(v)}".replace(" ", "_") for k, v in row.items())] = row, {k: v for c, x in row.items() for k, v in columns[c][x].items()}
     return found
 
-# %% ../../nbs/training/20_sweep.ipynb #427691cc
+# %% ../../nbs/training/20_sweep.ipynb #861bc583
 @dataclass(frozen=True)
 class SweepConfig:
     "Train every arm of an ablation on every seed, score it, and compare within seeds."
@@ -70,8 +70,8 @@ class SweepConfig:
     folder: str = "runs/sweep"             # run folders; what is finished there is not run again
     preset: str = "tiny32"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    baseline_kimg: float = 4.0             # of the trunk of a seed, without path-length penalty and HSR
-    kimg: float = 40.0                     # of an arm, the trunk's included; more than before lengthens the arms
+    baseline_kimg: float = 2.0             # of the trunk of a seed, without path-length penalty and HSR
+    kimg: float = 24.0                     # of an arm, the trunk's included; more than before lengthens the arms
     n: int = 5000                          # pictures of the Frechet distance
     pairs: int = 2000                      # small steps of the path length
     paths: int = 400                       # straight paths of the attribute linearity
