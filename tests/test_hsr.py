@@ -397,6 +397,17 @@ def test_improvements_on_two_processes_equal_one(tmp_path):
     assert max(v for k, v in gap.items() if "scales" in k) < 1e-5 and max(gap.values()) < 2e-3, max(gap.items(), key=lambda kv: kv[1])
 
 
+def test_overhead_as_measured_and_as_reckoned():
+    "At tiny32 at most a quarter of a step; with DINO ViT-B/16 at 256 pixels at most a tenth, pooled and lazy; the published order is eight times that."
+    results = Path(__file__).resolve().parents[1] / "data/results"
+    assert (preset("tiny32").hsr.head_hidden, preset("tiny32").hsr.interval) == (256, 4)
+    for file in results.glob("benchmark-tiny32-*.json"):
+        rows = {r["what"]: r for r in json.loads(file.read_text())["rows"]}
+        assert 1 < rows["step + HSR, heads 256"]["over_step"] <= 1.25
+    share = {r["what"]: r["of_the_step"] for r in json.loads((results / "hsr-overhead-flops.json").read_text())["rows"]}
+    assert share["pooled heads, lazy"] <= 0.10 and 7.5 < share["official order"] / share["pooled heads, lazy"] < 8.5
+
+
 # ---- quirks of the official code that are absent (the table is in nbs/hsr/07_quirks)
 
 class Counted(torch.nn.Module):
