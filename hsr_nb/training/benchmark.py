@@ -101,7 +101,7 @@ def summary(
                      "over_floor": ratio(k, floor), "over_step": ratio(k, step), "all_ms": [round(1e3 * t, 2) for t in per_step]})
     return rows
 
-# %% ../../nbs/training/10_benchmark.ipynb #c0997ea8
+# %% ../../nbs/training/10_benchmark.ipynb #220f3df9
 def benchmark(
     name: str = "tiny32",          # a preset
     device: str = "auto",
@@ -111,13 +111,15 @@ def benchmark(
     out=None,                      # folder of the result file; None: none is written
     **changes,                     # settings
 ) -> list[dict]:
-    "Race the floor, the step, the step with HSR and the plain definitions; write the result with its provenance."
+    "Race the floor, the step, the step with HSR (as lazy as the preset, then every step, pooled and in the official order) and the plain definitions; write the result."
     _, dev = join(device)
     plain = training_cycle(name, dev, **{"hsr.teacher": "none"} | changes)
     plain()
     with ConvRecord() as record: plain()
     runs = {"conv-only floor": replayer(record.calls, dev), "step": plain}
     runs |= {f"step + HSR, heads {h}": training_cycle(name, dev, **{"hsr.head_hidden": h} | changes) for h in head_widths}
+    every = {f"{how}, heads {h}": {"hsr.head_hidden": h, "hsr.interval": 1} | more for h in head_widths[:1] for how, more in (("pooled", {}), ("official order", {"hsr.official": True}))}
+    runs |= {f"step + HSR every step, {k}": training_cycle(name, dev, **v | changes) for k, v in every.items()}
     if reference: runs["step, impl=reference"] = training_cycle(name, dev, impl="reference", **{"hsr.teacher": "none"} | changes)
     cfg = override(preset(name), **changes)
     rows = summary(race(runs, repeats, dev), cfg.batch)
