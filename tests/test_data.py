@@ -1164,3 +1164,27 @@ stream = batches(open_dataset("digits"), 8, seed=0, start=0, mirror=False, rank=
 next(stream)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=100, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_program_that_is_killed(method):
+    "Also where they are children of a fork server, which lives on."
+    program = f"""
+import multiprocessing, time
+from hsr_nb.data import open_dataset
+from hsr_nb.data.sampler import batches
+if __name__ == "__main__":
+    multiprocessing.set_start_method("{method}")
+    stream = batches(open_dataset("digits"), 8, seed=0, start=0, mirror=False, rank=0, world=1, workers=2, pin_memory=False)
+    next(stream)
+    print(*(p.pid for p in multiprocessing.active_children()), flush=True)
+    time.sleep(1000)
+"""
+    p = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    pids = [int(x) for x in p.stdout.readline().split()]
+    assert len(pids) == 2 and all(Path(f"/proc/{i}").exists() for i in pids)
+    p.kill(); p.wait()
+    state = lambda i: Path(f"/proc/{i}/stat").read_text().rsplit(")", 1)[1].split()[0] if Path(f"/proc/{i}").exists() else "gone"
+    end = time.monotonic() + 60
+    while any(state(i) not in ("gone", "Z") for i in pids) and time.monotonic() < end: time.sleep(0.2)
+    assert all(state(i) in ("gone", "Z") for i in pids)

@@ -5,9 +5,13 @@
 # %% auto #0
 __all__ = ['permutation', 'image_order', 'check_batch', 'load', 'batches']
 
-# %% ../../nbs/data/15_sampler.ipynb #a0876f27
+# %% ../../nbs/data/15_sampler.ipynb #91e6bcfd
+import os
 import signal
+import threading
 from functools import lru_cache
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 
 import numpy as np
@@ -87,7 +91,7 @@ class _Loads:
     def __getitem__(self, indices):
         return load(self.ds, indices)
 
-# %% ../../nbs/data/15_sampler.ipynb #b6044584
+# %% ../../nbs/data/15_sampler.ipynb #43e2b4ba
 def batches(
     ds,                        # any data set of this package
     batch: int,                # global batch: images of all processes together
@@ -107,12 +111,19 @@ def batches(
     pin_memory = pin_memory and torch.cuda.is_available()
     if workers == 0: return _in_process(ds, stream, pin_memory)
     return _ahead(torch.utils.data.DataLoader(_Loads(ds), sampler=stream, batch_size=None, num_workers=workers,
-                                              pin_memory=pin_memory, generator=torch.Generator(), worker_init_fn=_deaf))
+                                              pin_memory=pin_memory, generator=torch.Generator(), worker_init_fn=_serve))
 
-# %% ../../nbs/data/15_sampler.ipynb #67477f62
-def _deaf(_):
-    "A SIGTERM to the whole process group is for the parent, which ends its workers when it is ready."
+# %% ../../nbs/data/15_sampler.ipynb #a042f658
+def _serve(_):
+    "In a worker: a SIGTERM to the whole process group is for the parent, which ends its workers when it is ready; and nobody outlives the parent."
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent_process().sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel):
+    "PyTorch's own guard looks at the parent's number, which under a fork server is that of the server."
+    wait([sentinel])
+    os._exit(1)
 
 
 def _ahead(loader):
