@@ -120,7 +120,7 @@ def drop_seconds(rows): return [{k: v for k, v in r.items() if not k.startswith(
 
 def assert_whole(run):
     "Every file but the temporary ones is complete; the newest checkpoint loads."
-    for p in (p for p in run.rglob("*") if p.is_file() and p.suffix != ".tmp"):
+    for p in (p for p in run.rglob("*") if p.is_file() and p.suffix != ".tmp" and not p.name.startswith(".tmp")):
         if p.suffix == ".safetensors": load_checkpoint(p)
         elif p.suffix == ".png": Image.open(p).load()
         elif p.suffix == ".json": json.loads(p.read_text())

@@ -82,7 +82,7 @@ class RunFolder:
             for sub in ("samples", "checkpoints"): (self.path / sub).mkdir(parents=True, exist_ok=True)
             self.owner = lock(self.path)
             (self.path / ".write-test.tmp").touch()
-            for left in (p for sub in ("", "samples", "checkpoints") for p in (self.path / sub).glob(".*.tmp")): left.unlink()   # of a killed process
+            for left in (p for sub in ("", "samples", "checkpoints") for name in (".*.tmp", ".tmp*") for p in (self.path / sub).glob(name)): left.unlink()   # of a killed process; .tmp* are safetensors' own
         except OSError as e: raise CheckpointError(f"cannot write to the run folder {self.path}: {e.strerror}") from e
 
     def __enter__(self): return self
