@@ -432,3 +432,12 @@ def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tm
     assert meta["config"]["opt"].pop("ema_kimg") == TrainConfig().opt.ema_kimg
     save_safetensors(checkpoints(run)[-1], tensors, meta)
     train(config(run, images), progress=False)
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path):
+    "Ours, and the temporary file that safetensors itself writes next to its target."
+    from hsr_nb.training.folder import RunFolder
+    left = [tmp_path / "run" / "checkpoints" / name for name in (".000001024.safetensors.tmp", ".tmp1Y03on")]
+    left[0].parent.mkdir(parents=True)
+    for p in left: p.write_bytes(b"half")
+    with RunFolder(tmp_path / "run", writes=True): assert not any(p.exists() for p in left)
