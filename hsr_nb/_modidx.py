@@ -1818,4 +1818,5 @@ d = { 'settings': { 'branch': 'main',
                                        'hsr_nb.training.sweep.text_table': ('training/sweep.html#text_table', 'hsr_nb/training/sweep.py'),
                                        'hsr_nb.training.sweep.trained_kimg': ( 'training/sweep.html#trained_kimg',
                                                                                'hsr_nb/training/sweep.py'),
+                                       'hsr_nb.training.sweep.two_by_two': ('training/sweep.html#two_by_two', 'hsr_nb/training/sweep.py'),
                                        'hsr_nb.training.sweep.watch': ('training/sweep.html#watch', 'hsr_nb/training/sweep.py')}}}
