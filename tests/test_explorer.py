@@ -189,6 +189,17 @@ def test_preview_fits_the_budget(studio):
     assert frames(studio, Recipe(), "A | B", 16)["B"].shape[-1] == 16
 
 
+def test_only_what_moves_is_in_half_precision(G):
+    "A preview may be a few grey levels off; what rests, is judged or saved is not."
+    one, exact = Studio(G, **FAST), Studio(G, **FAST)
+    one.half = {"A": True}
+    r = Recipe(seed=5)
+    moving, still = ((frames(s, r, "A", 16)["A"], frames(s, r)["A"]) for s in (one, exact))
+    off = (moving[0].int() - still[0].int()).abs()
+    assert 0 < off.max() <= 16 and off.float().mean() < 2 and torch.equal(moving[1], still[1])
+    assert torch.equal(one.draw(one.ws(r), level=16), exact.draw(exact.ws(r), level=16)) and not exact.half["A"]
+
+
 @pytest.mark.parametrize("net", [dict(resolution=16), dict(architecture="orig"), dict(channels=1), dict(channels=4), dict(channels=2), dict(c_dim=3)])
 def test_other_kinds_of_generators(net):
     e = Explorer(network(**net), **FAST).set(seed=3).move("pca 1", 1.5)

@@ -6,14 +6,16 @@
 __all__ = ['block_levels', 'channels_at', 'size_at', 'low_precision_from', 'SynthesisLayer', 'ToRGBLayer', 'SynthesisBlock',
            'SynthesisNetwork', 'Generator']
 
-# %% ../../nbs/nets/03_generator.ipynb #218390f7
+# %% ../../nbs/nets/03_generator.ipynb #cb73456a
 import math
 
 import torch
 from torch import Tensor, nn
 
-from .layers import FILTER, Conv2dLayer, FullyConnectedLayer, finish
+from .layers import FILTER, Conv2dLayer, FullyConnectedLayer
 from .mapping import MappingNetwork
+from ..ops.activation import bias_act
+from ..ops.epilogue import modulated_layer
 from ..ops.modulated_conv import modulated_conv2d
 from ..ops.resample import setup_filter, upsample2d
 
@@ -42,7 +44,7 @@ def low_precision_from(img_resolution: int, num_fp16_res: int) -> float:
     "The lowest level that runs in half precision when the `num_fp16_res` highest may; never below 8."
     return max(2 * img_resolution // 2 ** num_fp16_res, 8) if num_fp16_res else math.inf
 
-# %% ../../nbs/nets/03_generator.ipynb #72401ae2
+# %% ../../nbs/nets/03_generator.ipynb #531ed15b
 class SynthesisLayer(nn.Module):
     "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h*up, w*up]."
     def __init__(self, in_channels: int, out_channels: int, w_dim: int, size: tuple[int, int], up: int = 1, use_noise: bool = True,
@@ -64,11 +66,11 @@ class SynthesisLayer(nn.Module):
         return torch.randn(n, 1, *self.size, device=self.noise_const.device) * self.noise_strength
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random", gain: float = 1.0, impl: str = "auto") -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.noise(x.shape[0], noise_mode), up=self.up, padding=1,
-                             resample_filter=self.resample_filter, flip_weight=self.up == 1, impl=impl)
-        return finish(x, self.bias, self.activation, gain, self.conv_clamp, impl)
+        return modulated_layer(x, self.weight, self.affine(w), self.noise(x.shape[0], noise_mode), self.bias, self.activation, gain,
+                               None if self.conv_clamp is None else self.conv_clamp * gain, impl, up=self.up, padding=1,
+                               resample_filter=self.resample_filter, flip_weight=self.up == 1)
 
-# %% ../../nbs/nets/03_generator.ipynb #c0d36b1c
+# %% ../../nbs/nets/03_generator.ipynb #bb688348
 class ToRGBLayer(nn.Module):
     "Feature maps to colours, styled but not demodulated: [N, C, h, w] -> [N, img_channels, h, w]."
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None):
@@ -80,7 +82,7 @@ class ToRGBLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, impl: str = "auto") -> Tensor:
         x = modulated_conv2d(x, self.weight, self.affine(w) * self.gain, demodulate=False, impl=impl)
-        return finish(x, self.bias, "linear", 1.0, self.conv_clamp, impl)
+        return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp, impl=impl)
 
 # %% ../../nbs/nets/03_generator.ipynb #6bbe2603
 class SynthesisBlock(nn.Module):

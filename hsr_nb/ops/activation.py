@@ -34,19 +34,21 @@ ACTIVATIONS = {
     "swish":    Activation(lambda x, a: x * torch.sigmoid(x), None, 2 ** 0.5),
 }
 
-# %% ../../nbs/ops/01_activation.ipynb #46f23b9b
+# %% ../../nbs/ops/01_activation.ipynb #0fa9b3c2
 def _bias_act_reference(x, b, dim, act, alpha, gain, clamp):
     if b is not None: x = x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    x = ACTIVATIONS[act].fn(x, alpha) * gain
+    x = ACTIVATIONS[act].fn(x, alpha)
+    if gain != 1: x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/01_activation.ipynb #98e3d6e7
+# %% ../../nbs/ops/01_activation.ipynb #ea389304
 class _LeakyGrad(torch.autograd.Function):
     "dy -> dx of the leaky rectifier, given its output; differentiates into itself."
     @staticmethod
     def forward(ctx, dy, y, slope, gain, clamp):
         ctx.save_for_backward(y); ctx.args = slope, gain, clamp
-        dx = torch.ops.aten.leaky_relu_backward(dy, y, slope, True).mul_(gain)
+        dx = torch.ops.aten.leaky_relu_backward(dy, y, slope, True)
+        if gain != 1: dx.mul_(gain)
         return dx if clamp is None else torch.ops.aten.hardtanh_backward(dx, y, -clamp, clamp)   # zero where y was clamped
 
     @staticmethod

@@ -24,7 +24,7 @@ def _conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, 
     x = _conv(x, w, groups=groups, flip_weight=flip_weight)
     return upfirdn2d(x, f, down=down, flip_filter=flip_filter, impl="reference") if down > 1 else x
 
-# %% ../../nbs/ops/03_resampled_conv.ipynb #0abd1ab1
+# %% ../../nbs/ops/03_resampled_conv.ipynb #abfc4f7a
 def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl):
     "Transposed convolution, then the filter with what is left of the padding."
     kh, kw = w.shape[2:]
@@ -32,7 +32,7 @@ def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl):
     x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
     px, py = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)   # what both sides crop is never computed
     w = w.flip(2, 3) if flip_weight else w
-    w = w.reshape(groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
+    w = w.transpose(0, 1) if groups == 1 else w.reshape(groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)   # a view where it can be one
     x = F.conv_transpose2d(x, w, stride=up, padding=(py, px), groups=groups)
     return upfirdn2d(x, f, padding=(x0 + px, x1 + px, y0 + py, y1 + py), gain=up ** 2, flip_filter=flip_filter, impl=impl)
 
