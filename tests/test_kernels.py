@@ -87,6 +87,38 @@ def compare_upfirdn(shape, f, up=1, down=1, padding=0, flip=False, gain=1.0, dty
     same(ours, want, tolerance)
 
 
+def plain_epilogue(x, d, noise, b, alpha=0.2, gain=2 ** 0.5, clamp=None):
+    "The definition, one operation after the other."
+    u = x if d is None else x * d[:, :, None, None]
+    if noise is not None: u = u + noise
+    if b is not None: u = u + b[:, None, None]
+    y = torch.where(u > 0, u, alpha * u) * gain
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def epilogue_inputs(shape, dtype, device, layout, noise):
+    "x, dy, d, noise, b, everything framed by NaN; the small ones in float32 where the image is in half precision."
+    n, c, h, w = shape
+    shapes = shape, shape, (n, c), (h, w) if noise == "const" else (1 if noise == "one" else n, 1, h, w), (c,)
+    x, dy, *rest = (in_nan_flat(torch.randn(s, device=device).to(dtype if i < 2 or dtype == torch.float64 else torch.float32)) for i, s in enumerate(shapes))
+    return [*(in_nan_flat(t.to(memory_format=layout)) for t in (x, dy)), *rest]
+
+
+def compare_epilogue(shape, dtype=torch.float32, device="cpu", layout=torch.contiguous_format, use="dnb", noise="random", tolerance=2e-5, **kw):
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    x, dy, *small = epilogue_inputs(shape, dtype, device, layout, noise)
+    ins = [x, *[t for t, name in zip(small, "dnb") if name in use]]
+    def run(op):
+        def step(x, *rest):
+            rest = iter(rest)
+            return op(x, *[next(rest) if name in use else None for name in "dnb"], **kw)
+        return step
+    ours = derivatives(run(epilogue_triton), ins, dy)
+    want = derivatives(run(plain_epilogue), [t.double() for t in ins], dy.double())
+    assert ours[0].dtype == dtype and (ours[0].is_contiguous(memory_format=layout) or not x.numel())
+    same(ours, want, tolerance)
+
+
 # ---- run under the interpreter
 
 def check_bias_act_every_activation():
@@ -274,6 +306,146 @@ def check_unsupported_falls_back_once_and_says_so():
     assert len(texts) == 2 and "filter (9, 9)" in texts[0] and "gain" in texts[1] and all("plain PyTorch" in t for t in texts)
 
 
+def check_epilogue_values_and_both_derivatives():
+    "Each of the optional inputs there and not there, every kind of noise, both layouts."
+    for i in range(8):
+        use = "".join(name for k, name in enumerate("dnb") if i >> k & 1)
+        for layout in FORMATS: compare_epilogue((2, 3, 4, 5), torch.float64, layout=layout, use=use, clamp=(None, 1.1)[i % 2], noise=("random", "const", "one")[i % 3], tolerance=1e-6)
+    for noise in ("random", "const", "one"):
+        for layout in FORMATS: compare_epilogue((3, 4, 5, 2), layout=layout, noise=noise, alpha=0.1, gain=0.7, clamp=0.9)
+    compare_epilogue((2, 3, 4, 4), alpha=0.0, gain=3.0)
+
+
+def check_epilogue_half_precision():
+    "Without values near the clamp, which rounding moves to its other side; then the clamp by itself."
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    for dtype, tolerance in ((torch.float16, 4e-3), (torch.bfloat16, 3e-2)):
+        for layout in FORMATS: compare_epilogue((2, 5, 4, 6), dtype, layout=layout, clamp=256.0, tolerance=tolerance)
+    x = torch.tensor([181.5, 3.0, -900.0]).half().reshape(1, 1, 1, 3).requires_grad_()
+    d, b = torch.ones(1, 1, requires_grad=True), torch.zeros(1).half().requires_grad_()
+    y = epilogue_triton(x, d, None, b, alpha=1.0, gain=1.0, clamp=256 * 0.5 ** 0.5)  # 181.02, in float16 181.0: the clamped value must not count as unclamped
+    dx, dd, db = torch.autograd.grad(y.sum(), (x, d, b))
+    assert y.flatten().tolist() == [181.0, 3.0, -181.0] and dx.flatten().tolist() == [0.0, 1.0, 0.0] and dd.item() == 3 and db.item() == 1
+    assert (dx.dtype, dd.dtype, db.dtype) == (torch.float16, torch.float32, torch.float16)
+    x, b = torch.full((1, 1, 64, 64), 0.25).half(), torch.zeros(1, requires_grad=True)
+    assert torch.autograd.grad(epilogue_triton(x, None, None, b, gain=1.0).sum(), b)[0] == 4096  # a sum in float16 or bfloat16 stops at 2048 or 256
+
+
+def check_epilogue_layouts_and_gaps():
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    wide, d, b = torch.randn(4, 6, 9, 8), torch.rand(4, 6), torch.randn(6)
+    noise = torch.randn(4, 1, 9, 8)
+    for cut in ((slice(1, 3), slice(None), slice(None, None, 2), slice(1, 6)), (slice(None, None, 2), slice(None), slice(2, 3), slice(None)), (slice(0, 1), slice(2, 3))):
+        for layout in FORMATS:
+            x = wide.to(memory_format=layout)[cut]
+            ins = x, d[cut[:2]].T.contiguous().T, noise[cut[:1] + (slice(None),) + cut[2:]], b[cut[1]]
+            dy = torch.randn(x.shape[0], 1, 1, 1).expand(x.shape)  # as the gradient of a sum arrives
+            same(*(derivatives(op, ins, dy) for op in (epilogue_triton, plain_epilogue)), 1e-5)
+    for layout in FORMATS:
+        assert epilogue_triton(wide.to(memory_format=layout), None, None, None).is_contiguous(memory_format=layout)
+
+
+def check_epilogue_walks_over_many_blocks():
+    "Sums that several programs, each with several blocks, have to share; on a GPU that takes a large image."
+    from unittest import mock
+
+    from hsr_nb.ops.kernels import epilogue_kernel
+    with mock.patch.multiple(epilogue_kernel, ENOUGH=1, FARTHEST=2):
+        compare_epilogue((2, 35, 17, 33), layout=FORMATS[0], clamp=1.0, tolerance=3e-5)                # 3 blocks of pixels, walks of 2, 2 and 1 of 5 blocks of channels
+        compare_epilogue((2, 3, 44, 39), layout=FORMATS[1], noise="const", clamp=1.0, tolerance=3e-5)  # 4 blocks of pixels
+        compare_epilogue((1, 150, 9, 5), layout=FORMATS[1], tolerance=3e-5)                            # 2 blocks of channels, 3 of pixels
+
+
+def check_epilogue_computes_and_keeps_only_what_is_needed():
+    from unittest import mock
+
+    from hsr_nb.ops.kernels import epilogue_kernel
+    made, launch = [], epilogue_kernel._launch_gradient
+    def spy(dy, y, x, d, needs, *rest):
+        made.append((x is not None, "".join(n for n, need in zip("xdnb", needs) if need)))
+        return launch(dy, y, x, d, needs, *rest)
+    shapes = dict(x=(2, 3, 4, 4), d=(2, 3), n=(4, 4), b=(3,))
+    with mock.patch.object(epilogue_kernel, "_launch_gradient", spy):
+        for want in ("x", "d", "n", "b", "xb", "xdnb", "dn"):
+            ins = {k: torch.rand(s, requires_grad=k in want) for k, s in shapes.items()}
+            kept = []
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t): y = epilogue_kernel.epilogue_triton(*ins.values())
+            y.sum().backward()
+            assert made.pop() == ("d" in want, want) and not made and all((v.grad is not None) == (k in want) for k, v in ins.items())
+            assert (ins["x"].data_ptr() in kept) == ("d" in want) and y.data_ptr() in kept and len(kept) == 2 + ("d" in want)
+
+
+def check_epilogue_keeps_nan_and_infinity():
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    x = torch.tensor([NAN, float("inf"), -float("inf"), 1.0]).reshape(1, 4, 1, 1)
+    for clamp in (None, 2.0):
+        a, b = (op(x, torch.ones(1, 4), None, None, clamp=clamp) for op in (epilogue_triton, plain_epilogue))
+        assert torch.equal(a.isnan(), b.isnan()) and torch.allclose(a, b, equal_nan=True)
+
+
+def check_epilogue_empty():
+    for shape in ((0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)):
+        for layout in FORMATS:
+            for noise in ("random", "const"): compare_epilogue(shape, layout=layout, noise=noise)
+
+
+def epilogue_sizes(pairs):
+    for h, w in pairs: compare_epilogue((1 + h % 2, 1 + (h + 2 * w) % 3, h, w), layout=FORMATS[(h + w) % 2], noise=("random", "const")[h % 3 == 0], tolerance=5e-5)
+
+
+def check_epilogue_some_sizes(): epilogue_sizes([(1, 1), (2, 1), (3, 5), (4, 4), (9, 8), (1, 17), (33, 2), (5, 65)])
+
+
+def check_slow_epilogue_every_size(): epilogue_sizes([(n, 1 + (n * 29) % 65) for n in range(1, 66)] + [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)])
+
+
+def check_slow_epilogue_every_number_of_channels():
+    for c in range(1, 66): compare_epilogue((2, c, 3, 1 + c % 4), layout=FORMATS[c % 2], clamp=1.2, tolerance=5e-5)
+    for c in (127, 129, 200): compare_epilogue((1, c, 5, 3), layout=FORMATS[1], tolerance=5e-5)
+
+
+def check_epilogue_gradgradcheck():
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    for layout in FORMATS:
+        ins = [torch.randn(s, dtype=torch.double) for s in ((2, 2, 3, 2), (2, 2), (2, 1, 3, 2), (2,))]
+        ins = [t.to(memory_format=layout).requires_grad_() if t.ndim == 4 else t.requires_grad_() for t in ins]
+        run = lambda *i: epilogue_triton(*i, clamp=1.1)
+        assert torch.autograd.gradcheck(run, ins, fast_mode=True) and torch.autograd.gradgradcheck(run, ins, fast_mode=True)
+
+
+def check_epilogue_registration():
+    from hsr_nb.ops.kernels import epilogue_kernel  # noqa: F401 (registers)
+    ops, rest = torch.ops.hsr_nb, (0.2, 1.4, 0.5)
+    for layout in FORMATS:
+        x, d = torch.randn(2, 3, 4, 4).to(memory_format=layout), torch.rand(2, 3)
+        y, noise, b = torch.randn_like(x), torch.randn(2, 1, 4, 4), torch.randn(3)
+        torch.library.opcheck(ops.epilogue.default, (*(t.clone().requires_grad_() for t in (x, d, noise, b)), *rest))
+        torch.library.opcheck(ops.epilogue.default, (x[:, :, ::2, 1:].clone().requires_grad_(), None, None, None, *rest))
+        for needs in ([True] * 4, [False, True, False, False], [True, False, True, True]):
+            torch.library.opcheck(ops.epilogue_grad.default, (y.clone().requires_grad_(), y, x.clone().requires_grad_(), d.clone().requires_grad_(), needs, True, *rest))
+        torch.library.opcheck(ops.epilogue_tangent.default, (x, d, noise, b, x, d, y, *rest))
+        torch.library.opcheck(ops.epilogue_tangent.default, (None, None, None, b, x[:, :, ::2], d, y[:, :, ::2], *rest))
+
+
+def check_epilogue_compiles_whole():
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    def step(*ins): return (epilogue_triton(*ins, clamp=1.0) * 2).square().sum()
+    ins = [torch.randn(s, requires_grad=True) for s in ((1, 2, 3, 4), (1, 2), (3, 4), (2,))]
+    ours, want = (torch.autograd.grad(f(*ins), ins) for f in (torch.compile(step, backend="aot_eager", fullgraph=True), step))
+    same(ours, want, 1e-6)
+
+
+def check_epilogue_refusals():
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    x = torch.zeros(2, 3, 4, 5)
+    for change, expected, found in ((dict(x=x[0]), "[N, C, H, W]", "(3, 4, 5)"), (dict(x=x.int()), "float16", "int32"), (dict(x=x.to_sparse()), "strided", "sparse"),
+                                    (dict(d=torch.ones(3)), "(2, 3)", "(3,)"), (dict(d=torch.ones(2, 3).half()), "float32", "float16"), (dict(noise=torch.ones(3, 1, 4, 5)), "(4, 5)", "(3, 1, 4, 5)"),
+                                    (dict(noise=torch.ones(5, 4)), "(4, 5)", "(5, 4)"), (dict(b=torch.ones(1)), "(3,)", "(1,)"), (dict(b=torch.ones(3, device="meta")), "cpu", "meta"),
+                                    (dict(x=torch.zeros(1, 2 ** 20, 64, 64, device="meta")), "2^31", str(2 ** 32)), (dict(gain=0.0), "above zero", "0.0"), (dict(alpha=-1.0), "at least zero", "-1.0")):
+        with pytest.raises(ValueError) as e: epilogue_triton(**dict(x=x, d=None, noise=None, b=None) | change)
+        assert "expected" in str(e.value) and expected in str(e.value) and found in str(e.value) and "\n" not in str(e.value)
+
+
 CHECKS = [n for n in list(globals()) if n.startswith("check_")]
 
 
@@ -397,7 +569,9 @@ def compile_everything(out, quick):
 
     def warm_up(self, *args, grid, warmup, **kw):
         kernel = run(self, *args, grid=grid, warmup=True, **kw)
-        if kernel is not None: compiled.append([case[-1], kernel.metadata.name, kernel.asm["ptx"].count("ld.global.v4"), kernel.asm["ptx"].count("st.global.v4")])
+        if kernel is not None:
+            assert "atom." not in (ptx := kernel.asm["ptx"]) and "red.global" not in ptx  # the order of a sum is fixed
+            compiled.append([case[-1], kernel.metadata.name, ptx.count("ld.global.v4"), ptx.count("st.global.v4")])
 
     triton.runtime.JITFunction.run = warm_up
     from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton
@@ -414,9 +588,26 @@ def compile_everything(out, quick):
             x = torch.randn(1, 32, 16, 16).to(dtype, memory_format=layout).requires_grad_()
             y = upfirdn2d_triton(x, f, up, down, (6, 6, 6, 6))
             torch.autograd.grad(y, x, y.detach())
+    compile_epilogue(case, quick)
     case.append("ones")
     upfirdn2d_triton(torch.zeros(1, 1, 1, 1), torch.ones(3, 3), 2, 1, (1, 1, 1, 1)), upfirdn2d_triton(torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1))
     Path(out).write_text(json.dumps(compiled))
+
+
+def compile_epilogue(case, quick):
+    from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton
+    for dtype, shape, layout in ((torch.float16, (2, 64, 8, 8), FORMATS[1]), (torch.float16, (2, 64, 8, 8), FORMATS[0]), (torch.bfloat16, (1, 3, 7, 5), FORMATS[0]), (torch.float32, (1, 4, 32, 32), FORMATS[0]),
+                                 (torch.float32, (2, 64, 8, 8), FORMATS[1]), (torch.float64, (1, 1, 1, 1), FORMATS[0]))[:2 if quick else 6]:
+        n, c, h, w = shape
+        x, *rest = [torch.randn(s).requires_grad_() for s in (shape, (n, c), (h, w), (c,))]
+        if dtype == torch.float64: rest = [t.detach().double().requires_grad_() for t in rest]
+        x = x.detach().to(dtype, memory_format=layout).requires_grad_()
+        for ins in ([x, *rest],) if quick else ([x, *rest], [x, None, None, rest[2]], [x, rest[0], None, None], [x.detach(), *rest]):
+            case.append(f"epilogue {dtype} {shape} {layout}" if ins[0] is x else "gradients of the small inputs alone")
+            wrt = [t for t in ins if t is not None and t.requires_grad]
+            dy = x.detach().clone().requires_grad_()
+            first = torch.autograd.grad(epilogue_triton(*ins, clamp=256.0), wrt, dy, create_graph=True)
+            torch.autograd.grad(first, [*wrt, dy], [t.detach() for t in wrt], allow_unused=True)
 
 
 @pytest.mark.parametrize("how", ["quick", pytest.param("whole", marks=pytest.mark.slow)])
@@ -443,6 +634,7 @@ def test_kernels_on_a_gpu(dtype, tolerance, layout):
 
 def on_the_gpu(dtype, tolerance, layout, device, shape=(2, 24, 17, 32), image=(3, 24, 33, 20)):
     "In half precision without values near the clamp, which rounding moves to its other side."
+    for noise in ("random", "const"): compare_epilogue(shape, dtype, device, layout, noise=noise, clamp=1.5 if dtype == torch.float32 else 256.0, tolerance=10 * tolerance)  # sums of 544 products
     for act in ACTIVATIONS: compare_bias_act(shape, dtype, device, layout=layout, act=act, clamp=1.5 if dtype == torch.float32 else 256.0, tolerance=tolerance)
     for up, down, padding in ((2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1)), (1, 1, (2, 1, 2, 1)), (2, 2, (-1, 3, 4, -2))):
         for f, extra in ((SHORT, 0), (LONG, 4)):
