@@ -115,7 +115,7 @@ def check_choices(official: bool, **chosen):
         if official and name != "loss" and value != CHOICES[name][0]:
             raise ValueError(f"the official method has {name}={CHOICES[name][0]!r}, not {value!r}: leave official off to improve on it")
 
-# %% ../../nbs/hsr/03_regularizer.ipynb #0a386cf7
+# %% ../../nbs/hsr/03_regularizer.ipynb #4ac1e255
 class HSR(AimedHeads):
     "Hierarchical Semantic Regularization of a generator. Karmali et al., ECCV 2022."
     def __init__(self,
@@ -138,6 +138,12 @@ class HSR(AimedHeads):
         super().__init__(channels, teacher, pair_taps(taps, teacher.channels, pairing), head_hidden, seed, target_norm, grad, official)
         self.taps, self.loss, self.weight, self.layer_weights = taps, loss, float(weight), resolve_weights(taps, layer_weights)
         if head_init == "prefit": self.register_buffer("fitted", torch.tensor(False))
+
+    def _apply(self, fn, *args, **kwargs):                    # as in `Scale`: whoever looks at the flag in every step keeps no GPU waiting
+        fitted = getattr(self, "fitted", None)
+        super()._apply(fn, *args, **kwargs)
+        if fitted is not None: self.fitted = fitted
+        return self
 
     @property
     def ready(self) -> bool: return bool(getattr(self, "fitted", True))   # False: `prefit` comes first

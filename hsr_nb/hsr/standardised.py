@@ -31,7 +31,7 @@ class Moments:
         mean = average(self.n * self.mean) / n
         return n, mean, average(self.m2 + self.n * (self.mean - mean).square()) / n
 
-# %% ../../nbs/hsr/05_standardised.ipynb #46cc8772
+# %% ../../nbs/hsr/05_standardised.ipynb #6e232620
 class Scale(nn.Module):
     "(t - mean) / spread per channel of a teacher's map, by statistics of real images that are part of the state."
     def __init__(self, channels: int):
@@ -39,6 +39,11 @@ class Scale(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("measured", torch.tensor(False))
+
+    def _apply(self, fn, *args, **kwargs):                                # .to(device) leaves the flag with the CPU, where a look at it keeps no GPU waiting
+        measured = self.measured
+        super()._apply(fn, *args, **kwargs).measured = measured
+        return self
 
     def set(self, mean: Tensor, var: Tensor):
         "Take the statistics of `Moments.together`."

@@ -88,7 +88,7 @@ class HSRConfig:
     linearity: float = 0.0                       # weight of the second-difference penalty between two styles
     official: bool = False                       # the published order of the heads; the teacher sees unclamped pixels
 
-# %% ../../nbs/training/01_config.ipynb #dbe70a07
+# %% ../../nbs/training/01_config.ipynb #0c18d6d2
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run."
@@ -110,6 +110,7 @@ class TrainConfig:
     metric_detector: str = "synthfaces-attributes"   # network whose features are compared
     run_dir: str = "runs/run"
     device: str = "auto"           # auto, cpu, cuda, ...
+    compile: str = "auto"          # torch.compile for phases that are differentiated once: on, off; auto: on a GPU
     init_from: str | None = None   # another run's folder or checkpoint
     init_mode: str = "transfer"    # transfer: networks only; branch: the full state
 

@@ -7,7 +7,7 @@ __all__ = ['POSITIVE', 'CONTINUE', 'check_config', 'open_data', 'flat_config', '
            'TrainingFailed', 'Stopped', 'Interrupt', 'start', 'check_finite', 'tick', 'train', 'passed', 'due',
            'keep_state', 'catch_up', 'progress_bar', 'show']
 
-# %% ../../nbs/training/08_run.ipynb #930480f1
+# %% ../../nbs/training/08_run.ipynb #4a624e6b
 import signal
 import sys
 import threading
@@ -27,6 +27,7 @@ from ..metrics.detectors import require_independent
 from ..metrics.report import provenance
 from .config import TrainConfig
 from .folder import RunFolder, earlier_sessions, keep, point_to_best, read_metrics
+from .gpu import compiles, fast_math
 from .loop import Stats, Step, measure_targets, train_step
 from .parallel import Processes, join
 from .randomness import stream
@@ -37,10 +38,11 @@ from .state import TrainState, build_state, restore, transfer
 POSITIVE = ("kimg", "batch", "tick_kimg", "snapshot_kimg", "opt.g_lr", "opt.d_lr", "opt.ema_kimg", "loss.r1_interval", "loss.pl_interval",
             "loss.pl_batch_shrink", "hsr.interval", "hsr.prefit_kimg", "hsr.norm_kimg", "metric_ticks", "metric_images")
 
-# %% ../../nbs/training/08_run.ipynb #b0570e8b
+# %% ../../nbs/training/08_run.ipynb #192918ba
 def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse numbers that mean nothing, batches that cannot be drawn or split, and labels that are not there."
     flat = flat_config(cfg.to_dict())
+    compiles(cfg.compile, torch.device("cpu"))
     for k in POSITIVE:
         if not flat[k] > 0: raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
     if cfg.hsr.linearity and cfg.hsr.teacher == "none": raise ValueError("hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher")
@@ -62,8 +64,8 @@ def open_data(cfg: TrainConfig, check: bool = False):
     size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
     return open_dataset(d.path, resolution=d.resolution, labels=d.labels, **size)
 
-# %% ../../nbs/training/08_run.ipynb #6d81847c
-CONTINUE = ("kimg", "tick_kimg", "snapshot_kimg", "run_dir", "device", "data.workers", "data.path", "batch_gpu", "hsr.weights",
+# %% ../../nbs/training/08_run.ipynb #979bd40c
+CONTINUE = ("kimg", "tick_kimg", "snapshot_kimg", "run_dir", "device", "compile", "data.workers", "data.path", "batch_gpu", "hsr.weights",
             "preset", "metrics", "metric_ticks", "metric_images", "metric_detector")
 
 # %% ../../nbs/training/08_run.ipynb #66e79375
@@ -162,7 +164,7 @@ def tick(s: TrainState, stats: Stats, procs: Processes, began: dict) -> dict:
     if bad: raise TrainingFailed(f"{bad[0]} became {row[bad[0]]} within the {images} images before image {s.count['nimg']}; the last good checkpoint is kept")
     return row | {"seconds": round(s.count["seconds"], 3), "sec_per_kimg": round(sec / images * 1000, 4)}
 
-# %% ../../nbs/training/08_run.ipynb #21210477
+# %% ../../nbs/training/08_run.ipynb #7358b1d0
 def train(
     cfg: TrainConfig,
     progress: bool = True,   # show a bar
@@ -178,13 +180,13 @@ def train(
         if scores.names and s.hsr is not None: require_independent(scores.detector, s.hsr.teacher.identity())
         folder.write_json("config.json", cfg.to_dict())
         sessions = {"processes": procs.world, "earlier": earlier_sessions(folder.path, s.count["nimg"])} | ({"forced": forced} if forced else {})
-        folder.write_json("provenance.json", provenance(device) | {"data": ds.identity, "seed": cfg.seed} | sessions)
+        folder.write_json("provenance.json", provenance(device) | {"data": ds.identity, "seed": cfg.seed, "compiled": compiles(cfg.compile, device), "tf32": device.type == "cuda"} | sessions)
         if s.count["nimg"] == 0: folder.picture("reals", image_grid(ds.images(range(min(64, len(ds)))), 8))
         with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
             _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar)
     return folder.path
 
-# %% ../../nbs/training/08_run.ipynb #ad9f903f
+# %% ../../nbs/training/08_run.ipynb #d22601e1
 def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
     stream_of_batches = batches(ds, cfg.batch, cfg.seed, s.count["nimg"], cfg.data.mirror, procs.rank, procs.world, cfg.data.workers, device.type == "cuda")
     rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
@@ -195,7 +197,7 @@ def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
     while s.count["nimg"] < cfg.kimg * 1000:
         images, labels = next(stream_of_batches)
         real = images.to(device, non_blocking=True).float() / 127.5 - 1
-        train_step(Step(cfg, s, procs, ds.labels, len(ds), real, labels.to(device, non_blocking=True), stats), rampup)
+        with fast_math(device): train_step(Step(cfg, s, procs, ds.labels, len(ds), real, labels.to(device, non_blocking=True), stats), rampup)
         bar.n = min(s.count["nimg"] / 1000, bar.total); bar.update(0)
         last, stop = s.count["nimg"] >= cfg.kimg * 1000, told()
         save = last or stop or passed(cfg, s, cfg.snapshot_kimg)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainState', 'network_kwargs', 'build_state', 'build_hsr', 'flatten', 'save_state', 'restore', 'transfer']
 
-# %% ../../nbs/training/05_state.ipynb #7181208a
+# %% ../../nbs/training/05_state.ipynb #8f751fa1
 import copy
 import warnings
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .augment import NoAugment
 from .config import TrainConfig
+from .gpu import compile_teacher, compiled, compiles
 from .randomness import stream_seed
 
-# %% ../../nbs/training/05_state.ipynb #d8abdf03
+# %% ../../nbs/training/05_state.ipynb #32ff5636
 @dataclass
 class TrainState:
     "Everything that changes while training."
@@ -33,6 +34,8 @@ class TrainState:
     opt_G: torch.optim.Adam
     opt_D: torch.optim.Adam
     pl_mean: Tensor                 # [], running mean of the path lengths
+    fast_G: nn.Module               # G.synthesis and D for phases that are differentiated once: compiled, or themselves;
+    fast_D: nn.Module               # never saved, for they are the same parameters
     count: dict = field(default_factory=lambda: {"nimg": 0, "step": 0, "seconds": 0.0})
 
     def modules(self) -> dict:
@@ -59,7 +62,7 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
     D = dict(architecture=n.d_architecture, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
     return common | G, common | D
 
-# %% ../../nbs/training/05_state.ipynb #a1219d68
+# %% ../../nbs/training/05_state.ipynb #f0dd62aa
 def build_state(
     cfg: TrainConfig,
     image_shape: tuple,      # (C, H, W)
@@ -78,7 +81,9 @@ def build_state(
     opt_G = _adam([list(G.parameters()), heads], [1, cfg.hsr.head_lr_mult], cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval)
     opt_D = _adam([list(D.parameters())], [1], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-    return TrainState(G, D, G_ema, hsr, NoAugment().to(device), opt_G, opt_D, torch.zeros([], device=device))
+    on = compiles(cfg.compile, torch.device(device))
+    if hsr is not None: compile_teacher(hsr.teacher, on)
+    return TrainState(G, D, G_ema, hsr, NoAugment().to(device), opt_G, opt_D, torch.zeros([], device=device), compiled(G.synthesis, on), compiled(D, on))
 
 # %% ../../nbs/training/05_state.ipynb #6eba9cdd
 def build_hsr(cfg: TrainConfig, channels: dict):
