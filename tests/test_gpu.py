@@ -3,8 +3,13 @@ import pytest
 import torch
 
 from hsr_nb.interop import load_checkpoint
-from hsr_nb.nets import Discriminator, Generator
+from hsr_nb.nets import Discriminator, Generator, backbones
 from hsr_nb.training import override, preset, read_metrics, train
+from hsr_nb.training.gpu import fast_math
+from hsr_nb.training.loop import Stats, Step, train_step
+from hsr_nb.training.parallel import Processes
+from hsr_nb.training.randomness import send, stream
+from hsr_nb.training.state import build_state
 
 pytestmark = pytest.mark.gpu
 
@@ -42,3 +47,56 @@ def test_training_runs_and_resumes(tmp_path):
     train(override(cfg, kimg=0.64), progress=False)
     rows = read_metrics(cfg.run_dir)
     assert load_checkpoint(cfg.run_dir)[1]["count"]["nimg"] >= 640 and all("loss/hsr64" in r for r in rows)
+
+
+def steps(cfg, n, stats, device=torch.device("cuda", 0), s=None):
+    s = s or build_state(cfg, (3, 64, 64), 0, device)
+    labels = lambda i: torch.zeros(len(i), 0)
+    for i in range(n):
+        images = (torch.rand(cfg.batch, 3, 64, 64, generator=stream(0, "real", s.count["step"])) * 255).to(torch.uint8)
+        real = send(images, device).float() / 127.5 - 1
+        with fast_math(device): train_step(Step(cfg, s, Processes(), labels, 100, real, send(labels(range(cfg.batch)), device), stats), cfg.opt.ema_rampup)
+    return s
+
+
+SPARSE = {"batch": 8, "hsr.start_kimg": 0.0, "hsr.interval": 2, "net.use_noise": True, "loss.pl_interval": 2, "loss.r1_interval": 2, "device": "cuda"}
+
+
+@pytest.mark.parametrize("changes", [{"compile": "off"}, {"compile": "on", "hsr.teacher": "none"}, {"compile": "off", "hsr.target_norm": "standardised", "hsr.linearity": 0.5}], ids=str)
+def test_no_step_waits_for_the_device(changes, monkeypatch):
+    "After the steps that compile kernels and try convolutions, PyTorch refuses whatever waits. Excepted: three numbers that `prepare` sends to the teacher's device at every call."
+    prepare = backbones.prepare
+
+    def excepted(*args, **kwargs):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
+        try: return prepare(*args, **kwargs)
+        finally: torch.cuda.set_sync_debug_mode(mode)
+
+    if changes["compile"] == "off": monkeypatch.setattr(backbones, "prepare", excepted)
+    cfg, stats = override(preset("small64"), **SPARSE | changes), Stats()
+    s = build_state(cfg, (3, 64, 64), 0, torch.device("cuda", 0))
+    if s.hsr is not None: s.hsr.measure([torch.rand(8, 3, 64, 64, device="cuda") * 2 - 1])
+    steps(cfg, 4, stats, s=s)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError): torch.ones(1, device="cuda").item()
+        steps(cfg, 4, stats, s=s)
+    finally: torch.cuda.set_sync_debug_mode("default")
+    assert s.count["step"] == 8 and all(v == v for v in stats.means(Processes()).values())
+
+
+def test_compiled_networks_are_close_to_plain_ones():
+    "Noise included: it is drawn inside, from the generator that every phase seeds."
+    cfg = override(preset("small64"), **SPARSE | {"compile": "on", "hsr.teacher": "none"})
+    s = steps(cfg, 2, Stats())
+    for p in s.G.synthesis.parameters():
+        if p.ndim == 0: p.data.fill_(1.0)                        # the strength of the noise
+    ws = s.G.mapping(torch.randn(8, 128, device="cuda")).detach()
+    with torch.no_grad():
+        torch.manual_seed(1); plain = s.G.synthesis(ws)
+        torch.manual_seed(1); fast = s.fast_G(ws)
+        torch.manual_seed(2); other = s.G.synthesis(ws)
+        assert (fast - plain).norm() < 0.03 * plain.norm() and (other - plain).norm() > 0.3 * plain.norm()
+        verdict = s.D(plain)
+        assert (s.fast_D(plain) - verdict).norm() < 0.1 * verdict.norm().clamp(min=1)
