@@ -115,7 +115,7 @@ def check_choices(official: bool, **chosen):
         if official and name != "loss" and value != CHOICES[name][0]:
             raise ValueError(f"the official method has {name}={CHOICES[name][0]!r}, not {value!r}: leave official off to improve on it")
 
-# %% ../../nbs/hsr/03_regularizer.ipynb #4ac1e255
+# %% ../../nbs/hsr/03_regularizer.ipynb #f1c9ba34
 class HSR(AimedHeads):
     "Hierarchical Semantic Regularization of a generator. Karmali et al., ECCV 2022."
     def __init__(self,
@@ -140,9 +140,8 @@ class HSR(AimedHeads):
         if head_init == "prefit": self.register_buffer("fitted", torch.tensor(False))
 
     def _apply(self, fn, *args, **kwargs):                    # as in `Scale`: whoever looks at the flag in every step keeps no GPU waiting
-        fitted = getattr(self, "fitted", None)
-        super()._apply(fn, *args, **kwargs)
-        if fitted is not None: self.fitted = fitted
+        flag = dict(self._buffers)                            # `fitted`, if anything
+        super()._apply(fn, *args, **kwargs)._buffers.update(flag)
         return self
 
     @property
