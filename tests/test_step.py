@@ -135,6 +135,7 @@ def differ(a, b):
     return max(gaps.items(), key=lambda kv: kv[1])
 
 
+@pytest.mark.slow
 def test_compiled_steps_equal_plain_ones_and_compile_once(cheap):
     (cfg, plain), (fast_cfg, fast) = build(size=16), build(size=16, compile="on")
     assert plain.fast_D is plain.D and fast.fast_D is not fast.D and flatten(plain).keys() == flatten(fast).keys()
