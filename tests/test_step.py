@@ -7,7 +7,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsr_nb.interop import load_checkpoint
-from hsr_nb.nets import backbones
 from hsr_nb.training import gpu, loop, override, preset, train
 from hsr_nb.training.loop import Stats, Step, train_step
 from hsr_nb.training.parallel import Processes
@@ -54,9 +53,6 @@ class NoWaiting(TorchDispatchMode):
         return op(*args, **kwargs)
 
 
-EXCEPTED = (backbones.prepare,)   # makes two tensors of three numbers on the teacher's device at every call
-
-
 @contextlib.contextmanager
 def no_waiting(monkeypatch):
     "Tensors without values stand for the GPU's; new ones made of Python numbers on the device would be blocking copies too."
@@ -67,14 +63,7 @@ def no_waiting(monkeypatch):
         return made
     with monkeypatch.context() as m, NoWaiting() as watched:
         for name in ("tensor", "as_tensor"): m.setattr(torch, name, refuse(getattr(torch, name)))
-        for f in EXCEPTED: m.setitem(f.__globals__, "torch", Plain())
         yield watched
-
-
-class Plain:
-    "torch, before `no_waiting`."
-    saved = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
-    def __getattr__(self, name): return self.saved.get(name) or getattr(torch, name)
 
 
 def on_meta(**changes):

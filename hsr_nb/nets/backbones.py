@@ -54,7 +54,7 @@ def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
         for h in hooks: h.remove()
     return [out[name] for name in layers]
 
-# %% ../../nbs/nets/05_backbones.ipynb #021f43fc
+# %% ../../nbs/nets/05_backbones.ipynb #b374a794
 class Backbone(nn.Module):
     "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}."
     def __init__(self, net: nn.Module, layers, name: str, input_size, mean, std, sha256: str = None):
@@ -62,6 +62,7 @@ class Backbone(nn.Module):
         net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.net, self.layers, self.name, self.sha256 = net, tuple(layers), name, sha256
         self.input_size, self.mean, self.std = tuple(input_size), tuple(mean), tuple(std)
+        for k, v in (("shift", mean), ("scale", std)): self.register_buffer(k, torch.tensor(v, dtype=torch.float32), persistent=False)   # lists would be sent to the device at every call
         known, modules = stages(net), dict(net.named_modules())
         if missing := [l for l in self.layers if l not in known and l not in modules]:
             raise ValueError(f"{name} has no layer {missing[0]!r}; timm names {', '.join(known)}")
@@ -72,7 +73,7 @@ class Backbone(nn.Module):
 
     def forward(self, img: Tensor, clamp: bool = True) -> dict:
         "Every layer's map, in the order of `layers`; `clamp` as for `prepare`."
-        x = prepare(img, self.input_size, self.mean, self.std, clamp)
+        x = prepare(img, self.input_size, self.shift, self.scale, clamp)
         if self.indices is None: return dict(zip(self.layers, run_hooks(self.net, x, self.layers)))
         maps = self.net.forward_intermediates(x, indices=sorted(set(self.indices)), norm=True, stop_early=True, intermediates_only=True)
         found = dict(zip(sorted(set(self.indices)), maps))

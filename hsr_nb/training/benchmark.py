@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CYCLE', 'training_cycle', 'ConvRecord', 'replayer', 'race', 'summary', 'benchmark']
 
-# %% ../../nbs/training/10_benchmark.ipynb #479d95de
+# %% ../../nbs/training/10_benchmark.ipynb #77160bb3
 import functools
 import statistics
 import time
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..metrics.report import write_result
 from .config import override, preset
+from .gpu import fast_math
 from .loop import Stats, Step, train_step
 from .parallel import join
 from .state import build_state
@@ -22,7 +23,7 @@ from .state import build_state
 # %% ../../nbs/training/10_benchmark.ipynb #9389fdfe
 CYCLE = 16   # steps until every lazy phase has had its turn
 
-# %% ../../nbs/training/10_benchmark.ipynb #775e1f90
+# %% ../../nbs/training/10_benchmark.ipynb #117b7a3e
 def training_cycle(
     name: str,                # a preset
     device="cpu",
@@ -30,7 +31,7 @@ def training_cycle(
     **changes,                # settings, as for `override`
 ):                            # () -> None, trains for one lazy cycle
     "A function that trains for one lazy cycle on random images."
-    cfg = override(preset(name), **{"hsr.start_kimg": 0.0} | changes)
+    cfg = override(preset(name), **{"hsr.start_kimg": 0.0} | ({} if impl == "auto" else {"compile": "off"}) | changes)
     procs, device = join(str(device))
     res = cfg.data.resolution
     s = build_state(cfg, (3, res, res), 0, device)
@@ -70,7 +71,7 @@ def replayer(
         for func, args in ready: func(*args)
     return replay
 
-# %% ../../nbs/training/10_benchmark.ipynb #2b3afc68
+# %% ../../nbs/training/10_benchmark.ipynb #37417ea7
 def race(
     runs: dict,        # name -> () -> None
     repeats: int,
@@ -79,11 +80,12 @@ def race(
     "Time every function once a round, after one round to warm up."
     sync = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     times = {k: [] for k in runs}
-    for i in range(repeats + 1):
-        for k, fn in runs.items():
-            sync(); began = time.perf_counter()
-            fn(); sync()
-            if i: times[k].append(time.perf_counter() - began)
+    with fast_math(torch.device(device)):
+        for i in range(repeats + 1):
+            for k, fn in runs.items():
+                sync(); began = time.perf_counter()
+                fn(); sync()
+                if i: times[k].append(time.perf_counter() - began)
     return times
 
 # %% ../../nbs/training/10_benchmark.ipynb #7a380355
@@ -101,7 +103,7 @@ def summary(
                      "over_floor": ratio(k, floor), "over_step": ratio(k, step), "all_ms": [round(1e3 * t, 2) for t in per_step]})
     return rows
 
-# %% ../../nbs/training/10_benchmark.ipynb #220f3df9
+# %% ../../nbs/training/10_benchmark.ipynb #c4c4e849
 def benchmark(
     name: str = "tiny32",          # a preset
     device: str = "auto",
@@ -114,8 +116,9 @@ def benchmark(
     "Race the floor, the step, the step with HSR (as lazy as the preset, then every step, pooled and in the official order) and the plain definitions; write the result."
     _, dev = join(device)
     plain = training_cycle(name, dev, **{"hsr.teacher": "none"} | changes)
-    plain()
-    with ConvRecord() as record: plain()
+    counted = training_cycle(name, dev, **{"hsr.teacher": "none"} | changes | {"compile": "off"})   # compiled convolutions are not seen
+    counted()
+    with ConvRecord() as record: counted()
     runs = {"conv-only floor": replayer(record.calls, dev), "step": plain}
     runs |= {f"step + HSR, heads {h}": training_cycle(name, dev, **{"hsr.head_hidden": h} | changes) for h in head_widths}
     every = {f"{how}, heads {h}": {"hsr.head_hidden": h, "hsr.interval": 1} | more for h in head_widths[:1] for how, more in (("pooled", {}), ("official order", {"hsr.official": True}))}

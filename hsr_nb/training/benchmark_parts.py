@@ -97,7 +97,7 @@ def phase_runs(
             "D main": lambda: run_phase(step, d_main, "D", 1, step.latents("d_main")),
             "D R1": lambda: run_phase(step, d_r1, "D", cfg.loss.r1_interval, None)}
 
-# %% ../../nbs/training/11_benchmark_parts.ipynb #ec933271
+# %% ../../nbs/training/11_benchmark_parts.ipynb #c6a4ca36
 def benchmark_phases(
     name: str = "tiny32",
     device="cpu",
@@ -107,7 +107,7 @@ def benchmark_phases(
 ) -> list[dict]:
     "Every phase beside its own convolutions, forward, backward and double backward, replayed alone."
     runs, floors = phase_runs(name, device, **{"hsr.teacher": "none"} | changes), {}
-    for phase, run in runs.items():
+    for phase, run in phase_runs(name, device, **{"hsr.teacher": "none"} | changes | {"compile": "off"}).items():   # compiled convolutions are not seen
         run()
         with ConvRecord() as record: run()
         floors[f"{phase}, floor"] = replayer(record.calls, device)
