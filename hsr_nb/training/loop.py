@@ -23,7 +23,7 @@ from .parallel import Processes
 from .randomness import Latents, draw_latents, send, stream, stream_seed
 from .state import TrainState
 
-# %% ../../nbs/training/07_loop.ipynb #2cf7013d
+# %% ../../nbs/training/07_loop.ipynb #64516d4d
 @dataclass
 class Step:
     "What the phases of one training step share."
@@ -56,7 +56,9 @@ class Step:
 
     def seed_noise(self, phase: str, part: int):
         "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
-        torch.manual_seed(stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part))
+        seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
+        torch.default_generator.manual_seed(seed)   # torch.manual_seed seeds every kind of device there is, in a millisecond
+        if self.real.is_cuda: torch.cuda.manual_seed(seed)
 
 # %% ../../nbs/training/07_loop.ipynb #8f13023e
 class Stats:
@@ -186,11 +188,11 @@ def d_r1(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, None]:
     step.stats.add("r1", penalty)
     return penalty.mean() * step.cfg.loss.r1_gamma / 2, None
 
-# %% ../../nbs/training/07_loop.ipynb #5608204b
+# %% ../../nbs/training/07_loop.ipynb #40031ac2
 def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None):
     "Forward and backward of every part, then one optimiser step of `net` (G or D)."
     s, opt = step.s, getattr(step.s, f"opt_{net}")
-    s.G.requires_grad_(net == "G"); s.D.requires_grad_(net == "D")
+    s.differentiate(net)
     opt.zero_grad(set_to_none=True)
     w_means = []
     for p, n in step.parts():
@@ -205,25 +207,25 @@ def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None)
     opt.step()
     if w_means: s.G.mapping.update_w_avg(step.procs.mean(torch.stack(w_means).mean(0)))
 
-# %% ../../nbs/training/07_loop.ipynb #b40aa3f7
+# %% ../../nbs/training/07_loop.ipynb #79cd89a7
 def measure_lengths(step: Step, latents: Latents):
     "Set `step.pl_batch_mean`, the mean path length over all parts and processes."
     s, means = step.s, []
-    s.G.requires_grad_(False)
+    s.differentiate("")
     for p, n in step.parts():
         step.seed_noise("g_path_length", p)
         ws, _ = style(step, latents.part(p, n, step.real.device))
         means.append(path_lengths(s.G.synthesis, ws, pl_noise(step, (p, n)), create_graph=False).mean())
     step.pl_batch_mean = step.procs.mean(torch.stack(means).mean())
 
-# %% ../../nbs/training/07_loop.ipynb #c67474c6
+# %% ../../nbs/training/07_loop.ipynb #745a8f3e
 @torch.no_grad()
 def update_ema(s: TrainState, cfg: TrainConfig, rampup: float | None):
     "Move G_ema (and the heads' average) toward the trained weights. Karras et al. 2020, released code."
     nimg = cfg.opt.ema_kimg * 1000
     if rampup is not None: nimg = min(nimg, s.count["nimg"] * rampup)
     beta = 0.5 ** (cfg.batch / max(nimg, 1e-8))
-    torch._foreach_lerp_(list(s.G_ema.parameters()), list(s.G.parameters()), 1 - beta)
+    torch._foreach_lerp_(s.weights["G_ema"], s.weights["G"], 1 - beta)
     for e, b in zip(s.G_ema.buffers(), s.G.buffers()): e.copy_(b)
     if s.hsr is not None: s.hsr.update_ema(beta)
 

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TrainState', 'network_kwargs', 'build_state', 'build_hsr', 'flatten', 'save_state', 'restore', 'transfer']
 
-# %% ../../nbs/training/05_state.ipynb #8f751fa1
+# %% ../../nbs/training/05_state.ipynb #902d4c65
 import copy
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from .config import TrainConfig
 from .gpu import compile_teacher, compiled, compiles
 from .randomness import stream_seed
 
-# %% ../../nbs/training/05_state.ipynb #32ff5636
+# %% ../../nbs/training/05_state.ipynb #852e9732
 @dataclass
 class TrainState:
     "Everything that changes while training."
@@ -37,6 +38,16 @@ class TrainState:
     fast_G: nn.Module               # G.synthesis and D for phases that are differentiated once: compiled, or themselves;
     fast_D: nn.Module               # never saved, for they are the same parameters
     count: dict = field(default_factory=lambda: {"nimg": 0, "step": 0, "seconds": 0.0})
+
+    @cached_property
+    def weights(self) -> dict:
+        "The parameters of G, D and G_ema; a walk through a network's modules takes a millisecond, so it is done once."
+        return {k: list(getattr(self, k).parameters()) for k in ("G", "D", "G_ema")}
+
+    def differentiate(self, net: str):
+        "Gradients for the parameters of `net` (G, D or neither) alone."
+        for k in ("G", "D"):
+            for p in self.weights[k]: p.requires_grad_(k == net)
 
     def modules(self) -> dict:
         "The parts that are networks, by their prefix in a checkpoint."
