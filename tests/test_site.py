@@ -219,12 +219,13 @@ def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     none = reproduce(tmp_path)
     assert none.count("not measured") > 20 and "nothing yet" in none
     score = lambda plr, hsr, seed: {"fid[judge]": 8.0 - 2 * plr - hsr + 0.1 * seed, "ppl2_wend[maps-judge]": 20.0 - 5 * plr - 2 * hsr + seed}
-    result(tmp_path, result_name(SweepConfig(axis="plr_hsr")), {"baseline_kimg": 2}, [{"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s) for s in (0, 1, 2) for p in (False, True) for h in (False, True)])
+    result(tmp_path, result_name(SweepConfig(axis="plr_hsr")), {"baseline_kimg": 2, "axis": "plr_hsr", "arms": {"plr_on-hsr_off": {"loss.pl_weight": 7}}}, [{"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s) for s in (0, 1, 2) for p in (False, True) for h in (False, True)])
     als = [{"pair": i, "sigma": "own, recomputed", "attribute": a, "baseline": 2.0 + i, "+ HSR": 1.0 + i, "difference": [-1, -1, -1]} for i in (0, 1) for a in ("gender", "mean")]
     over = [{"pair": "all", "sigma": "own, recomputed", "attribute": a, "pairs": 2, "difference": -1, "low": -1.25, "high": -0.75, "reduction_percent": 40.0} for a in ("gender", "mean")]
     result(tmp_path, "als", {"paths": 1000, "bank": "judge"}, als + over)
     result(tmp_path, "frechet-ffhq-hsr", {"data": {"name": "ffhq256"}, "training_seconds": 7200.0, "kimg": 25000, "n": 35000, "hsr": "dino_vitb16", "scores": {"fid": 3.75, "precision": 0.5, "ppl2_wend": 150.25}}, [{"what": "generated", "fid": 3.75}])
     said = reproduce(tmp_path)
+    assert "path-length weight of 7" in said
     line = lambda start: next(l for l in said.splitlines() if l.startswith(start))
     assert "12 min of training" in line("| [Interplay") and "120 min of training" in line("| [FFHQ-140k") and "not recorded" in line("| [Attribute") and "not measured" in line("| [LSUN")
     assert line("| neither |").split(" | ")[3:] == ["8.1", "21 |"] and "6.1 (-24.7 %, -2 [-2, -2])" in line("| PLR |") and "14 (-33.3 %, -7 [-7, -7])" in line("| PLR + HSR |")

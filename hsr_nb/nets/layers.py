@@ -43,7 +43,7 @@ class FullyConnectedLayer(nn.Module):
         else: y = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain * g, alpha=self.weight_gain * g)   # the product scales by itself
         return y if self.activation == "linear" else bias_act(y, act=self.activation, gain=ACTIVATIONS[self.activation].gain / g, impl=impl)
 
-# %% ../../nbs/nets/01_layers.ipynb #66965a6c
+# %% ../../nbs/nets/01_layers.ipynb #a4dc8c2f
 class Conv2dLayer(nn.Module):
     "A convolution with equalised learning rate and resampling: [N, I, H, W] -> [N, O, H*up/down, W*up/down]."
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, activation: str = "linear",
@@ -57,7 +57,7 @@ class Conv2dLayer(nn.Module):
 
     def forward(self, x: Tensor, gain: float = 1.0, impl: str = "auto") -> Tensor:
         g, clamp = ACTIVATIONS[self.activation].gain * gain, None if self.conv_clamp is None else self.conv_clamp * gain
-        early = g if self.activation in SLOPES else 1.0   # a positively homogeneous activation can take its gain in the weights
+        early = g if self.activation in SLOPES and g > 0 else 1.0   # a positively homogeneous activation can take its gain in the weights
         w = (self.weight * (self.weight_gain * early)).to(x.dtype)
         b = None if self.bias is None else (self.bias * early).to(x.dtype)
         x = conv2d_resample(x, w, self.resample_filter, self.up, self.down, self.padding, flip_weight=self.up == 1, impl=impl)

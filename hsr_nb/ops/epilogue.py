@@ -22,13 +22,16 @@ def _epilogue_reference(x, d, noise, b, slope, clamp):
     x = F.leaky_relu(x, slope)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/05_epilogue.ipynb #a0b739ce
+# %% ../../nbs/ops/05_epilogue.ipynb #a9f74012
+def _dense(x: Tensor) -> bool: return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _forward(x, d, noise, b, slope, clamp, overwrite):
     "The value, and the clamp where it changed something."
     scale = None if d is None else d.to(x.dtype)[:, :, None, None]
     shifts = [t.to(x.dtype) for t in (noise, None if b is None else b[:, None, None]) if t is not None]
     if scale is not None: y = torch.addcmul(shifts.pop(0), x, scale) if shifts else x * scale
-    else: y = x if overwrite else x + shifts.pop(0) if shifts else x.clone()
+    else: y = x if overwrite and _dense(x) else x + shifts.pop(0) if shifts else x.clone()
     for t in shifts: y.add_(t)
     F.leaky_relu_(y, slope)
     if clamp is not None and _within(y, clamp): clamp = None
@@ -80,7 +83,7 @@ def epilogue(
     if torch.is_grad_enabled(): return _Epilogue.apply(x, d, noise, b, slope, clamp)
     return _forward(x, d, noise, b, slope, clamp, overwrite)[0]
 
-# %% ../../nbs/ops/05_epilogue.ipynb #8da1d508
+# %% ../../nbs/ops/05_epilogue.ipynb #93a0b51a
 SLOPES = {"lrelu": ACTIVATIONS["lrelu"].alpha, "relu": 0.0, "linear": 1.0}   # the positively homogeneous ones
 
 
@@ -98,7 +101,7 @@ def modulated_layer(
 ) -> Tensor:                        # [N, O, H * up, W * up]
     "Modulated convolution, noise, bias and activation. Karras et al. 2019 (StyleGAN2), figure 2."
     g, impl = ACTIVATIONS[act].gain * gain, choose_impl(impl, x.device)
-    if impl == "reference" or act not in SLOPES:
+    if impl == "reference" or act not in SLOPES or gain <= 0:
         x = modulated_conv2d(x, weight, styles, noise, impl=impl, **resample)
         return bias_act(x, bias.to(x.dtype), act=act, gain=g, clamp=clamp, impl=impl)
     y, d = styled_conv2d(x, weight, styles, gain=g, impl=impl, f=resample.pop("resample_filter", None), **resample)

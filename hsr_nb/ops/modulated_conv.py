@@ -12,8 +12,13 @@ from torch import Tensor
 from .backend import choose_impl
 from .resampled_conv import conv2d_resample
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #99becb5a
+# %% ../../nbs/ops/04_modulated_conv.ipynb #269852a3
+def _check_styles(x, w, s):
+    if s.shape != (x.shape[0], w.shape[1]): raise ValueError(f"styles have shape {tuple(s.shape)}, the input and weights need ({x.shape[0]}, {w.shape[1]})")
+
+
 def _modulated_reference(x, w, s, noise, demodulate, resample):
+    _check_styles(x, w, s)
     n = x.shape[0]
     w = w[None] * s.reshape(n, 1, -1, 1, 1)                                   # [N, O, I, k, k]
     if demodulate: w = w * (w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
@@ -35,7 +40,7 @@ def demodulation(
     "The factor that brings each output channel back to unit variance. Karras et al. 2019, equation 3."
     return (s.square() @ w.square().sum([2, 3]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #ea5c7f94
+# %% ../../nbs/ops/04_modulated_conv.ipynb #b9a4e1a5
 def styled_conv2d(
     x: Tensor,                              # [N, I, H, W]
     weight: Tensor,                         # [O, I, k, k], float32
@@ -46,6 +51,7 @@ def styled_conv2d(
     **resample,                             # f, up, down, padding, flip_weight of `conv2d_resample`
 ) -> tuple:                                 # maps [N, O, H', W'], and the factor [N, O] that they still want; None: none
     "The convolution without its last step, for whoever has more to multiply and add there: `modulated_conv2d` and `modulated_layer`."
+    _check_styles(x, weight, styles)
     w, s, n = weight, styles, x.shape[0]
     if demodulate and x.dtype == torch.float16: w, s = _prenormalise(w, s)
     d = demodulation(w, s) * gain if demodulate else None
@@ -55,7 +61,7 @@ def styled_conv2d(
     if d is None and gain != 1: s = s * gain
     return conv2d_resample(x * s.to(x.dtype).reshape(n, -1, 1, 1), w.to(x.dtype), impl=impl, **resample), d
 
-# %% ../../nbs/ops/04_modulated_conv.ipynb #67f4e672
+# %% ../../nbs/ops/04_modulated_conv.ipynb #6f0d535b
 def modulated_conv2d(
     x: Tensor,                              # [N, I, H, W]
     weight: Tensor,                         # [O, I, k, k], float32
@@ -70,8 +76,6 @@ def modulated_conv2d(
     impl: str = "auto",                     # reference: per-sample weights; torch, triton: one set of weights
 ) -> Tensor:                                # [N, O, H * up / down, W * up / down]
     "Convolve with style-modulated weights. Karras et al. 2019 (StyleGAN2), section 2.2."
-    if styles.shape != (x.shape[0], weight.shape[1]):
-        raise ValueError(f"styles have shape {tuple(styles.shape)}, the input and weights need ({x.shape[0]}, {weight.shape[1]})")
     resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
     impl = choose_impl(impl, x.device)
     if impl == "reference": return _modulated_reference(x, weight, styles, noise, demodulate, resample)

@@ -23,7 +23,7 @@ from .parallel import Processes
 from .randomness import Latents, draw_latents, send, stream, stream_seed
 from .state import TrainState
 
-# %% ../../nbs/training/07_loop.ipynb #64516d4d
+# %% ../../nbs/training/07_loop.ipynb #6b09bc99
 @dataclass
 class Step:
     "What the phases of one training step share."
@@ -58,7 +58,7 @@ class Step:
         "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
         seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
         torch.default_generator.manual_seed(seed)   # torch.manual_seed seeds every kind of device there is, in a millisecond
-        if self.real.is_cuda: torch.cuda.manual_seed(seed)
+        if self.real.is_cuda: torch.cuda.default_generators[self.real.get_device()].manual_seed(seed)
 
 # %% ../../nbs/training/07_loop.ipynb #8f13023e
 class Stats:
