@@ -52,6 +52,7 @@ def test_arms_branch_from_their_own_seed_and_finished_cells_are_kept(ask):
     before = stamps(cfg)
     assert len(before) == 3 and sweep(cfg) == rows and stamps(cfg) == before          # nothing was run again
     assert all(finished(j) is None for j in jobs(ask(n=121)) if "row" in j)            # a score of another kind is another score
+    assert all(finished(j) is None for j in jobs(ask(settings={"loss.r1_gamma": "2"})))  # and a run of other settings another run
     longer = ask(kimg=0.128)
     assert [r["kimg"] for r in sweep(longer)] == [0.128] * 2 and len(list(Path(cfg.folder, "seed0/baseline/checkpoints").iterdir())) == 1
     file = json.loads(publish(longer, collect(longer)).read_text())
