@@ -115,7 +115,7 @@ def _job(cfg, seed, run_dir, kimg, settings):
     return {"run_dir": run_dir, "kimg": kimg, "images": math.ceil(kimg * 1000 / batch) * batch, "notebook": cfg.notebook, "cache": f"{cfg.folder}/cache", "parameters": {
         "run_dir": run_dir, "preset": cfg.preset, "seed": seed, "kimg": kimg, "device": "auto", "settings": settings}}
 
-# %% ../../nbs/training/20_sweep.ipynb #5ca466e6
+# %% ../../nbs/training/20_sweep.ipynb #9b9322cc
 def trained_kimg(run_dir) -> float:
     "How far a run has come; 0 where there is none."
     try: return read_metrics(run_dir)[-1]["kimg"]
@@ -141,7 +141,7 @@ def finished(job: dict):
     same = all(report.get(k) == v for k, v in job["score"].items() if k != "scores") and tuple(report["asked"]) == job["score"]["scores"]
     return report if same and report["network"]["file"] == checkpoints[-1].name else None
 
-
+# %% ../../nbs/training/20_sweep.ipynb #cb7831cb
 @contextmanager
 def messages_to(file):
     "What this process and its children write to stderr goes to a file: the bar stays alone in the terminal."
