@@ -26,7 +26,7 @@ def normalize_2nd_moment(
     "Scale x to unit mean square along `dim`. Karras et al. 2018 (StyleGAN), pixel norm of the latent."
     return x * (x.square().mean(dim, keepdim=True) + eps).rsqrt()
 
-# %% ../../nbs/nets/01_layers.ipynb #90338268
+# %% ../../nbs/nets/01_layers.ipynb #22cbfd8c
 class FullyConnectedLayer(nn.Module):
     "A dense layer with equalised learning rate: [N, in_features] -> [N, out_features]."
     def __init__(self, in_features: int, out_features: int, bias: bool = True, activation: str = "linear",
@@ -38,10 +38,10 @@ class FullyConnectedLayer(nn.Module):
         self.weight_gain, self.bias_gain = lr_multiplier / in_features ** 0.5, lr_multiplier
 
     def forward(self, x: Tensor, impl: str = "auto") -> Tensor:
-        w, g = self.weight.to(x.dtype).t(), ACTIVATIONS[self.activation].gain if self.activation in SLOPES else 1.0
-        if self.bias is None: y = x @ (w * (self.weight_gain * g))
-        else: y = torch.addmm(self.bias.to(x.dtype), x, w, beta=self.bias_gain * g, alpha=self.weight_gain * g)   # the product scales by itself
-        return y if self.activation == "linear" else bias_act(y, act=self.activation, gain=ACTIVATIONS[self.activation].gain / g, impl=impl)
+        w = self.weight.to(x.dtype) * self.weight_gain     # a new tensor: products round differently where memory is aligned differently, as in a mapped file
+        b = None if self.bias is None else self.bias.to(x.dtype) * self.bias_gain
+        if self.activation == "linear": return x @ w.t() if b is None else torch.addmm(b, x, w.t())
+        return bias_act(x @ w.t(), b, act=self.activation, impl=impl)
 
 # %% ../../nbs/nets/01_layers.ipynb #a4dc8c2f
 class Conv2dLayer(nn.Module):
