@@ -42,15 +42,20 @@ def training_cycle(
         for _ in range(CYCLE): train_step(Step(cfg, s, procs, lambda i: torch.zeros(len(i), 0), 100, real, none, stats), cfg.opt.ema_rampup)
     return cycle
 
-# %% ../../nbs/training/10_benchmark.ipynb #2362c734
+# %% ../../nbs/training/10_benchmark.ipynb #9c8fbe1b
 class ConvRecord(TorchDispatchMode):
-    "Notes every dense convolution call: the operation, the shapes of its tensors, the other arguments."
+    "Notes every convolution call: the operation, the shapes of its tensors, the other arguments."
     GROUPS = {torch.ops.aten.convolution.default: 8, torch.ops.aten.convolution_backward.default: 9}   # where the argument stands
     def __init__(self): super().__init__(); self.calls = []
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in self.GROUPS and args[self.GROUPS[func]] == 1:
+        if func in self.GROUPS:
             self.calls.append((func, [(a.shape, a.dtype) if isinstance(a, torch.Tensor) else a for a in args]))
         return func(*args, **(kwargs or {}))
+
+    @property
+    def dense(self) -> list:
+        "The calls that mix channels; the others are resampling filters."
+        return [c for c in self.calls if c[1][self.GROUPS[c[0]]] == 1]
 
 # %% ../../nbs/training/10_benchmark.ipynb #fe169005
 def replayer(
@@ -88,22 +93,22 @@ def race(
                 if i: times[k].append(time.perf_counter() - began)
     return times
 
-# %% ../../nbs/training/10_benchmark.ipynb #7a380355
+# %% ../../nbs/training/10_benchmark.ipynb #391ef518
 def summary(
     times: dict,       # of `race`, of one lazy cycle each
     batch: int,
 ) -> list[dict]:
-    "One row per candidate: median milliseconds a step, s/kimg, and the ratios of the medians to the first two candidates."
-    floor, step = list(times)[:2]
+    "One row per candidate: median milliseconds a step, s/kimg, and the ratios of the medians to the first three candidates."
+    floor, dense, step = list(times)[:3]
     ratio = lambda a, b: round(statistics.median(times[a]) / statistics.median(times[b]), 3)
     rows = []
     for k, v in times.items():
         per_step = [t / CYCLE for t in v]
         rows.append({"what": k, "ms": round(1e3 * statistics.median(per_step), 2), "sec_per_kimg": round(1e3 * statistics.median(per_step) / batch, 3),
-                     "over_floor": ratio(k, floor), "over_step": ratio(k, step), "all_ms": [round(1e3 * t, 2) for t in per_step]})
+                     "over_floor": ratio(k, floor), "over_dense": ratio(k, dense), "over_step": ratio(k, step), "all_ms": [round(1e3 * t, 2) for t in per_step]})
     return rows
 
-# %% ../../nbs/training/10_benchmark.ipynb #c4c4e849
+# %% ../../nbs/training/10_benchmark.ipynb #5a119597
 def benchmark(
     name: str = "tiny32",          # a preset
     device: str = "auto",
@@ -113,20 +118,20 @@ def benchmark(
     out=None,                      # folder of the result file; None: none is written
     **changes,                     # settings
 ) -> list[dict]:
-    "Race the floor, the step, the step with HSR (as lazy as the preset, then every step, pooled and in the official order) and the plain definitions; write the result."
+    "Race both floors, the step, the step with HSR (as lazy as the preset, then every step, pooled and in the official order) and the plain definitions; write the result."
     _, dev = join(device)
     plain = training_cycle(name, dev, **{"hsr.teacher": "none"} | changes)
     counted = training_cycle(name, dev, **{"hsr.teacher": "none"} | changes | {"compile": "off"})   # compiled convolutions are not seen
     counted()
     with ConvRecord() as record: counted()
-    runs = {"conv-only floor": replayer(record.calls, dev), "step": plain}
+    runs = {"conv-only floor": replayer(record.calls, dev), "dense convolutions only": replayer(record.dense, dev), "step": plain}
     runs |= {f"step + HSR, heads {h}": training_cycle(name, dev, **{"hsr.head_hidden": h} | changes) for h in head_widths}
     every = {f"{how}, heads {h}": {"hsr.head_hidden": h, "hsr.interval": 1} | more for h in head_widths[:1] for how, more in (("pooled", {}), ("official order", {"hsr.official": True}))}
     runs |= {f"step + HSR every step, {k}": training_cycle(name, dev, **v | changes) for k, v in every.items()}
     if reference: runs["step, impl=reference"] = training_cycle(name, dev, impl="reference", **{"hsr.teacher": "none"} | changes)
     cfg = override(preset(name), **changes)
     rows = summary(race(runs, repeats, dev), cfg.batch)
-    floor = "dense convolutions of a lazy cycle, forward, backward and double backward, replayed alone, channels_last"
+    floor = "convolutions of a lazy cycle, filters included, forward, backward and double backward, replayed alone, channels_last; dense: without the filters"
     asked = {"preset": name, "changes": changes, "batch": cfg.batch, "repeats": repeats, "threads": torch.get_num_threads(), "floor": floor}
     if out is not None: print(write_result(out, f"benchmark-{name}", asked, rows, dev))
     return rows
