@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Step', 'Stats', 'style', 'hsr_due', 'measure_targets', 'fit_heads', 'linearity_loss', 'g_main', 'pl_noise',
-           'g_path_length', 'judge', 'd_main', 'd_r1', 'run_phase', 'measure_lengths', 'update_ema', 'train_step']
+           'g_path_length', 'both_logits', 'd_main', 'd_r1', 'run_phase', 'measure_lengths', 'update_ema', 'train_step']
 
 # %% ../../nbs/training/07_loop.ipynb #72a05ce3
 import math
@@ -164,8 +164,8 @@ def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor
     step.stats.add("pl/length", lengths); step.stats.add("pl/penalty", penalty)
     return loss * cfg.loss.pl_weight, w_mean
 
-# %% ../../nbs/training/07_loop.ipynb #63556274
-def judge(
+# %% ../../nbs/training/07_loop.ipynb #646dbb64
+def both_logits(
     step: Step,
     fake: tuple, real: tuple,    # images [n, C, H, W] and labels [n, c_dim] of each
 ) -> tuple[Tensor, Tensor]:      # logits [n, 1] of each
@@ -175,7 +175,7 @@ def judge(
     both = (torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(fake, real))
     return D(*both).unflatten(0, (-1, 2)).unbind(1)
 
-# %% ../../nbs/training/07_loop.ipynb #3637fad0
+# %% ../../nbs/training/07_loop.ipynb #36356aaf
 def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
     "The discriminator's game on generated and real images."
     s, r = step.s, part[0] // step.procs.world
@@ -183,7 +183,7 @@ def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
         ws, w_mean = style(step, lat)
         fake = s.fast_G(ws)
     real, c = step.real[r::step.rounds], step.real_c[r::step.rounds]
-    logits_fake, logits_real = judge(step, (s.augment(fake), lat.c), (s.augment(real), c))
+    logits_fake, logits_real = both_logits(step, (s.augment(fake), lat.c), (s.augment(real), c))
     s.augment.observe(logits_real)
     loss_fake, loss_real = says_fake(logits_fake).mean(), says_real(logits_real).mean()
     for name, v in {"loss/D_fake": loss_fake, "loss/D_real": loss_real, "sign/fake": logits_fake.sign(), "sign/real": logits_real.sign()}.items():
