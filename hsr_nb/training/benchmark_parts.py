@@ -57,7 +57,7 @@ def copy_bandwidth(
     times = race({"copy": lambda: b.copy_(a)}, repeats, device)["copy"]
     return 2 * size / statistics.median(times)
 
-# %% ../../nbs/training/11_benchmark_parts.ipynb #afd36d1b
+# %% ../../nbs/training/11_benchmark_parts.ipynb #f909047c
 def benchmark_ops(
     device="cpu",
     repeats: int = 9,
@@ -70,10 +70,10 @@ def benchmark_ops(
     for name, (op, floor) in op_cases(device, **size).items():
         def both(i): op(i).sum().backward()
         with torch.no_grad(): forward = race({i: lambda i=i: op(i) for i in impls} | ({"floor": floor} if callable(floor) else {}), repeats, device)
-        ms = lambda t: round(1e3 * statistics.median(t), 3)
+        ms = lambda t: round(1e3 * statistics.median(t), 6)   # to the nanosecond: the floor of a small operation is no zero
         backward = race({i: lambda i=i: both(i) for i in impls}, repeats, device)
         row = {"what": name} | {i: ms(forward[i]) for i in impls} | {f"{i}, with backward": ms(backward[i]) for i in impls}
-        row["floor"] = ms(forward["floor"]) if callable(floor) else round(1e3 * floor / bandwidth, 3)
+        row["floor"] = ms(forward["floor"]) if callable(floor) else round(1e3 * floor / bandwidth, 6)
         rows.append(row | {"best_over_floor": round(min(row[i] for i in impls[1:]) / row["floor"], 2)})
     asked = {k: str(v) for k, v in size.items()} | {"repeats": repeats, "threads": torch.get_num_threads(), "copy_gb_per_s": round(bandwidth / 1e9, 2)}
     if out is not None: print(write_result(out, "benchmark-ops", asked, rows, device))
