@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Processes', 'keep_freed_memory', 'join']
 
-# %% ../../nbs/training/06_parallel.ipynb #a8af4e8d
+# %% ../../nbs/training/06_parallel.ipynb #89c9c3ef
+import atexit
 import ctypes
 import datetime
 import os
@@ -55,7 +56,7 @@ def keep_freed_memory():
     mallopt(-3, 1 << 30)        # M_MMAP_THRESHOLD: pieces below 1 GiB come from the heap ...
     mallopt(-1, 2 ** 31 - 1)    # M_TRIM_THRESHOLD: ... whose free top is kept
 
-# %% ../../nbs/training/06_parallel.ipynb #247a20a4
+# %% ../../nbs/training/06_parallel.ipynb #f3f806bb
 def join(
     device: str = "auto",                  # auto, cpu, cuda, cuda:1
 ) -> tuple[Processes, torch.device]:
@@ -67,6 +68,12 @@ def join(
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+        atexit.register(_leave)
     if device.startswith("cuda"): torch.cuda.set_device(torch.device(device))
     else: keep_freed_memory()
     return Processes(rank, world), torch.device(device)
+
+
+def _leave():
+    "Left to the end of the process, the group's own threads are at times still running when they are taken down, which aborts it."
+    if dist.is_initialized(): dist.destroy_process_group()
