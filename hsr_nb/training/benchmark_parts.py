@@ -6,7 +6,7 @@
 __all__ = ['op_cases', 'copy_bandwidth', 'benchmark_ops', 'phase_runs', 'benchmark_phases', 'benchmark_generator',
            'memory_estimate', 'benchmark_memory']
 
-# %% ../../nbs/training/11_benchmark_parts.ipynb #daf5edd5
+# %% ../../nbs/training/11_benchmark_parts.ipynb #99827489
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ..metrics.report import write_result
 from ..nets.generator import Generator
 from ..ops import bias_act, conv2d_resample, modulated_conv2d, setup_filter, upfirdn2d
-from .benchmark import ConvRecord, race, replayer, training_cycle
+from .benchmark import FLOOR, ConvRecord, race, replayer, training_cycle
 from .config import override, preset
 from .loop import Stats, Step, d_main, d_r1, g_main, g_path_length, run_phase
 from .parallel import join
@@ -97,7 +97,7 @@ def phase_runs(
             "D main": lambda: run_phase(step, d_main, "D", 1, step.latents("d_main")),
             "D R1": lambda: run_phase(step, d_r1, "D", cfg.loss.r1_interval, None)}
 
-# %% ../../nbs/training/11_benchmark_parts.ipynb #c42b2d6b
+# %% ../../nbs/training/11_benchmark_parts.ipynb #2f2a1b9d
 def benchmark_phases(
     name: str = "tiny32",
     device="cpu",
@@ -112,9 +112,11 @@ def benchmark_phases(
         with ConvRecord() as record: run()
         floors |= {f"{phase}, floor": replayer(record.dense, device), f"{phase}, filters": replayer(record.calls, device)}
     times = {k: statistics.median(v) for k, v in race(runs | floors, repeats, device).items()}
-    rows = [{"what": p, "ms": round(1e3 * times[p], 2), "floor_ms": round(1e3 * times[f"{p}, floor"], 2),
-             "over_floor": round(times[p] / times[f"{p}, floor"], 3), "over_with_filters": round(times[p] / times[f"{p}, filters"], 3)} for p in runs]
-    asked = {"preset": name, "changes": changes, "repeats": repeats, "threads": torch.get_num_threads()}
+    rows = [{"what": p, "ms": round(1e3 * times[p], 2)} for p in runs]
+    for row in rows:
+        for k, which in (("floor", "floor"), ("floor_with_filters", "filters")):
+            row |= {f"{k}_ms": round(1e3 * times[f"{row['what']}, {which}"], 2), f"over_{k}": round(times[row["what"]] / times[f"{row['what']}, {which}"], 3)}
+    asked = {"preset": name, "changes": changes, "repeats": repeats, "threads": torch.get_num_threads(), "floor": FLOOR}
     if out is not None: print(write_result(out, f"benchmark-phases-{name}", asked, rows, device))
     return rows
 

@@ -88,7 +88,7 @@ class HSRConfig:
     linearity: float = 0.0                       # weight of the second-difference penalty between two styles
     official: bool = False                       # the published order of the heads; the teacher sees unclamped pixels
 
-# %% ../../nbs/training/01_config.ipynb #0c18d6d2
+# %% ../../nbs/training/01_config.ipynb #3e7d472f
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run."
@@ -100,7 +100,7 @@ class TrainConfig:
     hsr: HSRConfig = field(default_factory=HSRConfig)
     kimg: float = 25000            # thousands of real images shown to the discriminator
     batch: int = 32                # over all processes and accumulation rounds
-    batch_gpu: int | None = None   # at most so many samples per pass; None: batch / processes
+    batch_gpu: int | None = None   # at most so many real images per pass, and as many generated ones; None: batch / processes
     seed: int = 0
     tick_kimg: float = 4           # between two lines of metrics.jsonl
     snapshot_kimg: float = 200     # between two checkpoints and sample sheets

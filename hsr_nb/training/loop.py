@@ -164,18 +164,18 @@ def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor
     step.stats.add("pl/length", lengths); step.stats.add("pl/penalty", penalty)
     return loss * cfg.loss.pl_weight, w_mean
 
-# %% ../../nbs/training/07_loop.ipynb #646dbb64
+# %% ../../nbs/training/07_loop.ipynb #2928b75f
 def both_logits(
-    step: Step,
+    D,
+    group: int,                  # samples per minibatch-std group
     fake: tuple, real: tuple,    # images [n, C, H, W] and labels [n, c_dim] of each
 ) -> tuple[Tensor, Tensor]:      # logits [n, 1] of each
     "The discriminator on generated and on real images, as if it saw one kind at a time."
-    D, group = step.s.fast_D, step.cfg.net.mbstd_group
-    if not group or len(fake[0]) % group: return D(*fake), D(*real)   # the whole batch is one group
+    if len(fake[0]) % group: return D(*fake), D(*real)   # fewer than a group: the whole batch is one
     both = (torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(fake, real))
     return D(*both).unflatten(0, (-1, 2)).unbind(1)
 
-# %% ../../nbs/training/07_loop.ipynb #36356aaf
+# %% ../../nbs/training/07_loop.ipynb #5f562771
 def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
     "The discriminator's game on generated and real images."
     s, r = step.s, part[0] // step.procs.world
@@ -183,7 +183,7 @@ def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
         ws, w_mean = style(step, lat)
         fake = s.fast_G(ws)
     real, c = step.real[r::step.rounds], step.real_c[r::step.rounds]
-    logits_fake, logits_real = both_logits(step, (s.augment(fake), lat.c), (s.augment(real), c))
+    logits_fake, logits_real = both_logits(s.fast_D, step.cfg.net.mbstd_group, (s.augment(fake), lat.c), (s.augment(real), c))
     s.augment.observe(logits_real)
     loss_fake, loss_real = says_fake(logits_fake).mean(), says_real(logits_real).mean()
     for name, v in {"loss/D_fake": loss_fake, "loss/D_real": loss_real, "sign/fake": logits_fake.sign(), "sign/real": logits_real.sign()}.items():

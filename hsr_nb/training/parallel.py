@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Processes', 'keep_freed_memory', 'join']
 
-# %% ../../nbs/training/06_parallel.ipynb #89c9c3ef
+# %% ../../nbs/training/06_parallel.ipynb #eba5055d
 import atexit
 import ctypes
 import datetime
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional   # building an optimiser imports it; then its functions' defaults would keep the group alive
 from torch import Tensor
 
 # %% ../../nbs/training/06_parallel.ipynb #e2aaad44
@@ -56,7 +57,7 @@ def keep_freed_memory():
     mallopt(-3, 1 << 30)        # M_MMAP_THRESHOLD: pieces below 1 GiB come from the heap ...
     mallopt(-1, 2 ** 31 - 1)    # M_TRIM_THRESHOLD: ... whose free top is kept
 
-# %% ../../nbs/training/06_parallel.ipynb #f3f806bb
+# %% ../../nbs/training/06_parallel.ipynb #c33a5d3e
 def join(
     device: str = "auto",                  # auto, cpu, cuda, cuda:1
 ) -> tuple[Processes, torch.device]:
@@ -75,5 +76,5 @@ def join(
 
 
 def _leave():
-    "Left to the end of the process, the group's own threads are at times still running when they are taken down, which aborts it."
+    "Destroy the process group before the interpreter ends: gloo's threads, if they still run then, abort the process now and then."
     if dist.is_initialized(): dist.destroy_process_group()

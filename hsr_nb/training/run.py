@@ -34,8 +34,8 @@ from .randomness import stream
 from .scores import Scores
 from .state import TrainState, build_state, restore, transfer
 
-# %% ../../nbs/training/08_run.ipynb #67790266
-POSITIVE = ("kimg", "batch", "tick_kimg", "snapshot_kimg", "opt.g_lr", "opt.d_lr", "opt.ema_kimg", "loss.r1_interval", "loss.pl_interval",
+# %% ../../nbs/training/08_run.ipynb #b602e748
+POSITIVE = ("kimg", "batch", "net.mbstd_group", "tick_kimg", "snapshot_kimg", "opt.g_lr", "opt.d_lr", "opt.ema_kimg", "loss.r1_interval", "loss.pl_interval",
             "loss.pl_batch_shrink", "hsr.interval", "hsr.prefit_kimg", "hsr.norm_kimg", "metric_ticks", "metric_images")
 
 # %% ../../nbs/training/08_run.ipynb #192918ba
