@@ -1,4 +1,5 @@
 """Packaging, read from settings.ini (the file nbdev reads too)."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -7,9 +8,17 @@ from setuptools import find_packages, setup
 cfg = ConfigParser(delimiters=["="])
 cfg.read("settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
-extras = {name: cfg[f"{key}_requirements"].split()
-          for name, key in (("notebooks", "notebook"), ("cli", "cli"), ("data", "data"), ("explore", "explore"),
-                               ("export", "export"), ("sweep", "sweep"))}
+extras = {
+    name: cfg[f"{key}_requirements"].split()
+    for name, key in (
+        ("notebooks", "notebook"),
+        ("cli", "cli"),
+        ("data", "data"),
+        ("explore", "explore"),
+        ("export", "export"),
+        ("sweep", "sweep"),
+    )
+}
 extras["all"] = sum(extras.values(), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
@@ -26,7 +35,9 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": [s.strip() for s in cfg["console_scripts"].splitlines() if s.strip()],
-                  "nbdev": ["hsr_nb=hsr_nb._modidx:d"]},
+    entry_points={
+        "console_scripts": [s.strip() for s in cfg["console_scripts"].splitlines() if s.strip()],
+        "nbdev": ["hsr_nb=hsr_nb._modidx:d"],
+    },
     zip_safe=False,
 )

@@ -2,6 +2,7 @@
 
 python tests/fuzz_unpickle.py SECONDS [FILE]   writes the counts to data/results, or to FILE alone
 """
+
 import json
 import os
 import subprocess
@@ -16,48 +17,93 @@ ROOT = Path(__file__).resolve().parents[1]
 def seeds(folder: Path):
     "Small files of every kind as a start."
     import pickle
-    import torch
+
     import foreign
+    import torch
+
     from hsr_nb.nets import Discriminator, Generator
-    G = Generator(z_dim=2, w_dim=2, img_resolution=8, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=16, channel_max=2))
+
+    G = Generator(
+        z_dim=2,
+        w_dim=2,
+        img_resolution=8,
+        mapping_kwargs=dict(num_layers=1),
+        synthesis_kwargs=dict(channel_base=16, channel_max=2),
+    )
     D = Discriminator(img_resolution=8, channel_base=16, channel_max=2)
-    files = [foreign.official(p, G_ema=G, p=0.5) for p in range(6)] + [foreign.tensorflow(G, D, 3), foreign.tensorflow(G, D, 4)]
-    files += [foreign.saved(v, zip) for v in (foreign.rosinality(G, D), G.state_dict(), {"w": torch.ones(2)}) for zip in (True, False)]
-    files += [pickle.dumps({"a": [1, 2 ** 70, "x", b"y", {1, 2}, (None, True, 1.5)]}, p) for p in range(6)]
-    for i, data in enumerate(files): (folder / f"{i:02d}").write_bytes(data)
+    files = [foreign.official(p, G_ema=G, p=0.5) for p in range(6)] + [
+        foreign.tensorflow(G, D, 3),
+        foreign.tensorflow(G, D, 4),
+    ]
+    files += [
+        foreign.saved(v, zip)
+        for v in (foreign.rosinality(G, D), G.state_dict(), {"w": torch.ones(2)})
+        for zip in (True, False)
+    ]
+    files += [pickle.dumps({"a": [1, 2**70, "x", b"y", {1, 2}, (None, True, 1.5)]}, p) for p in range(6)]
+    for i, data in enumerate(files):
+        (folder / f"{i:02d}").write_bytes(data)
     return len(files)
 
 
 def fuzz(seconds: float, corpus: str, out: str):
     "Runs in a process of its own, which ends when the time is up."
-    import atheris
     import io
-    import torch                                    # before the instrumentation, and the rest that is not the target
-    import hsr_nb.nets, hsr_nb.ops.resample
+
+    import atheris
+    import torch  # before the instrumentation, and the rest that is not the target
+
     torch.set_num_threads(1)
     with atheris.instrument_imports(include=["hsr_nb.interop"]):
         from hsr_nb.interop import foreign as reader
     from hsr_nb.interop.safetensors import CheckpointError
+
     seeds_read = 0
-    for file in sorted(Path(corpus).iterdir()):     # warm up: what is loaded on first use is not fuzzing
-        try: reader.read_foreign(io.BytesIO(file.read_bytes()), "fuzz", tensorflow=True); seeds_read += 1
-        except CheckpointError: pass
+    for file in sorted(Path(corpus).iterdir()):  # warm up: what is loaded on first use is not fuzzing
+        try:
+            reader.read_foreign(io.BytesIO(file.read_bytes()), "fuzz", tensorflow=True)
+            seeds_read += 1
+        except CheckpointError:
+            pass
     start, count = None, {"runs": 0, "refused": 0, "read": 0, "seeds_read": seeds_read}
-    peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))   # kB; ru_maxrss is inherited from the parent
+
+    def peak():
+        return next(
+            int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")
+        )  # kB; ru_maxrss is inherited from the parent
+
     base = peak()
 
     def one(data):
         nonlocal start
         start = start or time.monotonic()
         count["runs"] += 1
-        try: reader.read_foreign(io.BytesIO(data), "fuzz", tensorflow=True); count["read"] += 1
-        except CheckpointError: count["refused"] += 1
+        try:
+            reader.read_foreign(io.BytesIO(data), "fuzz", tensorflow=True)
+            count["read"] += 1
+        except CheckpointError:
+            count["refused"] += 1
         if time.monotonic() - start > seconds:
             grown = (peak() - base) / 1024
-            Path(out).write_text(json.dumps(count | {"seconds": round(time.monotonic() - start, 1), "memory_grown_mb": round(grown, 1)}))
+            Path(out).write_text(
+                json.dumps(count | {"seconds": round(time.monotonic() - start, 1), "memory_grown_mb": round(grown, 1)})
+            )
             os._exit(0)
 
-    atheris.Setup([sys.argv[0], corpus, f"-max_total_time={int(seconds) + 120}", "-max_len=65536", "-timeout=20", "-rss_limit_mb=4096", f"-artifact_prefix={corpus}/", "-verbosity=0", "-seed=1"], one)
+    atheris.Setup(
+        [
+            sys.argv[0],
+            corpus,
+            f"-max_total_time={int(seconds) + 120}",
+            "-max_len=65536",
+            "-timeout=20",
+            "-rss_limit_mb=4096",
+            f"-artifact_prefix={corpus}/",
+            "-verbosity=0",
+            "-seed=1",
+        ],
+        one,
+    )
     atheris.Fuzz()
 
 
@@ -67,18 +113,33 @@ def run(seconds: float) -> dict:
         corpus, out = Path(folder, "corpus"), Path(folder, "out.json")
         corpus.mkdir()
         n = seeds(corpus)
-        r = subprocess.run([sys.executable, __file__, "--child", str(seconds), str(corpus), str(out)], capture_output=True, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+        r = subprocess.run(
+            [sys.executable, __file__, "--child", str(seconds), str(corpus), str(out)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        )
         assert r.returncode == 0 and out.exists(), (r.stdout + r.stderr)[-4000:]
         return json.loads(out.read_text()) | {"seeds": n, "corpus": len(list(corpus.iterdir()))}
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--child": fuzz(float(sys.argv[2]), sys.argv[3], sys.argv[4])
+    if sys.argv[1] == "--child":
+        fuzz(float(sys.argv[2]), sys.argv[3], sys.argv[4])
     else:
         found = run(float(sys.argv[1]))
-        if len(sys.argv) > 2: Path(sys.argv[2]).write_text(json.dumps(found))
+        if len(sys.argv) > 2:
+            Path(sys.argv[2]).write_text(json.dumps(found))
         else:
             import importlib.metadata
+
             from hsr_nb.metrics.report import write_result
-            write_result(ROOT / "data/results", "fuzz-unpickle", {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"}, [found])
+
+            write_result(
+                ROOT / "data/results",
+                "fuzz-unpickle",
+                {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"},
+                [found],
+            )
         print(found)

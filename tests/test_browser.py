@@ -1,4 +1,5 @@
 """The explorer in a real browser: JupyterLab and Voilà are started, a slider is moved by the keyboard, undone, compared, saved, loaded, and fed bad files."""
+
 import hashlib
 import json
 import os
@@ -16,8 +17,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-for package in ("playwright", "ipywidgets", "anywidget"): pytest.importorskip(package, reason=f"the browser tests need {package}")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium, or set CHROMIUM")]
+for package in ("playwright", "ipywidgets", "anywidget"):
+    pytest.importorskip(package, reason=f"the browser tests need {package}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium, or set CHROMIUM"
+    ),
+]
 
 
 def free_port():
@@ -29,34 +36,57 @@ def free_port():
 @contextmanager
 def server(cmd, log, ready, env, cwd=ROOT):
     "A server process that is up; what it said is shown when it never comes up."
-    with open(log, "w") as out: process = subprocess.Popen(cmd, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    with open(log, "w") as out:
+        process = subprocess.Popen(cmd, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         for _ in range(480):
-            if process.poll() is not None: break
-            try: urllib.request.urlopen(ready, timeout=2); break
-            except urllib.error.HTTPError: break
-            except OSError: time.sleep(0.25)
-        else: pytest.fail(f"no server after two minutes:\n{Path(log).read_text()[-2000:]}")
+            if process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(ready, timeout=2)
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail(f"no server after two minutes:\n{Path(log).read_text()[-2000:]}")
         assert process.poll() is None, Path(log).read_text()[-2000:]
         yield
     finally:
-        end = lambda how: process.poll() is None and os.killpg(process.pid, how)       # run.py and the server that it started
+
+        def end(how):
+            return process.poll() is None and os.killpg(process.pid, how)  # run.py and the server that it started
+
         end(signal.SIGTERM)
-        try: process.wait(20)
-        except subprocess.TimeoutExpired: end(signal.SIGKILL)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            end(signal.SIGKILL)
 
 
 def environment(home):
     "Jupyter's own folders, so that nothing of this machine's user is read or changed; no announcements, which steal the focus."
     (home / "cfg/labconfig").mkdir(parents=True)
-    (home / "cfg/labconfig/page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
-    return os.environ | {"JUPYTER_CONFIG_DIR": str(home / "cfg"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "ws"), "JUPYTERLAB_SETTINGS_DIR": str(home / "set"), "JUPYTER_RUNTIME_DIR": str(home / "rt"),
-                         "IPYTHONDIR": str(home / "ipy"), "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    (home / "cfg/labconfig/page_config.json").write_text(
+        '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
+    )
+    return os.environ | {
+        "JUPYTER_CONFIG_DIR": str(home / "cfg"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "ws"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "set"),
+        "JUPYTER_RUNTIME_DIR": str(home / "rt"),
+        "IPYTHONDIR": str(home / "ipy"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @contextmanager
 def browser(size=(1280, 1040)):
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = chromium.new_page(viewport=dict(width=size[0], height=size[1]), accept_downloads=True)
@@ -73,15 +103,29 @@ def lab(tmp_path):
     "The notebook open in JupyterLab, all cells run."
     nbs, port = tmp_path / "nbs", free_port()
     nbs.mkdir()
-    shutil.copy(ROOT / "nbs/experiments/explore.ipynb", nbs)              # Lab saves what it opens
+    shutil.copy(ROOT / "nbs/experiments/explore.ipynb", nbs)  # Lab saves what it opens
     base = f"http://127.0.0.1:{port}"
-    cmd = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-           "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root", f"--ServerApp.root_dir={nbs}"]
+    cmd = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--expose-app-in-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        "--allow-root",
+        f"--ServerApp.root_dir={nbs}",
+    ]
     with server(cmd, tmp_path / "lab.log", base + "/api", environment(tmp_path / "home")), browser() as page:
         page.goto(f"{base}/lab/workspaces/auto-t/tree/explore.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.wait_for_function("window.jupyterapp !== undefined")
-        page.add_locator_handler(page.locator(".jp-Dialog button.jp-mod-accept", has_text="Select"), lambda b: b.click())
+        page.add_locator_handler(
+            page.locator(".jp-Dialog button.jp-mod-accept", has_text="Select"), lambda b: b.click()
+        )
         page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
         page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("void window.jupyterapp.commands.execute('runmenu:run-all')")
@@ -92,8 +136,22 @@ def lab(tmp_path):
 def voila(tmp_path):
     "The notebook as an app."
     port = free_port()
-    cmd = [sys.executable, "-m", "voila", str(ROOT / "nbs/experiments/explore.ipynb"), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--strip_sources=True", "--show_tracebacks=True", "--VoilaExporter.raw_mimetypes=text/html"]
-    with server(cmd, tmp_path / "voila.log", f"http://127.0.0.1:{port}/static/none", environment(tmp_path / "home")), browser() as page:
+    cmd = [
+        sys.executable,
+        "-m",
+        "voila",
+        str(ROOT / "nbs/experiments/explore.ipynb"),
+        "--no-browser",
+        f"--port={port}",
+        "--Voila.ip=127.0.0.1",
+        "--strip_sources=True",
+        "--show_tracebacks=True",
+        "--VoilaExporter.raw_mimetypes=text/html",
+    ]
+    with (
+        server(cmd, tmp_path / "voila.log", f"http://127.0.0.1:{port}/static/none", environment(tmp_path / "home")),
+        browser() as page,
+    ):
         page.goto(f"http://127.0.0.1:{port}/")
         yield page
 
@@ -104,17 +162,22 @@ STAGE = ".hsr-stage .hsr-tiles figure canvas"
 
 class Hand:
     "What a person does with the explorer, and what they see."
+
     def __init__(self, page):
         self.page, self.slider = page, page.locator(".hsr-row .widget-slider .noUi-handle").first
         page.locator(STAGE).first.wait_for()
-        page.locator(".hsr-row button canvas").first.wait_for()           # the first thumbnails are there: the kernel is at rest
+        page.locator(".hsr-row button canvas").first.wait_for()  # the first thumbnails are there: the kernel is at rest
 
-    def pictures(self): return [hashlib.sha1(u.encode()).hexdigest() for u in self.page.evaluate(PIXELS, STAGE)]
-    def step(self): return self.page.locator(".hsr-note", has_text="step ").first.inner_text()
+    def pictures(self):
+        return [hashlib.sha1(u.encode()).hexdigest() for u in self.page.evaluate(PIXELS, STAGE)]
+
+    def step(self):
+        return self.page.locator(".hsr-note", has_text="step ").first.inner_text()
 
     def until(self, seen, what):
         for _ in range(300):
-            if seen(): return
+            if seen():
+                return
             self.page.wait_for_timeout(100)
         pytest.fail(f"not seen after 30 s: {what}")
 
@@ -123,12 +186,16 @@ class Hand:
         before = None
         for _ in range(60):
             now = self.page.evaluate("[...document.querySelectorAll('.hsr-tiles')].map(e => e.dataset.drawn).join()")
-            if now == before: return
+            if now == before:
+                return
             before = now
             self.page.wait_for_timeout(1000)
 
-    def tab(self, name): self.page.locator(".hsr-explorer .lm-TabBar-tab, .hsr-explorer .p-TabBar-tab", has_text=name).first.click()
-    def button(self, name): return self.page.locator(".hsr-explorer button", has_text=name).first
+    def tab(self, name):
+        self.page.locator(".hsr-explorer .lm-TabBar-tab, .hsr-explorer .p-TabBar-tab", has_text=name).first.click()
+
+    def button(self, name):
+        return self.page.locator(".hsr-explorer button", has_text=name).first
 
 
 def exercise(page, tmp_path, shot):
@@ -139,20 +206,24 @@ def exercise(page, tmp_path, shot):
     assert len(first) == 2 and first[0] != first[1], "A/B shows two different pictures"
 
     hand.slider.focus()
-    for _ in range(20): hand.slider.press("ArrowRight")
+    for _ in range(20):
+        hand.slider.press("ArrowRight")
     hand.until(lambda: hand.slider.get_attribute("aria-valuenow") in ("2.0", "2"), "the slider at 2")
     hand.until(lambda: hand.pictures()[0] != first[0] and hand.pictures()[1] != first[1], "both pictures changed")
     hand.still()
     moved = hand.pictures()
-    if shot: page.screenshot(path=shot)
+    if shot:
+        page.screenshot(path=shot)
 
     undone = 0
-    while hand.pictures() != first and undone < 20:                        # one step, unless this machine took seconds between two keys
+    while hand.pictures() != first and undone < 20:  # one step, unless this machine took seconds between two keys
         undone += 1
         hand.button("undo").click()
         hand.still()
     assert hand.pictures() == first, "undo brings back the exact pictures"
-    for _ in range(undone): hand.button("redo").click(); hand.still()
+    for _ in range(undone):
+        hand.button("redo").click()
+        hand.still()
     hand.until(lambda: hand.pictures() == moved, "redo brings back the exact pictures")
 
     hand.button("|A−B|").click()
@@ -162,17 +233,21 @@ def exercise(page, tmp_path, shot):
     assert three[:2] == moved
 
     hand.tab("history")
-    with page.expect_download() as saved: page.locator(".hsr-link[download='recipe.json']").click()
+    with page.expect_download() as saved:
+        page.locator(".hsr-link[download='recipe.json']").click()
     file = tmp_path / "recipe.json"
     saved.value.save_as(file)
     assert json.loads(file.read_text())["format"] == "hsr_nb recipe 1"
     figure = page.locator(".hsr-stage .hsr-tiles figure").first
     figure.focus()
-    for _ in range(3): figure.press("ArrowRight")                          # three seeds on
+    for _ in range(3):
+        figure.press("ArrowRight")  # three seeds on
     hand.until(lambda: not set(hand.pictures()) & set(three), "other pictures")
     hand.still()
+
     def upload(path):
-        with page.expect_file_chooser() as chooser: hand.button("load a recipe").click()
+        with page.expect_file_chooser() as chooser:
+            hand.button("load a recipe").click()
         chooser.value.set_files(path)
 
     upload(file)
@@ -180,7 +255,7 @@ def exercise(page, tmp_path, shot):
 
     (other := tmp_path / "other.json").write_text(json.dumps({**json.loads(file.read_text()), "generator": "0" * 64}))
     upload(other)
-    alert = page.locator(".hsr-explorer [role=alert]").last                # the one above the tabs
+    alert = page.locator(".hsr-explorer [role=alert]").last  # the one above the tabs
     hand.until(lambda: "another generator" in alert.inner_text(), "the sentence about another generator")
     assert hand.pictures() == three
     hand.tab("networks")
@@ -189,11 +264,16 @@ def exercise(page, tmp_path, shot):
     page.locator(".hsr-network input").first.press("Tab")
     page.locator(".hsr-explorer button", has_text="open").last.click()
     hand.until(lambda: "no.safetensors is no" in alert.inner_text(), "the sentence about the file")
-    assert alert.bounding_box()["y"] > 0 and alert.bounding_box()["y"] + 20 < page.viewport_size["height"], "seen without scrolling"
+    assert alert.bounding_box()["y"] > 0 and alert.bounding_box()["y"] + 20 < page.viewport_size["height"], (
+        "seen without scrolling"
+    )
     assert hand.pictures() == three
     hand.slider.focus()
     hand.slider.press("ArrowLeft")
-    hand.until(lambda: not set(hand.pictures()) & set(three) and alert.count() == 0, "the kernel lives: the slider still works, the sentence is gone")
+    hand.until(
+        lambda: not set(hand.pictures()) & set(three) and alert.count() == 0,
+        "the kernel lives: the slider still works, the sentence is gone",
+    )
     return hand
 
 
@@ -201,7 +281,8 @@ def drag(hand, seconds=10):
     "Drag a slider back and forth; returns how long the last picture came after the last move."
     page, box = hand.page, hand.slider.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y); page.mouse.down()
+    page.mouse.move(x, y)
+    page.mouse.down()
     end, i = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         i += 1
@@ -209,10 +290,14 @@ def drag(hand, seconds=10):
         page.wait_for_timeout(16)
     page.mouse.move(x + 30, y)
     stopped, drawn = time.monotonic(), None
-    count = lambda: page.evaluate("document.querySelector('.hsr-stage .hsr-tiles').dataset.drawn")
+
+    def count():
+        return page.evaluate("document.querySelector('.hsr-stage .hsr-tiles').dataset.drawn")
+
     last = stopped
     while time.monotonic() - stopped < 5:
-        if (now := count()) != drawn: drawn, last = now, time.monotonic()
+        if (now := count()) != drawn:
+            drawn, last = now, time.monotonic()
         page.wait_for_timeout(20)
     page.mouse.up()
     return {"moves": i, "frames": int(drawn), "seconds_after": last - stopped}
@@ -220,11 +305,13 @@ def drag(hand, seconds=10):
 
 @pytest.mark.parametrize("place", [lab, voila], ids=["jupyterlab", "voila"])
 def test_explorer_in_a_browser(place, tmp_path):
-    shots = os.environ.get("SHOTS")                                        # a folder, to look at what was seen
+    shots = os.environ.get("SHOTS")  # a folder, to look at what was seen
     with place(tmp_path) as page:
-        try: hand = exercise(page, tmp_path, shots and f"{shots}/{place.__name__}.png")
+        try:
+            hand = exercise(page, tmp_path, shots and f"{shots}/{place.__name__}.png")
         except BaseException:
-            if shots: page.screenshot(path=f"{shots}/{place.__name__}-failed.png")
+            if shots:
+                page.screenshot(path=f"{shots}/{place.__name__}-failed.png")
             raise
         told = drag(hand)
         print(place.__name__, told)
@@ -239,26 +326,47 @@ def test_a_newcomer_moves_a_slider_within_two_minutes(tmp_path):
     env = environment(tmp_path / "home") | {"JUPYTER_PORT": str(port), "JUPYTER_TOKEN": "newcomer"}
     (tmp_path / "home/cfg/jupyter_server_config.py").write_text("c.ServerApp.open_browser = False\n")
     begun, stages = time.monotonic(), {}
-    passed = lambda what: stages.__setitem__(what, round(time.monotonic() - begun, 1))
-    with server([sys.executable, "run.py", "lab", "--here"], tmp_path / "lab.log", f"http://127.0.0.1:{port}/api", env, clone), browser() as page:
+
+    def passed(what):
+        return stages.__setitem__(what, round(time.monotonic() - begun, 1))
+
+    with (
+        server(
+            [sys.executable, "run.py", "lab", "--here"],
+            tmp_path / "lab.log",
+            f"http://127.0.0.1:{port}/api",
+            env,
+            clone,
+        ),
+        browser() as page,
+    ):
         passed("server answers")
-        page.goto(f"http://127.0.0.1:{port}/lab/tree/experiments/explore.ipynb?token=newcomer")       # the address that the server opens
+        page.goto(
+            f"http://127.0.0.1:{port}/lab/tree/experiments/explore.ipynb?token=newcomer"
+        )  # the address that the server opens
         page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
         passed("page open, kernel idle")
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         handle, seen = page.locator(".hsr-row .widget-slider .noUi-handle").first, lambda: page.evaluate(PIXELS, STAGE)
-        handle.wait_for(); page.locator(STAGE).first.wait_for()
+        handle.wait_for()
+        page.locator(STAGE).first.wait_for()
         passed("sliders there")
         before = seen()
-        while seen() == before and time.monotonic() - begun < 120:                                     # as a person would: drag, look, and again where nothing happened
-            handle.hover(); page.mouse.down()
+        while (
+            seen() == before and time.monotonic() - begun < 120
+        ):  # as a person would: drag, look, and again where nothing happened
+            handle.hover()
+            page.mouse.down()
             box = handle.bounding_box()
-            page.mouse.move(box["x"] + 60, box["y"] + box["height"] / 2, steps=5); page.mouse.up()
+            page.mouse.move(box["x"] + 60, box["y"] + box["height"] / 2, steps=5)
+            page.mouse.up()
             for _ in range(100):
-                if seen() != before: break
+                if seen() != before:
+                    break
                 page.wait_for_timeout(50)
         passed("picture follows")
         print("newcomer, seconds from run.py lab:", stages)
-        if shots := os.environ.get("SHOTS"): page.screenshot(path=f"{shots}/newcomer.png")
+        if shots := os.environ.get("SHOTS"):
+            page.screenshot(path=f"{shots}/newcomer.png")
         assert seen() != before and stages["picture follows"] < 120

@@ -1,4 +1,5 @@
 "Runs that die: killed at any moment, told to leave, out of disk, without permission, two in one folder. What lies on the disk is whole, and going on equals never having stopped."
+
 import contextlib
 import itertools
 import json
@@ -33,35 +34,58 @@ from hsr_nb.training.state import build_state
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "timm", "pytest", "hsr_nb.training.run", "hsr_nb.hsr", "torch.distributed"])
 
-SMALL = {"net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8, "batch": 4, "hsr.head_hidden": 8, "hsr.start_kimg": 0.008, "hsr.interval": 2,
-         "loss.r1_interval": 4, "loss.pl_interval": 2, "kimg": 0.048, "tick_kimg": 0.004, "snapshot_kimg": 0.012, "metrics": ("kid",), "metric_ticks": 2,
-         "metric_images": 8, "device": "cpu"}   # twelve steps, four checkpoints, a score at every other step
+SMALL = {
+    "net.channel_max": 8,
+    "net.z_dim": 8,
+    "net.w_dim": 8,
+    "batch": 4,
+    "hsr.head_hidden": 8,
+    "hsr.start_kimg": 0.008,
+    "hsr.interval": 2,
+    "loss.r1_interval": 4,
+    "loss.pl_interval": 2,
+    "kimg": 0.048,
+    "tick_kimg": 0.004,
+    "snapshot_kimg": 0.012,
+    "metrics": ("kid",),
+    "metric_ticks": 2,
+    "metric_images": 8,
+    "device": "cpu",
+}  # twelve steps, four checkpoints, a score at every other step
 CHANGES = {"os.rename", "os.remove", "os.truncate", "os.chmod", "os.mkdir"}
 
 
 def pictures(path, n=24, size=16, seed=0):
     path.mkdir()
     rng = np.random.default_rng(seed)
-    for i in range(n): Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(path / f"{i:03d}.png")
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(path / f"{i:03d}.png")
     return path
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory): return pictures(tmp_path_factory.mktemp("crash") / "images")
+def images(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("crash") / "images")
 
 
 def config(folder, images, **changes):
-    return override(preset("tiny32"), **SMALL | {"data.path": str(images), "data.resolution": 16, "run_dir": str(folder)} | changes)
+    return override(
+        preset("tiny32"), **SMALL | {"data.path": str(images), "data.resolution": 16, "run_dir": str(folder)} | changes
+    )
 
 
 # --- children
 
+
 def work(cfg, said=None, *steps):
     "In a child: prepare (pairs of a function and its arguments), train, and leave an error's sentence in a file."
-    for prepare, args in steps: prepare(*args)
-    try: train(cfg, progress=False)
+    for prepare, args in steps:
+        prepare(*args)
+    try:
+        train(cfg, progress=False)
     except (ValueError, OSError, TrainingFailed) as e:
-        if said: Path(said).write_text(str(e))
+        if said:
+            Path(said).write_text(str(e))
         sys.exit(2)
 
 
@@ -74,19 +98,26 @@ def child(cfg, *args):
 def ended(p, seconds=300):
     "The exit status of a child, which must come."
     p.join(seconds)
-    if p.exitcode is None: p.kill(); p.join(); raise AssertionError(f"the child did not end within {seconds} s")
+    if p.exitcode is None:
+        p.kill()
+        p.join()
+        raise AssertionError(f"the child did not end within {seconds} s")
     return p.exitcode
 
 
 def file_changes(folder, note):
     "In a child: `note` is called before everything that changes the folder."
+
     def hook(event, args):
         writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
-        if (writes or event in CHANGES) and str(args[0]).startswith(folder): note()
+        if (writes or event in CHANGES) and str(args[0]).startswith(folder):
+            note()
+
     sys.addaudithook(hook)
 
 
-def die(): os.kill(os.getpid(), signal.SIGKILL)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at_change(folder, n):
@@ -104,29 +135,44 @@ def count_changes(folder, out):
 def die_within_write(k, share):
     "In a child: SIGKILL when a share of the k-th checkpoint has been written."
     write, seen = files.save_file, itertools.count(1)
+
     def torn(tensors, path, meta):
         write(tensors, path, meta)
-        if next(seen) == k: os.truncate(path, int(share * os.path.getsize(path))); die()
+        if next(seen) == k:
+            os.truncate(path, int(share * os.path.getsize(path)))
+            die()
+
     files.save_file = torn
 
 
-def limit_files(size): resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def limit_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 # --- what must hold
 
-def drop_seconds(rows): return [{k: v for k, v in r.items() if not k.startswith("sec")} for r in rows]
+
+def drop_seconds(rows):
+    return [{k: v for k, v in r.items() if not k.startswith("sec")} for r in rows]
 
 
 def assert_whole(run):
     "Every file but the temporary ones is complete; the newest checkpoint loads."
     for p in (p for p in run.rglob("*") if p.is_file() and p.suffix != ".tmp" and not p.name.startswith(".tmp")):
-        if p.suffix == ".safetensors": load_checkpoint(p)
-        elif p.suffix == ".png": Image.open(p).load()
-        elif p.suffix == ".json": json.loads(p.read_text())
-        elif p.suffix == ".jsonl": assert p.read_text().endswith(("\n", "")) and [json.loads(line) for line in p.read_text().splitlines()] == read_metrics(run)
-        else: assert p.name == ".lock", p
-    if checkpoints(run): load_generator(run)
+        if p.suffix == ".safetensors":
+            load_checkpoint(p)
+        elif p.suffix == ".png":
+            Image.open(p).load()
+        elif p.suffix == ".json":
+            json.loads(p.read_text())
+        elif p.suffix == ".jsonl":
+            assert p.read_text().endswith(("\n", "")) and [
+                json.loads(line) for line in p.read_text().splitlines()
+            ] == read_metrics(run)
+        else:
+            assert p.name == ".lock", p
+    if checkpoints(run):
+        load_generator(run)
 
 
 def assert_same_run(whole, run, extra=()):
@@ -134,39 +180,60 @@ def assert_same_run(whole, run, extra=()):
     (a, meta), (b, other) = load_checkpoint(whole), load_checkpoint(run)
     wrong = [k for k in a if not torch.equal(a[k], b[k])]
     assert list(a) == list(b) and not wrong, f"{len(wrong)} of {len(a)} tensors differ, first {wrong[0]}"
-    assert {k: v for k, v in meta["count"].items() if k != "seconds"} == {k: v for k, v in other["count"].items() if k != "seconds"}
+    assert {k: v for k, v in meta["count"].items() if k != "seconds"} == {
+        k: v for k, v in other["count"].items() if k != "seconds"
+    }
     assert drop_seconds(read_metrics(whole)) == drop_seconds(read_metrics(run))
-    names = lambda d: {p.relative_to(d).as_posix() for p in d.rglob("*") if p.is_file()}
+
+    def names(d):
+        return {p.relative_to(d).as_posix() for p in d.rglob("*") if p.is_file()}
+
     assert names(run) - set(extra) == names(whole)
     for name in names(whole):
-        if name.endswith(".png") or name == "best.json": assert (whole / name).read_bytes() == (run / name).read_bytes(), name
+        if name.endswith(".png") or name == "best.json":
+            assert (whole / name).read_bytes() == (run / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     "The run that nobody disturbed, how long it took, and how often it changed its folder."
     folder = tmp_path_factory.mktemp("whole")
-    warm = SERVER.Process(target=int); warm.start(); ended(warm)      # the server itself takes seconds to start
+    warm = SERVER.Process(target=int)
+    warm.start()
+    ended(warm)  # the server itself takes seconds to start
     began, run = time.monotonic(), folder / "run"
     assert ended(child(config(run, images))) == 0
     seconds = time.monotonic() - began
-    assert ended(child(config(folder / "counted", images), None, (count_changes, (str(folder / "counted"), str(folder / "changes"))))) == 0
+    assert (
+        ended(
+            child(
+                config(folder / "counted", images),
+                None,
+                (count_changes, (str(folder / "counted"), str(folder / "changes"))),
+            )
+        )
+        == 0
+    )
     assert_same_run(run, folder / "counted")
     return run, seconds, int((folder / "changes").read_text())
 
 
 # --- SIGKILL
 
+
 def killed(cfg, how, rng, seconds, changes):
     "Kill one session; where it had ended before, start afresh and kill sooner."
     for sooner in itertools.count():
         if how == "any time":
             p = child(cfg)
-            p.join(rng.uniform(0, seconds) / 2 ** sooner)
+            p.join(rng.uniform(0, seconds) / 2**sooner)
             p.kill()
-        elif how == "at a change": p = child(cfg, None, (die_at_change, (cfg.run_dir, max(1, rng.randint(1, changes) >> sooner))))
-        else: p = child(cfg, None, (die_within_write, (max(1, rng.randint(1, 4) >> sooner), rng.random())))
-        if ended(p) == -signal.SIGKILL: return
+        elif how == "at a change":
+            p = child(cfg, None, (die_at_change, (cfg.run_dir, max(1, rng.randint(1, changes) >> sooner))))
+        else:
+            p = child(cfg, None, (die_within_write, (max(1, rng.randint(1, 4) >> sooner), rng.random())))
+        if ended(p) == -signal.SIGKILL:
+            return
         assert p.exitcode == 0
         shutil.rmtree(cfg.run_dir)
 
@@ -176,13 +243,15 @@ def kill_three_times(seed, images, whole, run):
     rng, (undisturbed, seconds, changes) = random.Random(seed), whole
     for how in rng.sample(["any time", "at a change", "within a checkpoint"], 3):
         killed(config(run, images), how, rng, seconds, changes)
-        if run.exists(): assert_whole(run)
+        if run.exists():
+            assert_whole(run)
     assert ended(child(config(run, images))) == 0
     assert_same_run(undisturbed, run)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_six_kills(seed, images, whole, tmp_path): kill_three_times(seed, images, whole, tmp_path / "run")
+def test_six_kills(seed, images, whole, tmp_path):
+    kill_three_times(seed, images, whole, tmp_path / "run")
 
 
 def test_a_kill_between_the_last_checkpoint_and_its_pointer(images, whole, tmp_path):
@@ -194,20 +263,25 @@ def test_a_kill_between_the_last_checkpoint_and_its_pointer(images, whole, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 117))
-def test_fifty_one_kills(seed, images, whole, tmp_path): kill_three_times(seed, images, whole, tmp_path / "run")
+def test_fifty_one_kills(seed, images, whole, tmp_path):
+    kill_three_times(seed, images, whole, tmp_path / "run")
 
 
 # --- SIGTERM
+
 
 def until(p, condition, seconds=300):
     "Wait for a condition while the child lives."
     end = time.monotonic() + seconds
     while not condition():
-        assert p.is_alive() and time.monotonic() < end, f"the child ended with {p.exitcode}" if not p.is_alive() else f"waited {seconds} s"
+        assert p.is_alive() and time.monotonic() < end, (
+            f"the child ended with {p.exitcode}" if not p.is_alive() else f"waited {seconds} s"
+        )
         time.sleep(0.005)
 
 
-def lines(run): return len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
+def lines(run):
+    return len(read_metrics(run)) if (run / "metrics.jsonl").exists() else 0
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -222,7 +296,9 @@ def test_sigterm_saves_and_ends_with_143(steps, images, whole, tmp_path):
     assert nimg < 48, "it came too late to stop anything"
     assert_whole(run)
     assert ended(child(config(run, images))) == 0
-    assert_same_run(whole[0], run, {f"checkpoints/{nimg:09d}.safetensors", f"samples/fakes{nimg:09d}.png"} if nimg % 12 else ())
+    assert_same_run(
+        whole[0], run, {f"checkpoints/{nimg:09d}.safetensors", f"samples/fakes{nimg:09d}.png"} if nimg % 12 else ()
+    )
 
 
 def test_sigterm_to_the_whole_group(images, tmp_path):
@@ -237,14 +313,23 @@ def test_sigterm_to_the_whole_group(images, tmp_path):
 
 def rank(r, port, then, *args):
     "In a child: be one of two processes."
-    os.environ |= {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(r),
+        "LOCAL_RANK": str(r),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     then(*args)
 
 
 def two(then, *args):
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
     ranks = [SERVER.Process(target=rank, args=(r, port, then, *args)) for r in range(2)]
-    for p in ranks: p.start()
+    for p in ranks:
+        p.start()
     return ranks
 
 
@@ -261,12 +346,15 @@ def test_sigterm_to_one_of_two_processes(images, tmp_path):
 
 # --- scores while training
 
+
 def measured(cfg, out):
     procs, _ = join("cpu")
     ds = open_data(cfg)
     found = Scores(cfg, ds, procs, "cpu").measure(build_state(cfg, ds.image_shape).G_ema)
-    if procs.rank == 0: Path(out).write_text(json.dumps(found))
-    else: assert found == {}
+    if procs.rank == 0:
+        Path(out).write_text(json.dumps(found))
+    else:
+        assert found == {}
 
 
 def test_scores_of_two_processes_are_those_of_one(tmp_path):
@@ -274,7 +362,9 @@ def test_scores_of_two_processes_are_those_of_one(tmp_path):
     measured(cfg, tmp_path / "one.json")
     assert [ended(p) for p in two(measured, cfg, tmp_path / "two.json")] == [0, 0]
     one, both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
-    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")} and all(v > 0 for v in one.values())
+    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")} and all(
+        v > 0 for v in one.values()
+    )
     assert one == pytest.approx(both, rel=1e-5)
 
 
@@ -285,29 +375,45 @@ def test_scores_leave_the_run_alone(images, whole, tmp_path):
     a, b = load_checkpoint(whole[0])[0], load_checkpoint(run)[0]
     assert all(torch.equal(a[k], b[k]) for k in a) and not (run / "best.json").exists()
     key, rows = "kid[synthfaces-attributes]", read_metrics(whole[0])
-    assert [r["nimg"] for r in rows if key in r] == [8, 12, 16, 24, 32, 36, 40, 48] and not any(key in r for r in read_metrics(run))
+    assert [r["nimg"] for r in rows if key in r] == [8, 12, 16, 24, 32, 36, 40, 48] and not any(
+        key in r for r in read_metrics(run)
+    )
     low = min((r for r in rows if r["nimg"] % 12 == 0), key=lambda r: r[key])
-    assert json.loads((whole[0] / "best.json").read_text()) == {key: {"checkpoint": f"checkpoints/{low['nimg']:09d}.safetensors", "nimg": low["nimg"], "score": low[key]}}
+    assert json.loads((whole[0] / "best.json").read_text()) == {
+        key: {"checkpoint": f"checkpoints/{low['nimg']:09d}.safetensors", "nimg": low["nimg"], "score": low[key]}
+    }
 
 
 def test_the_teacher_does_not_judge(images, tmp_path):
-    with pytest.raises(ValueError, match="taught this network and cannot judge it"): train(config(tmp_path / "run", images, metric_detector="synthfaces-tiny"), progress=False)
+    with pytest.raises(ValueError, match="taught this network and cannot judge it"):
+        train(config(tmp_path / "run", images, metric_detector="synthfaces-tiny"), progress=False)
 
 
 # --- disks and folders
+
 
 @contextlib.contextmanager
 def tmpfs(path, size):
     "A small disk of its own, for root."
     path.mkdir()
-    if os.geteuid() or not shutil.which("mount") or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True).returncode
+    ):
         pytest.skip("only root may mount a small disk here")
-    try: yield path
-    finally: subprocess.run(["umount", "-l", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
 
 
-FULL = {"config.json": (0, {}), "metrics.jsonl": (4000, {"metrics": (), "snapshot_kimg": 1000.0, "kimg": 1.0}),
-        "samples/fakes": (4000, {"metrics": (), "tick_kimg": 1000.0}), "checkpoints/0": (60_000, {"metrics": ()})}
+FULL = {
+    "config.json": (0, {}),
+    "metrics.jsonl": (4000, {"metrics": (), "snapshot_kimg": 1000.0, "kimg": 1.0}),
+    "samples/fakes": (4000, {"metrics": (), "tick_kimg": 1000.0}),
+    "checkpoints/0": (60_000, {"metrics": ()}),
+}
 
 
 @pytest.mark.parametrize("what", FULL)
@@ -315,16 +421,20 @@ def test_no_room_for(what, images, whole, tmp_path):
     "A limit on the size of a file stands for a disk that fills up within this file: the run ends with its name, and goes on when there is room."
     (size, changes), run = FULL[what], tmp_path / "run"
     shutil.copytree(whole[0], run)
-    for p in checkpoints(run)[1:]: p.unlink()      # twelve images, then on
+    for p in checkpoints(run)[1:]:
+        p.unlink()  # twelve images, then on
     before, size = checkpoints(run)[0].read_bytes(), size or os.path.getsize(run / what) - 1
     assert ended(child(config(run, images, **changes), tmp_path / "said", (limit_files, (size,)))) == 2
     said = (tmp_path / "said").read_text()
     assert f"cannot write {run}/{what}" in said and ("File too large" in said or "No space left" in said), said
     assert_whole(run)
     assert checkpoints(run)[0].read_bytes() == before and len(checkpoints(run)) == 1 and not list(run.rglob("*.tmp"))
-    for p in (run / "samples").glob("fakes*"): p.unlink()
+    for p in (run / "samples").glob("fakes*"):
+        p.unlink()
     assert ended(child(config(run, images))) == 0
-    assert load_checkpoint(run)[0].keys() == load_checkpoint(whole[0])[0].keys() and drop_seconds(read_metrics(run)) == drop_seconds(read_metrics(whole[0]))
+    assert load_checkpoint(run)[0].keys() == load_checkpoint(whole[0])[0].keys() and drop_seconds(
+        read_metrics(run)
+    ) == drop_seconds(read_metrics(whole[0]))
 
 
 @pytest.mark.parametrize("room", [0, 40_000])
@@ -336,7 +446,8 @@ def test_full_disk(room, images, whole, tmp_path):
         until(p, lambda: checkpoints(run))
         with open(disk / "filler", "wb", buffering=0) as f:
             with contextlib.suppress(OSError):
-                while True: f.write(b"x" * 4096)
+                while True:
+                    f.write(b"x" * 4096)
             f.truncate(max(0, f.tell() - room))
         assert ended(p) == 2
         said = (tmp_path / "said").read_text()
@@ -344,7 +455,8 @@ def test_full_disk(room, images, whole, tmp_path):
         assert_whole(run)
         assert not list(run.rglob("*.tmp"))
         (disk / "filler").unlink()
-        for p in checkpoints(run)[1:]: p.unlink()
+        for p in checkpoints(run)[1:]:
+            p.unlink()
         assert ended(child(config(run, images))) == 0
         assert_whole(run)
         a, b = load_checkpoint(whole[0])[0], load_checkpoint(checkpoints(run)[-1])[0]
@@ -353,15 +465,22 @@ def test_full_disk(room, images, whole, tmp_path):
 
 def test_read_only_folder(images, tmp_path):
     with contextlib.ExitStack() as stack:
-        if os.geteuid(): disk = tmp_path / "disk"; disk.mkdir()
-        else: disk = stack.enter_context(tmpfs(tmp_path / "disk", "8m"))
+        if os.geteuid():
+            disk = tmp_path / "disk"
+            disk.mkdir()
+        else:
+            disk = stack.enter_context(tmpfs(tmp_path / "disk", "8m"))
         assert ended(child(config(disk / "run", images, kimg=0.012))) == 0
         before = {p: p.read_bytes() for p in disk.rglob("*") if p.is_file()}
         if os.geteuid():
-            for d in (disk, *(p for p in disk.rglob("*") if p.is_dir())): d.chmod(0o500); stack.callback(d.chmod, 0o700)
-        else: subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            for d in (disk, *(p for p in disk.rglob("*") if p.is_dir())):
+                d.chmod(0o500)
+                stack.callback(d.chmod, 0o700)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for name in ("run", "other"):
-            with pytest.raises(CheckpointError, match=f"cannot write to the run folder {disk}/{name}: "): train(config(disk / name, images), progress=False)
+            with pytest.raises(CheckpointError, match=f"cannot write to the run folder {disk}/{name}: "):
+                train(config(disk / name, images), progress=False)
         assert {p: p.read_bytes() for p in disk.rglob("*") if p.is_file()} == before
         load_generator(disk / "run")
 
@@ -373,23 +492,29 @@ def test_the_second_in_a_folder_is_refused(workers, images, tmp_path):
     p = child(config(run, images, kimg=1000.0, **{"data.workers": workers}))
     try:
         until(p, lambda: lines(run) >= 1)
-        with pytest.raises(CheckpointError, match=f"in use by process {p.pid}"): train(config(run, images), progress=False)
+        with pytest.raises(CheckpointError, match=f"in use by process {p.pid}"):
+            train(config(run, images), progress=False)
         n = lines(run)
-        until(p, lambda: lines(run) > n)                   # the first goes on
-    finally: p.kill(); p.join()
-    for c in checkpoints(run): c.unlink()
+        until(p, lambda: lines(run) > n)  # the first goes on
+    finally:
+        p.kill()
+        p.join()
+    for c in checkpoints(run):
+        c.unlink()
     train(config(run, images, kimg=0.004), progress=False)
     assert_whole(run)
 
 
 def test_clock_going_backwards(images, whole, tmp_path, monkeypatch):
     "The newest checkpoint is the one with the most images, whatever the clocks say."
-    run, past = tmp_path / "run", itertools.count(10 ** 9, -1000)
+    run, past = tmp_path / "run", itertools.count(10**9, -1000)
     train(config(run, images, kimg=0.012), progress=False)
-    for p in (p for p in run.rglob("*") if p.is_file()): os.utime(p, (4e9, 4e9))       # written in 2096
+    for p in (p for p in run.rglob("*") if p.is_file()):
+        os.utime(p, (4e9, 4e9))  # written in 2096
     monkeypatch.setattr(time, "time", lambda: next(past))
     train(config(run, images, kimg=0.024), progress=False)
-    for p in checkpoints(run): os.utime(p, (4e9 - int(p.stem), 4e9 - int(p.stem)))     # the older, the later
+    for p in checkpoints(run):
+        os.utime(p, (4e9 - int(p.stem), 4e9 - int(p.stem)))  # the older, the later
     train(config(run, images), progress=False)
     assert_same_run(whole[0], run)
     assert all(r["seconds"] >= 0 and r["sec_per_kimg"] > 0 for r in read_metrics(run))
@@ -397,21 +522,41 @@ def test_clock_going_backwards(images, whole, tmp_path, monkeypatch):
 
 # --- another run
 
+
 def test_another_run_is_refused_unless_forced(images, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole[0], run)
     before = load_checkpoint(run)[0]
-    cases = {"loss.r1_gamma was 1.0, now 3.0": {"loss.r1_gamma": 3.0}, "hsr.teacher was 'synthfaces-tiny', now 'none'": {"hsr.teacher": "none"},
-             "data.resolution was 16, now 8": {"data.path": str(pictures(tmp_path / "small", size=8)), "data.resolution": 8}, "data set's identity": {"data.path": str(pictures(tmp_path / "others", seed=1))}}
+    cases = {
+        "loss.r1_gamma was 1.0, now 3.0": {"loss.r1_gamma": 3.0},
+        "hsr.teacher was 'synthfaces-tiny', now 'none'": {"hsr.teacher": "none"},
+        "data.resolution was 16, now 8": {"data.path": str(pictures(tmp_path / "small", size=8)), "data.resolution": 8},
+        "data set's identity": {"data.path": str(pictures(tmp_path / "others", seed=1))},
+    }
     for words, change in cases.items():
-        with pytest.raises(CheckpointError, match=words): train(config(run, images, kimg=0.052, **change), progress=False)
-    with pytest.warns(UserWarning, match="net.channel_max was 8, now 4"), pytest.raises(CheckpointError, match="has shape"): train(config(run, images, kimg=0.052, **{"net.channel_max": 4}), progress=False, force=True)
+        with pytest.raises(CheckpointError, match=words):
+            train(config(run, images, kimg=0.052, **change), progress=False)
+    with (
+        pytest.warns(UserWarning, match="net.channel_max was 8, now 4"),
+        pytest.raises(CheckpointError, match="has shape"),
+    ):
+        train(config(run, images, kimg=0.052, **{"net.channel_max": 4}), progress=False, force=True)
     assert all(torch.equal(before[k], v) for k, v in load_checkpoint(run)[0].items())
     with pytest.warns(UserWarning, match="going on by force"):
-        train(config(run, images, kimg=0.052, **cases["data set's identity"] | {"loss.r1_gamma": 3.0}), progress=False, force=True)
+        train(
+            config(run, images, kimg=0.052, **cases["data set's identity"] | {"loss.r1_gamma": 3.0}),
+            progress=False,
+            force=True,
+        )
     about = json.loads((run / "provenance.json").read_text())
-    assert len(about["forced"]) == 2 and about["forced"][0] == "loss.r1_gamma was 1.0, now 3.0" and about["earlier"][-1]["until_nimg"] == 48
-    assert load_checkpoint(run)[1]["count"]["nimg"] == 52 and load_checkpoint(run)[1]["config"]["loss"]["r1_gamma"] == 3.0
+    assert (
+        len(about["forced"]) == 2
+        and about["forced"][0] == "loss.r1_gamma was 1.0, now 3.0"
+        and about["earlier"][-1]["until_nimg"] == 48
+    )
+    assert (
+        load_checkpoint(run)[1]["count"]["nimg"] == 52 and load_checkpoint(run)[1]["config"]["loss"]["r1_gamma"] == 3.0
+    )
 
 
 def test_the_same_teacher_with_other_weights_is_refused(images, whole, tmp_path):
@@ -421,8 +566,10 @@ def test_the_same_teacher_with_other_weights_is_refused(images, whole, tmp_path)
     tensors, meta = load_checkpoint(run)
     meta["teacher"]["sha256"] = "0" * 64
     save_safetensors(checkpoints(run)[-1], tensors, meta)
-    with pytest.raises(CheckpointError, match="the teacher's weights was 000000000000"): train(config(run, images, kimg=0.052), progress=False)
-    with pytest.warns(UserWarning, match="going on by force"): train(config(run, images, kimg=0.052), progress=False, force=True)
+    with pytest.raises(CheckpointError, match="the teacher's weights was 000000000000"):
+        train(config(run, images, kimg=0.052), progress=False)
+    with pytest.warns(UserWarning, match="going on by force"):
+        train(config(run, images, kimg=0.052), progress=False, force=True)
 
 
 def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tmp_path):
@@ -437,7 +584,10 @@ def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tm
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     "Ours, and the temporary file that safetensors itself writes next to its target."
     from hsr_nb.training.folder import RunFolder
+
     left = [tmp_path / "run" / "checkpoints" / name for name in (".000001024.safetensors.tmp", ".tmp1Y03on")]
     left[0].parent.mkdir(parents=True)
-    for p in left: p.write_bytes(b"half")
-    with RunFolder(tmp_path / "run", writes=True): assert not any(p.exists() for p in left)
+    for p in left:
+        p.write_bytes(b"half")
+    with RunFolder(tmp_path / "run", writes=True):
+        assert not any(p.exists() for p in left)

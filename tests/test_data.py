@@ -1,4 +1,5 @@
 """Data sets of files, the checks, the converter, the sampler: bad input of every kind, identities, several processes."""
+
 import gzip
 import hashlib
 import io
@@ -7,7 +8,6 @@ import json
 import os
 import pickle
 import random
-import resource
 import shutil
 import signal
 import stat
@@ -32,9 +32,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from hsr_nb.data import DataError, Digits, ImageDataset, batches, check_dataset, image_grid, image_order, open_dataset
 from hsr_nb.data.archives import read_cifar10, read_idx, read_lmdb, read_mnist, read_plain_pickle
 from hsr_nb.data.check import base_of, require_dataset
-from hsr_nb.data.convert import ConvertConfig, convert_dataset, main
+from hsr_nb.data.convert import convert_dataset, main
 from hsr_nb.data.files import open_files, shown, unsafe
-from hsr_nb.data.images import MAX_PIXELS, subset, to_uint8
+from hsr_nb.data.images import subset, to_uint8
 from hsr_nb.data.prepare import crop_box, transformed
 
 
@@ -71,6 +71,7 @@ def zip_of(root, dest, order=None, compress=zipfile.ZIP_STORED):
 
 # ------------------------------------------------------------------------------------------------ the format
 
+
 def test_protocol_folder_and_zip(tmp_path):
     root = make_set(tmp_path / "set", labels=lambda i: i % 4)
     for path in (root, zip_of(root, tmp_path / "set.zip")):
@@ -100,7 +101,10 @@ def test_path_order_is_lexicographic_with_slashes(tmp_path):
         assert np.array_equal(ds[i][0].permute(1, 2, 0), np.asarray(Image.open(tmp_path / n)))
 
 
-@pytest.mark.parametrize("mode, alpha, shape", [("L", False, (1, 16, 24)), ("RGB", False, (3, 16, 24)), ("RGBA", True, (4, 16, 24)), ("LA", True, (2, 16, 24))])
+@pytest.mark.parametrize(
+    "mode, alpha, shape",
+    [("L", False, (1, 16, 24)), ("RGB", False, (3, 16, 24)), ("RGBA", True, (4, 16, 24)), ("LA", True, (2, 16, 24))],
+)
 def test_channels_and_non_square(tmp_path, mode, alpha, shape):
     make_set(tmp_path / "s", 4, size=(24, 16), mode=mode)
     ds = ImageDataset(tmp_path / "s", alpha=alpha)
@@ -145,7 +149,7 @@ def test_other_size_needs_a_named_filter(tmp_path):
         ImageDataset(root, resolution=(8, 16), resize_filter="box")
     box = ImageDataset(root, resolution=8, resize_filter="box")
     mean = ImageDataset(root).images([1])[0].float().unfold(1, 2, 2).unfold(2, 2, 2).mean((-1, -2))
-    assert (box.images([1])[0].float() - mean).abs().max() <= 1         # a box of 2x2 is the mean, rounded twice
+    assert (box.images([1])[0].float() - mean).abs().max() <= 1  # a box of 2x2 is the mean, rounded twice
     for bad in (0, -4, "32", (8, 8, 8), 2.5):
         with pytest.raises((ValueError, TypeError)):
             ImageDataset(root, resolution=bad)
@@ -156,14 +160,14 @@ def test_kept_images_are_the_read_ones(tmp_path):
     kept, read = ImageDataset(root), ImageDataset(root, keep_mb=0)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        i = rng.integers(0, 30, 9)                                        # with repeats
+        i = rng.integers(0, 30, 9)  # with repeats
         x = kept.images(i)
         assert torch.equal(x, read.images(i))
-        x.zero_()                                                         # a batch is a copy: changing it changes nothing
+        x.zero_()  # a batch is a copy: changing it changes nothing
     assert read._kept is None and kept._kept is not None and len(pickle.dumps(kept)) < 20_000
     kept.images(range(30))
     shutil.rmtree(root)
-    assert kept.images(range(30)).shape == (30, 3, 16, 16)                # everything is in memory by now
+    assert kept.images(range(30)).shape == (30, 3, 16, 16)  # everything is in memory by now
 
 
 def test_differing_image_is_named_on_access(tmp_path):
@@ -176,15 +180,20 @@ def test_differing_image_is_named_on_access(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ identity
 
+
 def test_identity_does_not_depend_on_place_order_or_packing(tmp_path):
     root = make_set(tmp_path / "one", labels=lambda i: i % 2)
     ids = set()
     for labels in (False, True):
-        paths = [root, zip_of(root, tmp_path / "a.zip", lambda f: f.sort()), zip_of(root, tmp_path / "b.zip", lambda f: f.sort(reverse=True)),
-                 zip_of(root, tmp_path / "c.zip", random.Random(1).shuffle, zipfile.ZIP_DEFLATED)]
+        paths = [
+            root,
+            zip_of(root, tmp_path / "a.zip", lambda f: f.sort()),
+            zip_of(root, tmp_path / "b.zip", lambda f: f.sort(reverse=True)),
+            zip_of(root, tmp_path / "c.zip", random.Random(1).shuffle, zipfile.ZIP_DEFLATED),
+        ]
         copy = tmp_path / f"copy{labels}"
         copy.mkdir()
-        for p in sorted(root.rglob("*"), reverse=True):                 # created in another order, elsewhere
+        for p in sorted(root.rglob("*"), reverse=True):  # created in another order, elsewhere
             if p.is_file():
                 (copy / p.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(p, copy / p.relative_to(root))
@@ -196,9 +205,18 @@ def test_identity_does_not_depend_on_place_order_or_packing(tmp_path):
 
 def test_identity_covers_everything_that_matters(tmp_path):
     root = make_set(tmp_path / "s", 8, labels=lambda i: i % 2)
-    shas = [ImageDataset(root, **kw).identity["sha256"] for kw in (
-        {}, {"labels": True}, {"max_size": 4}, {"max_size": 4, "seed": 1}, {"resolution": 8, "resize_filter": "box"},
-        {"resolution": 8, "resize_filter": "lanczos"}, {"resolution": 4, "resize_filter": "box"})]
+    shas = [
+        ImageDataset(root, **kw).identity["sha256"]
+        for kw in (
+            {},
+            {"labels": True},
+            {"max_size": 4},
+            {"max_size": 4, "seed": 1},
+            {"resolution": 8, "resize_filter": "box"},
+            {"resolution": 8, "resize_filter": "lanczos"},
+            {"resolution": 4, "resize_filter": "box"},
+        )
+    ]
     before = shas[0]
     picture(99).save(root / "0/000.png")
     shas.append(ImageDataset(root).identity["sha256"])
@@ -209,7 +227,7 @@ def test_identity_covers_everything_that_matters(tmp_path):
     picture(0).save(root / "0/000.png")
     (root / "notes.txt").write_text("other files do not matter")
     assert ImageDataset(root).identity["sha256"] == before
-    assert ImageDataset(root, resolution=16).identity["sha256"] == before      # the resolution they have anyway
+    assert ImageDataset(root, resolution=16).identity["sha256"] == before  # the resolution they have anyway
 
 
 def test_identity_is_pinned(tmp_path):
@@ -219,7 +237,14 @@ def test_identity_is_pinned(tmp_path):
     (tmp_path / "a/x.pgm").write_bytes(flat)
     (tmp_path / "y.pgm").write_bytes(flat[::1])
     ds = ImageDataset(tmp_path)
-    header = {"format": "hsr_nb images 1", "image_shape": [1, 4, 4], "label_dim": 0, "labels": None, "resize_filter": "none", "subset": None}
+    header = {
+        "format": "hsr_nb images 1",
+        "image_shape": [1, 4, 4],
+        "label_dim": 0,
+        "labels": None,
+        "resize_filter": "none",
+        "subset": None,
+    }
     h = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in ("a/x.pgm", "y.pgm"):
         h.update(len(name).to_bytes(4, "big") + name.encode() + hashlib.sha256(flat).digest())
@@ -245,6 +270,7 @@ def test_unicode_names_are_the_same_composed_or_not(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ processes and threads
 
+
 def test_pickle_threads_and_fork(tmp_path):
     zipped = zip_of(make_set(tmp_path / "s", 40), tmp_path / "s.zip", compress=zipfile.ZIP_DEFLATED)
     ds = ImageDataset(zipped, threads=4, keep_mb=0)
@@ -264,7 +290,7 @@ def test_pickle_threads_and_fork(tmp_path):
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong
-    pid = os.fork()                          # the child has the parent's handle and dead threads
+    pid = os.fork()  # the child has the parent's handle and dead threads
     if pid == 0:
         os._exit(0 if torch.equal(ds.images(range(40)), want) else 1)
     assert os.waitpid(pid, 0)[1] == 0
@@ -292,18 +318,32 @@ def test_a_changed_zip_is_noticed(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ bad files
 
+
 def bad_png(width, height):
     "A tiny PNG that claims to be enormous."
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def rgb16_png():
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
     rows = b"".join(b"\0" + b"\x12\x34" * 48 for _ in range(16))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bitflip(data, at=-40):
@@ -364,6 +404,7 @@ def bad_set(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_every_bad_file_is_named_with_its_reason(bad_set, tmp_path):
     import re
+
     for path in (bad_set, zip_of(bad_set, tmp_path / "bad.zip")):
         report = check_dataset(path)
         found = dict(report.problems)
@@ -427,10 +468,12 @@ def test_labels_are_judged(tmp_path):
     assert "not valid JSON" in dict(check_dataset(root).problems)["dataset.json"]
     (root / "dataset.json").write_text('{"labels": ' + "[" * 100000)
     assert "dataset.json" in dict(check_dataset(root).problems)
-    (root / "dataset.json").write_text('{"labels": [["%s", [NaN]]]}' % names[0])
+    (root / "dataset.json").write_text(f'{{"labels": [["{names[0]}", [NaN]]]}}')
     assert "not finite" in dict(check_dataset(root).problems)[names[0]]
     (root / "dataset.json").unlink()
-    assert dict(check_dataset(root, labels=True).problems) == {"dataset.json": "has no labels, and labels are asked for"}
+    assert dict(check_dataset(root, labels=True).problems) == {
+        "dataset.json": "has no labels, and labels are asked for"
+    }
 
 
 def test_links_pipes_and_litter(tmp_path):
@@ -450,12 +493,18 @@ def test_links_pipes_and_litter(tmp_path):
     report = check_dataset(root)
     assert time.time() - start < 5
     found = dict(report.problems)
-    assert "leaves the folder" in found["out.png"] and "does not exist" in found["dangling.png"] and "not a regular file" in found["pipe.png"]
-    assert "not followed" in found["folder"] and "not followed" in found["loop"] and len(found) == 5 and report.count == 3
+    assert (
+        "leaves the folder" in found["out.png"]
+        and "does not exist" in found["dangling.png"]
+        and "not a regular file" in found["pipe.png"]
+    )
+    assert (
+        "not followed" in found["folder"] and "not followed" in found["loop"] and len(found) == 5 and report.count == 3
+    )
     with pytest.raises(DataError):
         ImageDataset(root)
     inside = make_set(tmp_path / "t", 2)
-    os.symlink(inside / "0/000.png", inside / "same.png")        # a link that stays inside is fine
+    os.symlink(inside / "0/000.png", inside / "same.png")  # a link that stays inside is fine
     report = check_dataset(inside)
     assert report.ok and report.count == 3 and "1 exact cop" in report.notes[0]
 
@@ -475,8 +524,23 @@ def test_hostile_zip_members(tmp_path):
         z.writestr(link, "/etc/passwd")
         z.writestr(zipfile.ZipInfo("lz.png"), GOOD, compress_type=zipfile.ZIP_LZMA)
     found = dict(check_dataset(path).problems)
-    assert {"../slip.png", "a/../../slip.png", "/abs.png", "C:/drive.png", "..\\win.png", "\\\\share\\x.png", "ok/0.png", "link.png", "lz.png"} == set(found)
-    assert "twice" in found["ok/0.png"] and "link" in found["link.png"] and "method 14" in found["lz.png"] and "absolute" in found["/abs.png"]
+    assert {
+        "../slip.png",
+        "a/../../slip.png",
+        "/abs.png",
+        "C:/drive.png",
+        "..\\win.png",
+        "\\\\share\\x.png",
+        "ok/0.png",
+        "link.png",
+        "lz.png",
+    } == set(found)
+    assert (
+        "twice" in found["ok/0.png"]
+        and "link" in found["link.png"]
+        and "method 14" in found["lz.png"]
+        and "absolute" in found["/abs.png"]
+    )
     with pytest.raises(DataError):
         ImageDataset(path)
     with pytest.raises(ValueError):
@@ -491,9 +555,9 @@ def test_zip_bomb_is_bounded(tmp_path):
         z.writestr("a.png", GOOD)
         z.writestr("zeros.png", b"\0" * (200 << 20))
     raw = bytearray(path.read_bytes())
-    for sig, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):           # let both headers of the second member lie
+    for sig, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):  # let both headers of the second member lie
         i = raw.rfind(sig)
-        raw[i + at:i + at + 4] = struct.pack("<I", 100)
+        raw[i + at : i + at + 4] = struct.pack("<I", 100)
     (tmp_path / "liar.zip").write_bytes(raw)
     code = f"""
 import resource, sys
@@ -501,7 +565,7 @@ resource.setrlimit(resource.RLIMIT_AS, (int({6 << 30}), int({6 << 30})))
 from hsr_nb.data.check import check_dataset
 import resource as r
 before = r.getrusage(r.RUSAGE_SELF).ru_maxrss
-print(check_dataset({str(tmp_path / 'liar.zip')!r}))
+print(check_dataset({str(tmp_path / "liar.zip")!r}))
 print("grew", r.getrusage(r.RUSAGE_SELF).ru_maxrss - before)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -511,14 +575,14 @@ print("grew", r.getrusage(r.RUSAGE_SELF).ru_maxrss - before)
 def test_broken_and_encrypted_zips(tmp_path):
     good = zip_of(make_set(tmp_path / "s", 5), tmp_path / "g.zip")
     raw = Path(good).read_bytes()
-    for name, data in (("cut.zip", raw[:len(raw) // 2]), ("text.zip", b"hello"), ("empty.zip", b"")):
+    for name, data in (("cut.zip", raw[: len(raw) // 2]), ("text.zip", b"hello"), ("empty.zip", b"")):
         (tmp_path / name).write_bytes(data)
         report = check_dataset(tmp_path / name)
         assert not report.ok and "no readable zip" in str(report) and name in str(report)
         with pytest.raises(DataError, match=name):
             ImageDataset(tmp_path / name)
     spoiled = bytearray(raw)
-    spoiled[raw.index(b"IDAT") + 30] ^= 255                              # content changed, CRC not
+    spoiled[raw.index(b"IDAT") + 30] ^= 255  # content changed, CRC not
     (tmp_path / "crc.zip").write_bytes(spoiled)
     assert len(check_dataset(tmp_path / "crc.zip").problems) == 1
     secret = bytearray(raw)
@@ -561,7 +625,13 @@ def test_empty_missing_and_wrong_paths(tmp_path):
 
 
 def test_sizes_a_network_can_have(tmp_path):
-    assert [base_of(*s) for s in ((4, 4), (1024, 1024), (128, 192), (192, 128), (96, 64))] == [(4, 4), (4, 4), (4, 6), (6, 4), (6, 4)]
+    assert [base_of(*s) for s in ((4, 4), (1024, 1024), (128, 192), (192, 128), (96, 64))] == [
+        (4, 4),
+        (4, 4),
+        (4, 6),
+        (6, 4),
+        (6, 4),
+    ]
     for h, w in ((48, 48), (100, 100), (2, 2), (64, 100), (101, 64)):
         with pytest.raises(ValueError):
             base_of(h, w)
@@ -607,6 +677,7 @@ def test_ten_thousand_images_are_checked_in_seconds(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ pictures, registry, digits
 
+
 def test_image_grid():
     x = torch.zeros(5, 3, 4, 6, dtype=torch.uint8)
     x[4] = 255
@@ -644,7 +715,7 @@ def test_digits():
     classes = ds.labels(range(200)).argmax(1)
     means = torch.stack([x[classes == k].mean(0) for k in range(10)])
     nearest = torch.cdist(ds.images(range(200, 400)).float().flatten(1), means.flatten(1)).argmin(1)
-    assert (nearest == ds.labels(range(200, 400)).argmax(1)).float().mean() > 0.8      # labels and pictures belong together
+    assert (nearest == ds.labels(range(200, 400)).argmax(1)).float().mean() > 0.8  # labels and pictures belong together
     assert torch.equal(torch.nn.functional.avg_pool2d(Digits(8).images([0]).float(), 1), Digits(8).images([0]).float())
     assert ds.identity["resize_filter"] == "bicubic" and Digits(8).identity["resize_filter"] == "none"
     assert len({Digits(r, l).identity["sha256"] for r in (16, 32) for l in (False, True)}) == 4
@@ -654,13 +725,14 @@ def test_digits():
 
 # ------------------------------------------------------------------------------------------------ sampler
 
+
 @pytest.mark.parametrize("n, seed, mirror", [(1, 0, False), (7, 0, False), (7, 3, True), (100, 123456789, False)])
 def test_order_properties(n, seed, mirror):
     full = n * (2 if mirror else 1)
     stream = image_order(n, seed, 0, 5 * full, mirror)
     assert stream.dtype == np.int64
     for e in range(5):
-        assert sorted(stream[e * full:(e + 1) * full]) == list(range(full))
+        assert sorted(stream[e * full : (e + 1) * full]) == list(range(full))
     rng = np.random.default_rng(1)
     for _ in range(50):
         a, b = sorted(rng.integers(0, len(stream) + 1, 2))
@@ -674,7 +746,7 @@ def test_order_properties(n, seed, mirror):
 def test_order_is_pinned_and_leaves_numpy_alone():
     state = np.random.get_state()[1].copy()
     assert image_order(10, 0, 0, 12).tolist() == PINNED
-    assert image_order(5, 1, 10**12, 3).shape == (3,)                     # far along needs no walk
+    assert image_order(5, 1, 10**12, 3).shape == (3,)  # far along needs no walk
     assert np.array_equal(np.random.get_state()[1], state)
     for bad in ((0, 0, 0, 1), (3, -1, 0, 1), (3, 0, -1, 1), (3, 0, 0, -1)):
         with pytest.raises(ValueError):
@@ -690,7 +762,7 @@ def test_order_is_uniform():
     stream = image_order(n, 0, 0, n * epochs).reshape(epochs, n)
     counts = np.stack([np.bincount(stream[:, p], minlength=n) for p in range(n)])
     chi2 = ((counts - epochs / n) ** 2 / (epochs / n)).sum()
-    assert chi2 < 52.6                                                    # 25 degrees of freedom, p = 0.001
+    assert chi2 < 52.6  # 25 degrees of freedom, p = 0.001
     pairs = {tuple(p) for p in stream[:, :2]}
     assert len(pairs) == n * (n - 1)
 
@@ -729,12 +801,16 @@ def test_batches_resume_ranks_and_flips():
         for whole, _ in one[:5]:
             parts = [next(r)[0] for r in ranks]
             assert all(torch.equal(p, whole[r::world]) for r, p in enumerate(parts))
-    assert ds.pixels[:, 0, 0, 0].min() == 255                             # flipping did not touch the set's own tensor
+    assert ds.pixels[:, 0, 0, 0].min() == 255  # flipping did not touch the set's own tensor
     with pytest.raises(ValueError, match="'numbered' has 10 images, fewer than one batch of 12"):
         batches(ds, 12, 0)
     with pytest.raises(ValueError, match="10 images .20 with the mirrored copies., fewer than one batch of 21"):
         batches(ds, 21, 0, mirror=True)
-    for kw, say in ((dict(world=3), "divide among 3"), (dict(rank=2, world=2), "rank 2 of 2"), (dict(start=-1), ">= 0")):
+    for kw, say in (
+        (dict(world=3), "divide among 3"),
+        (dict(rank=2, world=2), "rank 2 of 2"),
+        (dict(start=-1), ">= 0"),
+    ):
         with pytest.raises(ValueError, match=say):
             batches(ds, 8, 0, **kw)
 
@@ -748,6 +824,7 @@ def test_worker_errors_reach_the_loop(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ archives
+
 
 class Canary:
     "Unpickling it makes a folder."
@@ -763,7 +840,12 @@ def cifar(path, n=10, batches=("data_batch_1", "data_batch_2"), protocol=2, chan
     images = np.random.default_rng(0).integers(0, 256, (len(batches), n, 3072), dtype=np.uint8)
     with tarfile.open(path, "w:gz") as tar:
         for k, b in enumerate(batches):
-            d = {"data": images[k], "labels": [(i + k) % 10 for i in range(n)], "batch_label": "a", "filenames": [f"{i}.png" for i in range(n)]}
+            d = {
+                "data": images[k],
+                "labels": [(i + k) % 10 for i in range(n)],
+                "batch_label": "a",
+                "filenames": [f"{i}.png" for i in range(n)],
+            }
             data = raw or pickle.dumps((change or (lambda d: d))(d), protocol)
             info = tarfile.TarInfo(f"cifar-10-batches-py/{b}")
             info.size = len(data)
@@ -773,12 +855,27 @@ def cifar(path, n=10, batches=("data_batch_1", "data_batch_2"), protocol=2, chan
 
 def python2_batch(images, labels):
     "The very instructions that Python 2 wrote into CIFAR-10: short strings for bytes, numpy.core.multiarray."
+
     def s(text):
         text = text if isinstance(text, bytes) else text.encode()
         return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
+
     ints = b"".join(b"K" + bytes([v]) for v in labels)
-    array = (b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85" + s("b") + b"\x87R(K\x01" + b"K" + bytes([len(images)]) + b"M\x00\x0c\x86"
-             + b"cnumpy\ndtype\n" + s("u1") + b"K\x00K\x01\x87R(K\x03" + s("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + s(images.tobytes()) + b"tb")
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85"
+        + s("b")
+        + b"\x87R(K\x01"
+        + b"K"
+        + bytes([len(images)])
+        + b"M\x00\x0c\x86"
+        + b"cnumpy\ndtype\n"
+        + s("u1")
+        + b"K\x00K\x01\x87R(K\x03"
+        + s("|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + s(images.tobytes())
+        + b"tb"
+    )
     return b"\x80\x02}(" + s("data") + array + s("labels") + b"](" + ints + b"eu."
 
 
@@ -800,7 +897,7 @@ def test_cifar(tmp_path, protocol):
 def test_cifar_as_python_2_wrote_it(tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (5, 3072), dtype=np.uint8)
     raw = python2_batch(images, [3, 1, 4, 1, 5])
-    want = pickle.loads(raw, encoding="latin1")                           # our own bytes: the real machine agrees that they are a batch
+    want = pickle.loads(raw, encoding="latin1")  # our own bytes: the real machine agrees that they are a batch
     assert np.array_equal(want["data"], images)
     got = read_plain_pickle(raw)
     assert np.array_equal(got["data"], images) and got["labels"] == [3, 1, 4, 1, 5]
@@ -811,20 +908,20 @@ def attacks(canary):
     yield pickle.dumps({"data": Canary(canary), "labels": []}, 4)
     yield pickle.dumps(Canary(canary), 0)
     yield f"cos\nmkdir\n(S'{canary}'\ntR.".encode()
-    yield f"(S'{canary}'\nios\nmkdir\n.".encode()                          # INST
-    yield f"(cos\nmkdir\nS'{canary}'\no.".encode()                         # OBJ
+    yield f"(S'{canary}'\nios\nmkdir\n.".encode()  # INST
+    yield f"(cos\nmkdir\nS'{canary}'\no.".encode()  # OBJ
     yield b"\x80\x02cbuiltins\neval\nX\x1c\x00\x00\x00__import__('os').mkdir('x9y8')\x85R."
     yield b"\x80\x02cnumpy\nsave\n)R."
     yield b"\x80\x02cnumpy.core.multiarray\nscalar\n)R."
     yield b"\x80\x02ccopyreg\n_reconstructor\n)R."
-    yield b"\x80\x02\x82\x01."                                             # EXT1
-    yield b"\x80\x02X\x01\x00\x00\x00aQ."                                  # BINPERSID
-    yield b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93."                          # STACK_GLOBAL
-    yield b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00u1\x81."               # NEWOBJ
-    yield b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f."                 # BYTEARRAY8 of 9 EB
-    yield b"\x80\x02r\xff\xff\xff\x7f."                                    # LONG_BINPUT far away, empty stack
-    yield b"]" * 5000 + b"a" * 4999 + b"."                                 # deep nesting
-    yield b"\x80\x02}(X\x04\x00\x00\x00data" + b"]q\x01(" + b"h\x01" * 3 + b"eu."   # a list that holds itself
+    yield b"\x80\x02\x82\x01."  # EXT1
+    yield b"\x80\x02X\x01\x00\x00\x00aQ."  # BINPERSID
+    yield b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93."  # STACK_GLOBAL
+    yield b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00u1\x81."  # NEWOBJ
+    yield b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f."  # BYTEARRAY8 of 9 EB
+    yield b"\x80\x02r\xff\xff\xff\x7f."  # LONG_BINPUT far away, empty stack
+    yield b"]" * 5000 + b"a" * 4999 + b"."  # deep nesting
+    yield b"\x80\x02}(X\x04\x00\x00\x00data" + b"]q\x01(" + b"h\x01" * 3 + b"eu."  # a list that holds itself
     yield b""
     yield b"not a pickle"
     yield b"\x80\x02."
@@ -841,14 +938,14 @@ def test_hostile_pickles_do_nothing(tmp_path, monkeypatch):
             list(read_cifar10(tmp_path / "evil.tar.gz"))
         assert main(["--source", "evil.tar.gz", "--dest", "out.zip"]) == 2
         assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.tar.gz"], i
-    with pytest.raises(FileExistsError):                                   # the attack is a real one: two real loads do strike
+    with pytest.raises(FileExistsError):  # the attack is a real one: two real loads do strike
         pickle.loads(next(attacks(canary)))
         pickle.loads(next(attacks(canary)))
 
 
 def test_nested_references_do_not_multiply():
     laughs = b"\x80\x02]q\x00(X\x02\x00\x00\x00haX\x02\x00\x00\x00hae"
-    for i in range(60):                                                    # each level holds the one below twice
+    for i in range(60):  # each level holds the one below twice
         laughs += b"]q" + bytes([i + 1]) + b"(h" + bytes([i]) + b"h" + bytes([i]) + b"e"
     start = time.time()
     try:
@@ -858,10 +955,18 @@ def test_nested_references_do_not_multiply():
     assert time.time() - start < 1
 
 
-@pytest.mark.parametrize("change, say", [
-    (lambda d: {**d, "data": d["data"].astype(np.int64)}, "type"), (lambda d: {**d, "data": d["data"][:, :100]}, "3072"),
-    (lambda d: {**d, "labels": d["labels"][:3]}, "n classes"), (lambda d: {**d, "labels": ["x"] * 10}, "n classes"), (lambda d: [1, 2], "no CIFAR-10 batch"),
-    (lambda d: {**d, "labels": [-1] * 10}, "n classes"), (lambda d: {"data": d["data"]}, "n classes")])
+@pytest.mark.parametrize(
+    "change, say",
+    [
+        (lambda d: {**d, "data": d["data"].astype(np.int64)}, "type"),
+        (lambda d: {**d, "data": d["data"][:, :100]}, "3072"),
+        (lambda d: {**d, "labels": d["labels"][:3]}, "n classes"),
+        (lambda d: {**d, "labels": ["x"] * 10}, "n classes"),
+        (lambda d: [1, 2], "no CIFAR-10 batch"),
+        (lambda d: {**d, "labels": [-1] * 10}, "n classes"),
+        (lambda d: {"data": d["data"]}, "n classes"),
+    ],
+)
 def test_cifar_that_is_none(tmp_path, change, say):
     cifar(tmp_path / "c.tar.gz", change=change)
     with pytest.raises(DataError, match=say):
@@ -871,11 +976,11 @@ def test_cifar_that_is_none(tmp_path, change, say):
 def test_cifar_broken_tar_and_tar_bomb(tmp_path):
     cifar(tmp_path / "c.tar.gz")
     raw = (tmp_path / "c.tar.gz").read_bytes()
-    for name, data in (("cut.tar.gz", raw[:len(raw) // 2]), ("text.tar.gz", b"hello"), ("empty.tar.gz", b"")):
+    for name, data in (("cut.tar.gz", raw[: len(raw) // 2]), ("text.tar.gz", b"hello"), ("empty.tar.gz", b"")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError):
             list(read_cifar10(tmp_path / name))
-    with gzip.open(tmp_path / "pax.tar.gz", "wb", 1) as f:                 # a header that says it has 8 GB
+    with gzip.open(tmp_path / "pax.tar.gz", "wb", 1) as f:  # a header that says it has 8 GB
         info = tarfile.TarInfo("x")
         info.type, info.size = tarfile.XHDTYPE, 8 << 30
         f.write(info.tobuf())
@@ -892,12 +997,20 @@ def idx(path, array):
 def test_mnist(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     idx(tmp_path / "train-images-idx3-ubyte.gz", x)
-    assert convert_dataset(tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "unlabelled.zip", progress=False)["distinct_labels"] == 0
+    assert (
+        convert_dataset(tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "unlabelled.zip", progress=False)[
+            "distinct_labels"
+        ]
+        == 0
+    )
     idx(tmp_path / "train-labels-idx1-ubyte.gz", np.arange(7, dtype=np.uint8))
     summary = convert_dataset(tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "m.zip", progress=False)
     assert summary["shape"] == (1, 32, 32) and summary["distinct_labels"] == 7
     ds = ImageDataset(tmp_path / "m.zip", labels=True)
-    assert torch.equal(ds.images(range(7))[:, 0, 2:-2, 2:-2], torch.from_numpy(x)) and ds.images(range(7))[:, :, :2].max() == 0
+    assert (
+        torch.equal(ds.images(range(7))[:, 0, 2:-2, 2:-2], torch.from_numpy(x))
+        and ds.images(range(7))[:, :, :2].max() == 0
+    )
     assert ds.labels([5]).argmax() == 5
     idx(tmp_path / "t10k-images-idx3-ubyte", x)
     idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(6, np.uint8))
@@ -920,7 +1033,9 @@ def test_lsun(tmp_path):
         for i in range(5):
             txn.put(f"{i:03d}".encode(), encoded(picture(i, size=(40, 32)), "webp", lossless=True))
     before = sorted((p.name, p.stat().st_size) for p in (tmp_path / "church_lmdb").iterdir())
-    summary = convert_dataset(tmp_path / "church_lmdb", tmp_path / "c.zip", width=32, transform="center-crop", progress=False)
+    summary = convert_dataset(
+        tmp_path / "church_lmdb", tmp_path / "c.zip", width=32, transform="center-crop", progress=False
+    )
     assert summary["images"] == 5 and summary["shape"] == (3, 32, 32) and summary["done"] == {}
     want = np.asarray(picture(2, size=(40, 32)))[:, 4:36]
     assert np.array_equal(ImageDataset(tmp_path / "c.zip")[2][0].permute(1, 2, 0), want)
@@ -933,6 +1048,7 @@ def test_lsun(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ converter
 
+
 def test_layout_of_the_zip(tmp_path):
     make_set(tmp_path / "s", 12, labels=lambda i: i % 2)
     for name in ("a.zip", "b.zip"):
@@ -942,12 +1058,14 @@ def test_layout_of_the_zip(tmp_path):
         infos = z.infolist()
         assert [i.filename for i in infos] == [f"00000/img{k:08d}.png" for k in range(12)] + ["dataset.json"]
         assert all(i.compress_type == zipfile.ZIP_STORED for i in infos)
-        assert z.getinfo("00000/img00000003.png").file_size > 16 * 16 * 3                 # compress level 0
+        assert z.getinfo("00000/img00000003.png").file_size > 16 * 16 * 3  # compress level 0
         meta = json.loads(z.read("dataset.json"))
     assert meta["labels"][3] == ["00000/img00000003.png", 1] and meta["hsr_nb"]["resize_filter"] == "none"
     assert len(meta["hsr_nb"]["source_sha256"]) == 64
     a, s = ImageDataset(tmp_path / "a.zip", labels=True), ImageDataset(tmp_path / "s", labels=True)
-    assert torch.equal(a.images(range(12)), s.images(range(12))) and torch.equal(a.labels(range(12)), s.labels(range(12)))
+    assert torch.equal(a.images(range(12)), s.images(range(12))) and torch.equal(
+        a.labels(range(12)), s.labels(range(12))
+    )
     convert_dataset(tmp_path / "s", tmp_path / "folder", progress=False)
     assert ImageDataset(tmp_path / "folder", labels=True).identity["sha256"] == a.identity["sha256"]
     (tmp_path / "empty").mkdir()
@@ -983,7 +1101,12 @@ def test_transforms(transform):
 def test_crop_box_is_centred_and_largest():
     for w, h, W, H in ((100, 60, 32, 32), (60, 100, 32, 32), (64, 64, 32, 32), (200, 100, 64, 32), (101, 77, 48, 64)):
         l, t, r, b = crop_box(w, h, W, H)
-        assert (r - l == w or b - t == h) and abs((w - r) - l) <= 1 and abs((h - b) - t) <= 1 and abs((r - l) * H - (b - t) * W) <= max(W, H)
+        assert (
+            (r - l == w or b - t == h)
+            and abs((w - r) - l) <= 1
+            and abs((h - b) - t) <= 1
+            and abs((r - l) * H - (b - t) * W) <= max(W, H)
+        )
 
 
 def test_resize_filters_differ_and_are_recorded(tmp_path):
@@ -998,7 +1121,9 @@ def test_resize_filters_differ_and_are_recorded(tmp_path):
     assert ids["box"]["sha256"] != ids["lanczos"]["sha256"]
     again = ImageDataset(tmp_path / "box.zip", resolution=16, resize_filter="lanczos")
     assert again.identity["resize_filter"] == "box+lanczos"
-    convert_dataset(tmp_path / "box.zip", tmp_path / "same.zip", progress=False)          # nothing resized: what was recorded stays
+    convert_dataset(
+        tmp_path / "box.zip", tmp_path / "same.zip", progress=False
+    )  # nothing resized: what was recorded stays
     assert ImageDataset(tmp_path / "same.zip").identity["resize_filter"] == "box"
 
 
@@ -1019,7 +1144,9 @@ def test_pictures_made_plain(tmp_path):
     ds = ImageDataset(tmp_path / "out.zip")
     order = sorted(p.name for p in root.iterdir())
     x = {n: ds[i][0].permute(1, 2, 0).numpy() for i, n in enumerate(order)}
-    assert np.array_equal(x["exif.png"], np.asarray(base)) or np.array_equal(x["exif.png"], np.rot90(np.asarray(base), 2))
+    assert np.array_equal(x["exif.png"], np.asarray(base)) or np.array_equal(
+        x["exif.png"], np.rot90(np.asarray(base), 2)
+    )
     assert (x["deep.png"] == 0x12).all() and np.array_equal(x["plain.png"], np.asarray(base))
     assert check_dataset(tmp_path / "out.zip").ok
 
@@ -1027,7 +1154,12 @@ def test_pictures_made_plain(tmp_path):
 def test_exif_orientation_is_undone(tmp_path):
     (tmp_path / "s").mkdir()
     base = picture(1, size=(32, 16))
-    turned = {1: base, 3: base.transpose(Image.Transpose.ROTATE_180), 6: base.transpose(Image.Transpose.ROTATE_90), 8: base.transpose(Image.Transpose.ROTATE_270)}
+    turned = {
+        1: base,
+        3: base.transpose(Image.Transpose.ROTATE_180),
+        6: base.transpose(Image.Transpose.ROTATE_90),
+        8: base.transpose(Image.Transpose.ROTATE_270),
+    }
     for o, im in turned.items():
         e = Image.Exif()
         e[0x112] = o
@@ -1047,7 +1179,9 @@ def test_transparency_needs_a_decision(tmp_path):
     for back, value in (("white", 255), ("black", 0)):
         convert_dataset(tmp_path / "s", tmp_path / f"{back}.zip", background=back, progress=False)
         x = ImageDataset(tmp_path / f"{back}.zip")[0][0]
-        assert (x[:, :, ::2] == value).all() and np.array_equal(x[:, :, 1::2].permute(1, 2, 0), np.asarray(rgba)[:, 1::2, :3])
+        assert (x[:, :, ::2] == value).all() and np.array_equal(
+            x[:, :, 1::2].permute(1, 2, 0), np.asarray(rgba)[:, 1::2, :3]
+        )
     convert_dataset(tmp_path / "s", tmp_path / "rgba.zip", mode="rgba", progress=False)
     assert ImageDataset(tmp_path / "rgba.zip", alpha=True).image_shape == (4, 16, 16)
 
@@ -1103,21 +1237,27 @@ def test_bad_pictures_are_all_named_or_skipped(bad_set, tmp_path, capsys):
         convert_dataset(bad_set, tmp_path / "x.zip", width=16, mode="rgb", progress=False)
     assert "text.png" in str(e.value) or "... and" in str(e.value)
     assert not list(tmp_path.iterdir())
-    summary = convert_dataset(bad_set, tmp_path / "x.zip", width=16, mode="rgb", background="white", skip_bad=True, progress=False)
+    summary = convert_dataset(
+        bad_set, tmp_path / "x.zip", width=16, mode="rgb", background="white", skip_bad=True, progress=False
+    )
     assert check_dataset(tmp_path / "x.zip").ok
-    assert {"bad/text.png", "bad/truncated.png", "bad/animated.gif", "bad/bomb.png", "bad/empty.png"} <= {n for n, _ in summary["skipped"]}
+    assert {"bad/text.png", "bad/truncated.png", "bad/animated.gif", "bad/bomb.png", "bad/empty.png"} <= {
+        n for n, _ in summary["skipped"]
+    }
     assert summary["images"] + len(summary["skipped"]) == 40 + len(BAD)
 
 
 def test_full_disk_and_signals(tmp_path):
     "A write that fails and a SIGTERM in the middle: exit code not 0, one sentence, nothing left."
     make_set(tmp_path / "s", 150, size=(64, 64))
-    script = ("import resource, signal, sys\n"
-              "limit = int(sys.argv[1])\n"
-              "if limit: signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
-              "sys.argv = ['hsr_data'] + sys.argv[2:]\n"
-              "from hsr_nb.data.convert import main\n"
-              "sys.exit(main())\n")
+    script = (
+        "import resource, signal, sys\n"
+        "limit = int(sys.argv[1])\n"
+        "if limit: signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "sys.argv = ['hsr_data'] + sys.argv[2:]\n"
+        "from hsr_nb.data.convert import main\n"
+        "sys.exit(main())\n"
+    )
     out = tmp_path / "out"
     run = [sys.executable, "-c", script]
     args = ["--source", str(tmp_path / "s"), "--dest", str(out / "x.zip"), "--width", "512"]
@@ -1139,6 +1279,7 @@ def test_a_failing_write_is_one_sentence(tmp_path, monkeypatch):
 
     def full(self, name, data):
         raise OSError(28, "No space left on device")
+
     for kind, dest in (("ZipOutput", "x.zip"), ("FolderOutput", "folder")):
         monkeypatch.setattr(getattr(convert, kind), "write", full)
         assert main(["--source", str(tmp_path / "s"), "--dest", str(tmp_path / dest)]) == 2
@@ -1163,7 +1304,12 @@ from hsr_nb.data.sampler import batches
 stream = batches(open_dataset("digits"), 8, seed=0, start=0, mirror=False, rank=0, world=1, workers=2, pin_memory=False)
 next(stream)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=100, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
@@ -1180,11 +1326,23 @@ if __name__ == "__main__":
     print(*(p.pid for p in multiprocessing.active_children()), flush=True)
     time.sleep(1000)
 """
-    p = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    p = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
     pids = [int(x) for x in p.stdout.readline().split()]
     assert len(pids) == 2 and all(Path(f"/proc/{i}").exists() for i in pids)
-    p.kill(); p.wait()
-    state = lambda i: Path(f"/proc/{i}/stat").read_text().rsplit(")", 1)[1].split()[0] if Path(f"/proc/{i}").exists() else "gone"
+    p.kill()
+    p.wait()
+
+    def state(i):
+        return (
+            Path(f"/proc/{i}/stat").read_text().rsplit(")", 1)[1].split()[0] if Path(f"/proc/{i}").exists() else "gone"
+        )
+
     end = time.monotonic() + 60
-    while any(state(i) not in ("gone", "Z") for i in pids) and time.monotonic() < end: time.sleep(0.2)
+    while any(state(i) not in ("gone", "Z") for i in pids) and time.monotonic() < end:
+        time.sleep(0.2)
     assert all(state(i) in ("gone", "Z") for i in pids)

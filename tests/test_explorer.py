@@ -1,10 +1,10 @@
 """The explorer without a browser: recipes that survive anything, directions with an oracle, widgets that coalesce, and one sentence for everything that is wrong."""
+
 import asyncio
 import json
 import random
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hsr_nb.editing.ganspace import principal_components
 from hsr_nb.editing.sefa import style_affines
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
 from hsr_nb.explore.recipe import Edit, History, dump_history, parse_history
-from hsr_nb.explore.studio import VIEWS, Studio, curve, difference, frames, preview_level, thumbs, variations
+from hsr_nb.explore.studio import VIEWS, Studio, curve, difference, frames, preview_level, variations
 from hsr_nb.explore.walk import encode, walk_frames
 from hsr_nb.interop import CheckpointError, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
@@ -30,39 +30,60 @@ from hsr_nb.nets import Generator
 
 ROOT = Path(__file__).parents[1]
 FAST = dict(components=3, samples=500)
-anywidget = pytest.mark.skipif(not all(__import__("importlib").util.find_spec(m) for m in ("ipywidgets", "anywidget")), reason="needs ipywidgets and anywidget")
+anywidget = pytest.mark.skipif(
+    not all(__import__("importlib").util.find_spec(m) for m in ("ipywidgets", "anywidget")),
+    reason="needs ipywidgets and anywidget",
+)
 
 
 def network(resolution=32, c_dim=0, channels=3, seed=0, z_dim=8, **synthesis):
     torch.manual_seed(seed)
-    G = Generator(z_dim=z_dim, c_dim=c_dim, w_dim=8, img_resolution=resolution, img_channels=channels, mapping_kwargs=dict(num_layers=2),
-                  synthesis_kwargs=dict(channel_base=256, channel_max=16, **synthesis)).eval().requires_grad_(False)
+    G = (
+        Generator(
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=8,
+            img_resolution=resolution,
+            img_channels=channels,
+            mapping_kwargs=dict(num_layers=2),
+            synthesis_kwargs=dict(channel_base=256, channel_max=16, **synthesis),
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     G.mapping.w_avg.normal_()
     for level in G.synthesis.levels:
-        if (rgb := getattr(G.synthesis, f"b{level}").torgb) is not None: rgb.weight.mul_(0.3)
+        if (rgb := getattr(G.synthesis, f"b{level}").torgb) is not None:
+            rgb.weight.mul_(0.3)
     return G
 
 
-def save(G, path): return str(save_safetensors(path, {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs}))
+def save(G, path):
+    return str(save_safetensors(path, {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs}))
 
 
 @pytest.fixture(scope="module")
-def G(): return network()
+def G():
+    return network()
 
 
 @pytest.fixture(scope="module")
-def studio(G): return Studio(G, network(seed=1), **FAST)
+def studio(G):
+    return Studio(G, network(seed=1), **FAST)
 
 
 @pytest.fixture
-def ex(G): return Explorer(G, network(seed=1), **FAST)
+def ex(G):
+    return Explorer(G, network(seed=1), **FAST)
 
 
 @pytest.fixture
-def live(G): return LatentExplorer(G, network(seed=1), **FAST)
+def live(G):
+    return LatentExplorer(G, network(seed=1), **FAST)
 
 
 # ---- directions
+
 
 def test_sefa_maximises_the_change_of_style(G):
     found = SeFa(components=8).fit(G)
@@ -80,7 +101,8 @@ def test_affines_are_in_the_order_of_ws(G):
         seen = {}
         hooks = [a.register_forward_hook(lambda m, x, y, k=k: seen.__setitem__(k, x[0])) for k, a in enumerate(affines)]
         G.synthesis(move(ws, torch.ones(8), (i, i)), noise_mode="const")
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
         assert [k for k in seen if not torch.equal(seen[k], ws[:, k])] == [i]
 
 
@@ -88,8 +110,11 @@ def test_pca_is_numpys_and_does_not_depend_on_the_batches():
     x = torch.randn(3000, 6, generator=torch.manual_seed(0)) @ torch.randn(6, 6, generator=torch.manual_seed(1)) + 50
     mean, share, V = principal_components(x.split(700))
     values, vectors = np.linalg.eigh(np.cov(x.numpy().T.astype(np.float64), bias=True))
-    assert np.allclose(share, values[::-1] / values.sum(), atol=1e-5) and np.allclose(np.abs((V.numpy() @ vectors[:, ::-1]).diagonal()), 1, atol=1e-3)
-    for a, b in zip((mean, share, V), principal_components(x.split(2999))): assert torch.allclose(a, b, atol=1e-4)
+    assert np.allclose(share, values[::-1] / values.sum(), atol=1e-5) and np.allclose(
+        np.abs((V.numpy() @ vectors[:, ::-1]).diagonal()), 1, atol=1e-3
+    )
+    for a, b in zip((mean, share, V), principal_components(x.split(2999))):
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [lambda G: GANSpace(3, 500).fit(G).found, lambda G: SeFa((0, 3), 3).fit(G).found])
@@ -98,23 +123,41 @@ def test_directions_are_calibrated_and_know_their_generator(G, make, tmp_path):
     assert torch.allclose(d.vectors @ d.vectors.T, torch.eye(3), atol=1e-4) and (d.sigma > 0).all()
     file = save_directions(tmp_path / "d.safetensors", d)
     again = load_directions(file, G)
-    assert torch.equal(again.vectors, d.vectors) and torch.equal(again.sigma, d.sigma) and (again.method, again.layers, again.names) == (d.method, d.layers, d.names)
-    with pytest.raises(ValueError, match="belong to the generator"): load_directions(file, network(seed=1))
-    with pytest.raises(ValueError, match="no directions"): load_directions(save(G, tmp_path / "g.safetensors"), G)
+    assert (
+        torch.equal(again.vectors, d.vectors)
+        and torch.equal(again.sigma, d.sigma)
+        and (again.method, again.layers, again.names) == (d.method, d.layers, d.names)
+    )
+    with pytest.raises(ValueError, match="belong to the generator"):
+        load_directions(file, network(seed=1))
+    with pytest.raises(ValueError, match="no directions"):
+        load_directions(save(G, tmp_path / "g.safetensors"), G)
 
 
-@pytest.mark.parametrize("vectors", [torch.zeros(2, 8), torch.full((1, 8), float("nan")), torch.ones(2, 7), torch.ones(8)])
+@pytest.mark.parametrize(
+    "vectors", [torch.zeros(2, 8), torch.full((1, 8), float("nan")), torch.ones(2, 7), torch.ones(8)]
+)
 def test_no_directions_from_nonsense(G, vectors):
-    with pytest.raises(ValueError, match="direction"): calibrated(G, "x", vectors)
+    with pytest.raises(ValueError, match="direction"):
+        calibrated(G, "x", vectors)
 
 
 # ---- recipes
 
+
 def test_random_recipes_survive_json():
     rng = random.Random(0)
     for _ in range(200):
-        r = Recipe(rng.randrange(2**32), rng.uniform(-2, 2), rng.choice([None, 0, 5]), rng.choice([None, 2]), tuple((rng.randrange(2**32), rng.random()) for _ in range(rng.randrange(3))),
-                   rng.choice([None, 3]), tuple(range(rng.randrange(4))), tuple(Edit(f"pca {k}", rng.gauss(0, 3), (k, k + 3)) for k in range(rng.randrange(3))))
+        r = Recipe(
+            rng.randrange(2**32),
+            rng.uniform(-2, 2),
+            rng.choice([None, 0, 5]),
+            rng.choice([None, 2]),
+            tuple((rng.randrange(2**32), rng.random()) for _ in range(rng.randrange(3))),
+            rng.choice([None, 3]),
+            tuple(range(rng.randrange(4))),
+            tuple(Edit(f"pca {k}", rng.gauss(0, 3), (k, k + 3)) for k in range(rng.randrange(3))),
+        )
         h = History([r], named={"ü <b>": r})
         again = parse_history(dump_history(h, "abc", "net"), "abc")
         assert again.now == r and again.named == {"ü <b>": r} and hash(again.now) == hash(r)
@@ -125,39 +168,68 @@ def mutations(text):
     d = json.loads(text)
     for bad in (None, "x", -1, 1e999, [], {}, True, [[]], 2**64):
         for key in d["steps"][0]:
-            if bad is None and key in ("cutoff", "class_index", "mix_seed") or bad in ([],) and key in ("bred", "mix_layers", "edits"): continue
+            if (
+                bad is None
+                and key in ("cutoff", "class_index", "mix_seed")
+                or bad in ([],)
+                and key in ("bred", "mix_layers", "edits")
+            ):
+                continue
             yield key, bad, json.dumps({**d, "steps": [{**d["steps"][0], key: bad}]})
-        for key in ("at", "steps", "named", "format", "generator"): yield key, bad, json.dumps({**d, key: bad})
+        for key in ("at", "steps", "named", "format", "generator"):
+            yield key, bad, json.dumps({**d, key: bad})
         for key in ("direction", "strength", "layers"):
-            if (bad, key) != ("x", "direction"): yield key, bad, json.dumps({**d, "steps": [{**d["steps"][0], "edits": [{**d["steps"][0]["edits"][0], key: bad}]}]})
-    for key in ("steps", "at", "named", "generator", "format"): yield key, "missing", json.dumps({k: v for k, v in d.items() if k != key})
+            if (bad, key) != ("x", "direction"):
+                yield (
+                    key,
+                    bad,
+                    json.dumps({**d, "steps": [{**d["steps"][0], "edits": [{**d["steps"][0]["edits"][0], key: bad}]}]}),
+                )
+    for key in ("steps", "at", "named", "generator", "format"):
+        yield key, "missing", json.dumps({k: v for k, v in d.items() if k != key})
 
 
 def test_damaged_recipes_are_refused_in_one_sentence():
     text = dump_history(History([Recipe(3, edits=(Edit("pca 1", 1.0, (0, 7)),))]), "abc")
     harmless = 0
     for key, bad, t in mutations(text):
-        try: h = parse_history(t, "abc")
-        except ValueError as e: assert "\n" not in str(e) and len(str(e)) < 400
-        else:                                                              # whatever is accepted is a good recipe of the same kind
+        try:
+            h = parse_history(t, "abc")
+        except ValueError as e:
+            assert "\n" not in str(e) and len(str(e)) < 400
+        else:  # whatever is accepted is a good recipe of the same kind
             harmless += 1
             assert parse_history(dump_history(h, "abc"), "abc").now == h.now, (key, bad)
     assert harmless < 30
     for raw in (b"", b"\xff\xfe", b"[" * 100_000, b"null", b'{"format": "hsr_nb recipe 1"}', text.encode()[:-20]):
-        with pytest.raises(ValueError): parse_history(raw, "abc")
+        with pytest.raises(ValueError):
+            parse_history(raw, "abc")
 
 
 def test_history_forgets_the_oldest():
     h = History()
-    for s in range(700): h.push(Recipe(seed=s))
+    for s in range(700):
+        h.push(Recipe(seed=s))
     assert len(h.steps) == h.longest and h.now.seed == 699 and h.steps[0].seed == 200
 
 
 # ---- the studio
 
+
 def test_the_same_recipe_is_the_same_picture(studio):
-    r = Recipe(seed=4, psi=0.8, cutoff=3, bred=((7, 0.5),), mix_seed=2, mix_layers=(1, 5), edits=(Edit("pca 1", 2.0, (0, 7)), Edit("sefa 2", -1.0, (2, 3))))
-    one, two = frames(studio, r, VIEWS[3]), frames(studio, parse_history(dump_history(History([r]), "a"), "a").now, VIEWS[3])
+    r = Recipe(
+        seed=4,
+        psi=0.8,
+        cutoff=3,
+        bred=((7, 0.5),),
+        mix_seed=2,
+        mix_layers=(1, 5),
+        edits=(Edit("pca 1", 2.0, (0, 7)), Edit("sefa 2", -1.0, (2, 3))),
+    )
+    one, two = (
+        frames(studio, r, VIEWS[3]),
+        frames(studio, parse_history(dump_history(History([r]), "a"), "a").now, VIEWS[3]),
+    )
     assert all(torch.equal(one[k], two[k]) for k in one) and [*one] == ["A", "B", "|A−B|"]
     assert not torch.equal(one["A"], frames(studio, replace(r, edits=()))["A"])
 
@@ -185,7 +257,11 @@ def test_difference_is_a_scale_from_black_to_white():
 
 def test_preview_fits_the_budget(studio):
     studio.ms = {"A": {16: 5.0, 32: 30.0}, "B": {16: 5.0, 32: 30.0}}
-    assert preview_level(studio, "A") is None and preview_level(studio, "A | B") == 16 and preview_level(studio, "A", budget=1) == 16
+    assert (
+        preview_level(studio, "A") is None
+        and preview_level(studio, "A | B") == 16
+        and preview_level(studio, "A", budget=1) == 16
+    )
     assert frames(studio, Recipe(), "A | B", 16)["B"].shape[-1] == 16
 
 
@@ -200,7 +276,17 @@ def test_only_what_moves_is_in_half_precision(G):
     assert torch.equal(one.draw(one.ws(r), level=16), exact.draw(exact.ws(r), level=16)) and not exact.half["A"]
 
 
-@pytest.mark.parametrize("net", [dict(resolution=16), dict(architecture="orig"), dict(channels=1), dict(channels=4), dict(channels=2), dict(c_dim=3)])
+@pytest.mark.parametrize(
+    "net",
+    [
+        dict(resolution=16),
+        dict(architecture="orig"),
+        dict(channels=1),
+        dict(channels=4),
+        dict(channels=2),
+        dict(c_dim=3),
+    ],
+)
 def test_other_kinds_of_generators(net):
     e = Explorer(network(**net), **FAST).set(seed=3).move("pca 1", 1.5)
     assert e.sheet().width > 200 and e.picture().size[0] >= 256
@@ -209,7 +295,17 @@ def test_other_kinds_of_generators(net):
 
 def test_a_wide_generator_keeps_its_shape():
     torch.manual_seed(0)
-    wide = Generator(z_dim=8, w_dim=8, img_resolution=16, base_size=(4, 6), synthesis_kwargs=dict(channel_base=128, channel_max=16)).eval().requires_grad_(False)
+    wide = (
+        Generator(
+            z_dim=8,
+            w_dim=8,
+            img_resolution=16,
+            base_size=(4, 6),
+            synthesis_kwargs=dict(channel_base=128, channel_max=16),
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     assert Explorer(wide, **FAST).picture().size == (264, 176)
 
 
@@ -222,7 +318,11 @@ def test_variations_are_repeatable_and_breed(ex):
 
 def test_curve_of_a_constant_direction_is_zero(studio):
     c = curve(studio, Recipe(seed=2), "pca 1")
-    assert c.logits.shape == (11, 9) and c.mean > 0 and np.allclose(c.logits[5], studio.judge(studio.draw(studio.ws(Recipe(seed=2))))[0], atol=1e-4)
+    assert (
+        c.logits.shape == (11, 9)
+        and c.mean > 0
+        and np.allclose(c.logits[5], studio.judge(studio.draw(studio.ws(Recipe(seed=2))))[0], atol=1e-4)
+    )
     studio.steps["still"] = lambda s: torch.zeros(8)
     assert curve(studio, Recipe(seed=2), "still").mean == pytest.approx(0, abs=1e-6)
     del studio.steps["still"]
@@ -230,29 +330,44 @@ def test_curve_of_a_constant_direction_is_zero(studio):
 
 def test_als_of_a_path_is_the_published_formula(studio):
     from hsr_nb.metrics.als import score_paths
+
     c = curve(studio, Recipe(seed=2), "pca 2")
     assert c.mean == pytest.approx(score_paths(c.logits[None], c.names, studio.sigma)["als_mean"], rel=1e-9)
 
 
 # ---- what can be wrong
 
-@pytest.mark.parametrize("change, said", [(dict(seed=2**32), "seed"), (dict(cutoff=9), "cutoff"), (dict(class_index=0), "unconditional"), (dict(mix_seed=1, mix_layers=(8,)), "layers"), (dict(psi=float("inf")), "psi")])
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(seed=2**32), "seed"),
+        (dict(cutoff=9), "cutoff"),
+        (dict(class_index=0), "unconditional"),
+        (dict(mix_seed=1, mix_layers=(8,)), "layers"),
+        (dict(psi=float("inf")), "psi"),
+    ],
+)
 def test_a_refused_step_changes_nothing(ex, change, said):
     ex.set(seed=2)
     before = ex.picture().tobytes()
-    with pytest.raises(ValueError, match=said): ex.set(**change)
+    with pytest.raises(ValueError, match=said):
+        ex.set(**change)
     assert len(ex.history.steps) == 2 and ex.picture().tobytes() == before
 
 
 def test_networks_that_cannot_share_a_latent(G):
-    with pytest.raises(ValueError, match="z_dim is 8 in A and 4 in B"): Studio(G, network(z_dim=4), **FAST)
-    with pytest.raises(ValueError, match="classes|conditional|c_dim"): Studio(G, network(c_dim=2), **FAST)
+    with pytest.raises(ValueError, match="z_dim is 8 in A and 4 in B"):
+        Studio(G, network(z_dim=4), **FAST)
+    with pytest.raises(ValueError, match="classes|conditional|c_dim"):
+        Studio(G, network(c_dim=2), **FAST)
 
 
 def test_b_with_fewer_layers_is_clipped_and_lacks_the_rest(G):
     e = Explorer(G, network(16), **FAST).move("pca 1", 2.0)
-    assert frames(e.studio, e.recipe, "B")["B"].shape[-1] == 16            # layers 0-7 of A act on 0-5 of B
-    with pytest.raises(ValueError, match="B has layers 0 to 5 only"): e.move("pca 1", 2.0, layers=(6, 7))
+    assert frames(e.studio, e.recipe, "B")["B"].shape[-1] == 16  # layers 0-7 of A act on 0-5 of B
+    with pytest.raises(ValueError, match="B has layers 0 to 5 only"):
+        e.move("pca 1", 2.0, layers=(6, 7))
 
 
 def test_files_that_are_no_networks(ex, tmp_path):
@@ -260,7 +375,8 @@ def test_files_that_are_no_networks(ex, tmp_path):
     (tmp_path / "empty").mkdir()
     before = ex.picture().tobytes()
     for bad in (text, tmp_path / "empty", tmp_path / "nothing", "synthfaces-tiny", ""):
-        with pytest.raises((CheckpointError, ValueError)) as e: ex.open(str(bad))
+        with pytest.raises((CheckpointError, ValueError)) as e:
+            ex.open(str(bad))
         assert "\n" not in str(e.value)
     assert ex.picture().tobytes() == before
 
@@ -270,47 +386,67 @@ def test_recipe_files(ex, tmp_path):
     file = ex.save(tmp_path / "r.json")
     before = ex.picture().tobytes()
     other = Explorer(ex.studio.nets["A"], **FAST).load(file)
-    assert other.picture().tobytes() == before and other.undo().recipe == ex.history.named["one"] and [p.name for p in tmp_path.iterdir()] == ["r.json"]
-    with pytest.raises(ValueError, match="another generator"): Explorer(network(seed=5), **FAST).load(file)
-    broken = json.loads(file.read_text()); broken["steps"][broken["at"]]["edits"] = [asdict(Edit("nobody 1", 1.0, (0, 1)))]
-    with pytest.raises(ValueError, match="no direction 'nobody 1'"): ex.load(json.dumps(broken).encode())
+    assert (
+        other.picture().tobytes() == before
+        and other.undo().recipe == ex.history.named["one"]
+        and [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    )
+    with pytest.raises(ValueError, match="another generator"):
+        Explorer(network(seed=5), **FAST).load(file)
+    broken = json.loads(file.read_text())
+    broken["steps"][broken["at"]]["edits"] = [asdict(Edit("nobody 1", 1.0, (0, 1)))]
+    with pytest.raises(ValueError, match="no direction 'nobody 1'"):
+        ex.load(json.dumps(broken).encode())
     assert ex.picture().tobytes() == before
 
 
 # ---- walks
 
+
 @pytest.mark.parametrize("kind", ["gif", "mp4", "png"])
 def test_walks(ex, kind, tmp_path):
-    if kind == "mp4": pytest.importorskip("av"); pytest.importorskip("imageio")
+    if kind == "mp4":
+        pytest.importorskip("av")
+        pytest.importorskip("imageio")
     ex.keep("a").set(seed=5).keep("b")
     one, two = (ex.walk(tmp_path / f"{n}.{kind}", steps=5) for n in "xy")
     assert one.read_bytes()[:40] == two.read_bytes()[:40] and one.stat().st_size == two.stat().st_size > 500
-    if kind == "gif": assert Image.open(one).n_frames == 10 and one.read_bytes() == two.read_bytes()
+    if kind == "gif":
+        assert Image.open(one).n_frames == 10 and one.read_bytes() == two.read_bytes()
     if kind == "mp4":
         import imageio.v3 as iio
+
         assert iio.imread(one, plugin="pyav").shape == (10, 256, 256, 3)
 
 
 def test_walks_that_cannot_be(ex, tmp_path):
-    with pytest.raises(ValueError, match="two stations"): ex.walk(tmp_path / "w.gif")
-    with pytest.raises(ValueError, match="gif, mp4 or png"): ex.walk(tmp_path / "w.avi", "pca 1")
-    with pytest.raises(ValueError, match="without frames"): encode([])
+    with pytest.raises(ValueError, match="two stations"):
+        ex.walk(tmp_path / "w.gif")
+    with pytest.raises(ValueError, match="gif, mp4 or png"):
+        ex.walk(tmp_path / "w.avi", "pca 1")
+    with pytest.raises(ValueError, match="without frames"):
+        encode([])
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_walk_passes_through_its_stations(studio):
     stations = [Recipe(seed=1), Recipe(seed=2)]
     film = [*walk_frames(studio, stations, steps=4)]
-    for at, r in ((0, 0), (4, 1)): assert torch.equal(film[at], studio.draw(studio.ws(stations[r]))[0])
+    for at, r in ((0, 0), (4, 1)):
+        assert torch.equal(film[at], studio.draw(studio.ws(stations[r]))[0])
 
 
 # ---- widgets
 
+
 @anywidget
 def test_slider_picture_undo(live):
-    px = lambda: [t["pixels"] for t in live.shown.tiles]
+    def px():
+        return [t["pixels"] for t in live.shown.tiles]
+
     first, slider = px(), live.panels[2].rows["pca"][0].slider
-    for v in (0.5, 1.0, 2.0): slider.value = v
+    for v in (0.5, 1.0, 2.0):
+        slider.value = v
     moved = px()
     assert moved[0] != first[0] and moved[1] != first[1] and len(live.history.steps) == 2, "one movement is one step"
     live.undo()
@@ -323,12 +459,14 @@ def test_slider_picture_undo(live):
 @anywidget
 def test_another_slider_is_another_step(live):
     rows = live.panels[2].rows["pca"]
-    rows[0].slider.value = 1.0; rows[1].slider.value = 1.0; rows[0].slider.value = 2.0
+    rows[0].slider.value = 1.0
+    rows[1].slider.value = 1.0
+    rows[0].slider.value = 2.0
     live.panels[1].psi.value = 0.4
     assert len(live.history.steps) == 5 and live.undo().undo().recipe.edit("pca 1").strength == 1.0
     live.moved = -10.0
     rows[0].slider.value = 3.0
-    live.moved = -10.0                                                     # a long pause
+    live.moved = -10.0  # a long pause
     rows[0].slider.value = 3.5
     assert live.undo().recipe.edit("pca 1").strength == 3.0
 
@@ -338,11 +476,20 @@ def test_errors_are_said_and_the_picture_stays(live, tmp_path):
     live.set(seed=3)
     before = [t["pixels"] for t in live.shown.tiles]
     (tmp_path / "x.safetensors").write_text("no")
-    bad = {"x.safetensors is no": lambda: live.open(str(tmp_path / "x.safetensors")), "recipe": lambda: live.load(b"{}"), "layers": lambda: live.move("pca 1", 1.0, (3, 99)),
-           "z_dim": lambda: live.open(live.studio.nets["A"], network(z_dim=4)), "division": lambda: 1 / 0}
+    bad = {
+        "x.safetensors is no": lambda: live.open(str(tmp_path / "x.safetensors")),
+        "recipe": lambda: live.load(b"{}"),
+        "layers": lambda: live.move("pca 1", 1.0, (3, 99)),
+        "z_dim": lambda: live.open(live.studio.nets["A"], network(z_dim=4)),
+        "division": lambda: 1 / 0,
+    }
     for said, f in bad.items():
         live.act(f)
-        assert said in live.message.value and 'role="alert"' in live.message.value and [t["pixels"] for t in live.shown.tiles] == before
+        assert (
+            said in live.message.value
+            and 'role="alert"' in live.message.value
+            and [t["pixels"] for t in live.shown.tiles] == before
+        )
     live.panels[2].rows["pca"][0].slider.value = 1.0
     assert not live.message.value and [t["pixels"] for t in live.shown.tiles] != before
 
@@ -362,7 +509,11 @@ def test_a_broken_network_is_said_and_left(live):
     before, whole = [t["pixels"] for t in live.shown.tiles], live.studio.draw
     live.studio.draw = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("out of memory\nsecond line"))
     slider.value = 3.0
-    assert "RuntimeError: out of memory<" in live.message.value and slider.value == 1.0 and [t["pixels"] for t in live.shown.tiles] == before
+    assert (
+        "RuntimeError: out of memory<" in live.message.value
+        and slider.value == 1.0
+        and [t["pixels"] for t in live.shown.tiles] == before
+    )
     live.studio.draw = whole
     slider.value = 2.0
     assert not live.message.value
@@ -392,7 +543,8 @@ def test_panels(live):
     walk.what.index = 1
     live.act(lambda: walk.make(live))
     assert "at least two" in live.message.value
-    live.shown._handle_custom_msg({"key": "next"}, []); live.shown._handle_custom_msg({"key": "undo"}, [])
+    live.shown._handle_custom_msg({"key": "next"}, [])
+    live.shown._handle_custom_msg({"key": "undo"}, [])
     assert live.recipe == live.history.named["bred"]
 
 
@@ -401,7 +553,12 @@ def test_opening_another_network_starts_anew(live, tmp_path):
     live.set(seed=3).keep("x")
     file = save(network(64, seed=3), tmp_path / "big.safetensors")
     live.open(file)
-    assert live.history.named == {} and live.recipe == Recipe() and len(live.shown.tiles) == 1 and live.shown.tiles[0]["w"] == 64
+    assert (
+        live.history.named == {}
+        and live.recipe == Recipe()
+        and len(live.shown.tiles) == 1
+        and live.shown.tiles[0]["w"] == 64
+    )
     assert len(live.panels[3].layers) == 10 and "B" not in live.panels[0].view.options
     live.panels[2].rows["sefa"][0].slider.value = 1.0
     assert live.recipe.edits[0].layers == (0, 9)
@@ -420,12 +577,13 @@ def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
             await asyncio.sleep(0.005)
         assert len(live.history.steps) == 1, "no step while the hand moves"
         for _ in range(200):
-            if not live.desk.jobs and len(live.history.steps) == 2: break
+            if not live.desk.jobs and len(live.history.steps) == 2:
+                break
             await asyncio.sleep(0.05)
         return len(live.history.steps)
 
     assert asyncio.run(drag()) == 2 and live.recipe.edits[0].strength == 3.0
-    assert [level for _, level in drawn] == [16] * 30 + [None]             # a preview for each change, then one full picture
+    assert [level for _, level in drawn] == [16] * 30 + [None]  # a preview for each change, then one full picture
     assert drawn[-1][0] == live.recipe
 
 
@@ -446,39 +604,70 @@ except ImportError as e: print(e)
 
 # ---- embedded generators
 
+
 @pytest.mark.parametrize("name", ["synthfaces-baseline", "synthfaces-hsr"])
 def test_embedded_generators_open_by_name(name):
     assert name in embedded_generators()
     G = load_generator(name)
     card = json.loads((ROOT / f"hsr_nb/weights/{name}.json").read_text())
-    assert card["role"] == "generator" and card["training"]["kimg"] > 0 and card["licence"] == "Apache-2.0" and {"device", "git", "versions"} <= card["provenance"].keys()
-    assert ("without" in card["what"]) == (name == "synthfaces-baseline") == (card["training"]["config"]["hsr"]["teacher"] == "none")
+    assert (
+        card["role"] == "generator"
+        and card["training"]["kimg"] > 0
+        and card["licence"] == "Apache-2.0"
+        and {"device", "git", "versions"} <= card["provenance"].keys()
+    )
+    assert (
+        ("without" in card["what"])
+        == (name == "synthfaces-baseline")
+        == (card["training"]["config"]["hsr"]["teacher"] == "none")
+    )
     img = G(torch.randn(4, G.z_dim), truncation_psi=0.7, noise_mode="const")
     assert img.isfinite().all() and img.std() > 0.1 and to_uint8(img).float().std(0).mean() > 5, "faces that differ"
 
 
 def test_a_file_of_the_same_name_comes_first(G, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="synthfaces-hrs, and no embedded generator of that name; there are .*synthfaces-hsr"): load_generator("synthfaces-hrs")
+    with pytest.raises(
+        CheckpointError, match="synthfaces-hrs, and no embedded generator of that name; there are .*synthfaces-hsr"
+    ):
+        load_generator("synthfaces-hrs")
     save(G, tmp_path / "synthfaces-hsr")
     assert load_generator("synthfaces-hsr").z_dim == G.z_dim != load_generator("synthfaces-baseline").z_dim
 
 
 def test_a_tampered_embedded_generator_is_refused(tmp_path):
     import shutil
-    for end in ("json", "safetensors"): shutil.copy(ROOT / f"hsr_nb/weights/synthfaces-hsr.{end}", tmp_path)
+
+    for end in ("json", "safetensors"):
+        shutil.copy(ROOT / f"hsr_nb/weights/synthfaces-hsr.{end}", tmp_path)
     data = bytearray((tmp_path / "synthfaces-hsr.safetensors").read_bytes())
     data[-1] ^= 1
     (tmp_path / "synthfaces-hsr.safetensors").write_bytes(data)
-    with pytest.raises(ValueError, match="does not belong|SHA-256"): embedded_checkpoint("synthfaces-hsr", tmp_path)
+    with pytest.raises(ValueError, match="does not belong|SHA-256"):
+        embedded_checkpoint("synthfaces-hsr", tmp_path)
 
 
 def test_shipping_a_run(G, tmp_path):
     run = tmp_path / "secret-place" / "run"
     (run / "checkpoints").mkdir(parents=True)
-    save_safetensors(run / "checkpoints/000002000.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs, "count": {"nimg": 2000}})
-    with pytest.raises(CheckpointError, match="config.json"): ship_generator(run, "mine", folder=tmp_path / "w")
-    (run / "config.json").write_text(json.dumps({"kimg": 5, "run_dir": str(run), "init_from": str(run), "data": {"path": "synthfaces"}, "hsr": {"teacher": "none", "start_kimg": 0}}))
+    save_safetensors(
+        run / "checkpoints/000002000.safetensors",
+        {f"G_ema.{k}": v for k, v in G.state_dict().items()},
+        {"G": G.init_kwargs, "count": {"nimg": 2000}},
+    )
+    with pytest.raises(CheckpointError, match="config.json"):
+        ship_generator(run, "mine", folder=tmp_path / "w")
+    (run / "config.json").write_text(
+        json.dumps(
+            {
+                "kimg": 5,
+                "run_dir": str(run),
+                "init_from": str(run),
+                "data": {"path": "synthfaces"},
+                "hsr": {"teacher": "none", "start_kimg": 0},
+            }
+        )
+    )
     (run / "provenance.json").write_text(json.dumps({"device": "x", "git": "y", "versions": {}}))
     file = ship_generator(run, "mine", folder=tmp_path / "w")
     card = (tmp_path / "w/mine.json").read_text()
@@ -491,7 +680,21 @@ def test_shipping_a_run(G, tmp_path):
 
 # ---- the page
 
+
 def test_the_page_runs_under_papermill(tmp_path):
-    pytest.importorskip("papermill").execute_notebook(ROOT / "nbs/experiments/explore.ipynb", tmp_path / "out.ipynb", {"out_dir": str(tmp_path)}, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+    pytest.importorskip("papermill").execute_notebook(
+        ROOT / "nbs/experiments/explore.ipynb",
+        tmp_path / "out.ipynb",
+        {"out_dir": str(tmp_path)},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(ROOT),
+    )
     assert {"sheet.png", "recipe.json", "walk.gif"} <= {p.name for p in tmp_path.iterdir()}
-    assert Image.open(tmp_path / "sheet.png").width > 700 and parse_history((tmp_path / "recipe.json").read_bytes(), json.loads((tmp_path / "recipe.json").read_text())["generator"]).now.seed == 16
+    assert (
+        Image.open(tmp_path / "sheet.png").width > 700
+        and parse_history(
+            (tmp_path / "recipe.json").read_bytes(), json.loads((tmp_path / "recipe.json").read_text())["generator"]
+        ).now.seed
+        == 16
+    )

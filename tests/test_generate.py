@@ -1,4 +1,5 @@
 """Pictures from seeds: the field's convention, files that are whole or absent, and one sentence for everything that is wrong."""
+
 import json
 import subprocess
 import sys
@@ -9,19 +10,43 @@ import torch
 from PIL import Image
 
 from hsr_nb.data.images import image_grid, to_uint8
-from hsr_nb.explore.generate import GenerateConfig, draw, generate, images_for_seeds, main, parse_seeds, style_mixing_grid, ws_for_seeds, z_from_seed
+from hsr_nb.explore.generate import (
+    GenerateConfig,
+    draw,
+    generate,
+    images_for_seeds,
+    main,
+    parse_seeds,
+    style_mixing_grid,
+    ws_for_seeds,
+    z_from_seed,
+)
 from hsr_nb.interop import save_safetensors
 from hsr_nb.nets import Generator
 
 
 def network(c_dim=0, channels=3, seed=0, **kw):
     torch.manual_seed(seed)
-    G = Generator(z_dim=8, c_dim=c_dim, w_dim=8, img_resolution=16, img_channels=channels, mapping_kwargs=dict(num_layers=2),
-                  synthesis_kwargs=dict(channel_base=128, channel_max=16), **kw).eval().requires_grad_(False)
+    G = (
+        Generator(
+            z_dim=8,
+            c_dim=c_dim,
+            w_dim=8,
+            img_resolution=16,
+            img_channels=channels,
+            mapping_kwargs=dict(num_layers=2),
+            synthesis_kwargs=dict(channel_base=128, channel_max=16),
+            **kw,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     G.mapping.w_avg.normal_()
     for name, m in G.synthesis.named_modules():
-        if name.endswith(("conv0", "conv1")): m.noise_strength.fill_(0.2)
-    for level in G.synthesis.levels: getattr(G.synthesis, f"b{level}").torgb.weight.mul_(0.2)
+        if name.endswith(("conv0", "conv1")):
+            m.noise_strength.fill_(0.2)
+    for level in G.synthesis.levels:
+        getattr(G.synthesis, f"b{level}").torgb.weight.mul_(0.2)
     return G
 
 
@@ -30,17 +55,21 @@ def save(G, path, **extra):
 
 
 @pytest.fixture(scope="module")
-def G(): return network()
+def G():
+    return network()
 
 
 @pytest.fixture
-def file(G, tmp_path): return str(save(G, tmp_path / "net.safetensors"))
+def file(G, tmp_path):
+    return str(save(G, tmp_path / "net.safetensors"))
 
 
-def names(folder): return sorted(p.name for p in folder.iterdir())
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
 
 
 # ---- the convention
+
 
 def test_z_is_numpys_and_independent_of_the_batch(G):
     assert torch.equal(z_from_seed(85, 8), torch.from_numpy(np.random.RandomState(85).randn(1, 8)).float())
@@ -51,16 +80,43 @@ def test_z_is_numpys_and_independent_of_the_batch(G):
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match="4294967295"): z_from_seed(seed, 8)
+    with pytest.raises(ValueError, match="4294967295"):
+        z_from_seed(seed, 8)
 
 
-@pytest.mark.parametrize("text, found", [("7", [7]), ("0-3", [0, 1, 2, 3]), (" 1 - 2 ,9", [1, 2, 9]), ("5-5", [5]), ("3,3,1", [3, 3, 1]), ("007", [7])])
-def test_seeds(text, found): assert parse_seeds(text) == found
+@pytest.mark.parametrize(
+    "text, found",
+    [("7", [7]), ("0-3", [0, 1, 2, 3]), (" 1 - 2 ,9", [1, 2, 9]), ("5-5", [5]), ("3,3,1", [3, 3, 1]), ("007", [7])],
+)
+def test_seeds(text, found):
+    assert parse_seeds(text) == found
 
 
-@pytest.mark.parametrize("text", ["", ",", "1,", "1..3", "3-1", "-3", "1-2-3", "1.0", "a", "١", "²", "0-4294967296", "0-1000000", "1e3", "0x1", "--", "1 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "1,",
+        "1..3",
+        "3-1",
+        "-3",
+        "1-2-3",
+        "1.0",
+        "a",
+        "١",
+        "²",
+        "0-4294967296",
+        "0-1000000",
+        "1e3",
+        "0x1",
+        "--",
+        "1 2",
+    ],
+)
 def test_bad_seeds_are_named(text):
-    with pytest.raises(ValueError, match="seeds"): parse_seeds(text)
+    with pytest.raises(ValueError, match="seeds"):
+        parse_seeds(text)
 
 
 def test_images_are_those_of_the_generator(G):
@@ -81,40 +137,60 @@ def test_random_noise_belongs_to_the_seed_and_leaves_the_global_stream_alone(G):
     assert torch.allclose(images_for_seeds(G, [7], noise_mode="random")[0], a[2], atol=1e-5)
     w = ws_for_seeds(G, [5, 5])
     same_w = draw(G, w, "random", [1, 2])
-    assert not torch.allclose(same_w[0], same_w[1], atol=1e-2)             # one w, two noises
+    assert not torch.allclose(same_w[0], same_w[1], atol=1e-2)  # one w, two noises
     assert not torch.allclose(a, images_for_seeds(G, [5, 6, 7]), atol=1e-2)
-    with pytest.raises(ValueError): draw(G, w, "random", [1])              # a seed per picture
+    with pytest.raises(ValueError):
+        draw(G, w, "random", [1])  # a seed per picture
 
 
 def test_classes():
     G = network(c_dim=3)
-    assert torch.allclose(images_for_seeds(G, [1], class_index=2), G(z_from_seed(1, 8), torch.eye(3)[[2]], noise_mode="const"), atol=1e-5)
-    assert not torch.allclose(images_for_seeds(G, [1], class_index=2), images_for_seeds(G, [1], class_index=0), atol=1e-2)
+    assert torch.allclose(
+        images_for_seeds(G, [1], class_index=2), G(z_from_seed(1, 8), torch.eye(3)[[2]], noise_mode="const"), atol=1e-5
+    )
+    assert not torch.allclose(
+        images_for_seeds(G, [1], class_index=2), images_for_seeds(G, [1], class_index=0), atol=1e-2
+    )
     for bad, text in ((None, "0 to 2"), (3, "classes 0 to 2"), (-1, "classes 0 to 2")):
-        with pytest.raises(ValueError, match=text): images_for_seeds(G, [1], class_index=bad)
-    with pytest.raises(ValueError, match="unconditional"): images_for_seeds(network(), [1], class_index=0)
+        with pytest.raises(ValueError, match=text):
+            images_for_seeds(G, [1], class_index=bad)
+    with pytest.raises(ValueError, match="unconditional"):
+        images_for_seeds(network(), [1], class_index=0)
 
 
-@pytest.mark.parametrize("wrong, text", [(dict(psi=float("inf")), "psi"), (dict(cutoff=-1), "cutoff"), (dict(cutoff=7), "0 to 6"),
-                                         (dict(noise_mode="loud"), "noise_mode"), (dict(batch=0), "batch"), (dict(seeds=[]), "no seeds")])
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        (dict(psi=float("inf")), "psi"),
+        (dict(cutoff=-1), "cutoff"),
+        (dict(cutoff=7), "0 to 6"),
+        (dict(noise_mode="loud"), "noise_mode"),
+        (dict(batch=0), "batch"),
+        (dict(seeds=[]), "no seeds"),
+    ],
+)
 def test_settings_that_mean_nothing(G, wrong, text):
-    with pytest.raises(ValueError, match=text): images_for_seeds(G, **({"seeds": [0]} | wrong))
+    with pytest.raises(ValueError, match=text):
+        images_for_seeds(G, **({"seeds": [0]} | wrong))
 
 
 def test_no_mean_w_no_truncation(G):
     bare = network()
     del bare.mapping.w_avg
     assert torch.allclose(images_for_seeds(bare, [0]), images_for_seeds(G, [0]), atol=1e-5)
-    with pytest.raises(ValueError, match="mean w"): images_for_seeds(bare, [0], psi=0.5)
+    with pytest.raises(ValueError, match="mean w"):
+        images_for_seeds(bare, [0], psi=0.5)
 
 
 def test_a_diverged_network_is_named():
     G = network()
     G.synthesis.b16.torgb.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="not finite"): images_for_seeds(G, [0])
+    with pytest.raises(ValueError, match="not finite"):
+        images_for_seeds(G, [0])
 
 
 # ---- style mixing
+
 
 @pytest.mark.parametrize("mode", ["const", "none"])
 def test_mixing_grid_is_what_it_says(G, mode):
@@ -135,33 +211,71 @@ def test_mixing_with_random_noise_repeats_and_shows_its_sources(G):
     assert torch.equal(a, b) and torch.allclose(a[1], images_for_seeds(G, [2], noise_mode="random")[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [dict(layers=[6]), dict(layers=[-1]), dict(layers=[]), dict(row_seeds=[]), dict(col_seeds=[])])
+@pytest.mark.parametrize(
+    "wrong", [dict(layers=[6]), dict(layers=[-1]), dict(layers=[]), dict(row_seeds=[]), dict(col_seeds=[])]
+)
 def test_mixing_refuses(G, wrong):
-    with pytest.raises(ValueError): style_mixing_grid(G, **(dict(row_seeds=[0], col_seeds=[1], layers=[0]) | wrong))
+    with pytest.raises(ValueError):
+        style_mixing_grid(G, **(dict(row_seeds=[0], col_seeds=[1], layers=[0]) | wrong))
 
 
 # ---- files
 
+
 def test_singles_sheet_and_mixing(G, file, tmp_path):
-    done = generate(GenerateConfig(file, str(tmp_path / "a" / "b"), seeds="0-2,12345", files="both", cols=3, batch=3, mix_rows="0", mix_cols="1,2", mix_layers="0-1"))
-    assert [p.name for p in done] == ["seed0000.png", "seed0001.png", "seed0002.png", "seed12345.png", "sheet.png", "mixing.png"]
+    done = generate(
+        GenerateConfig(
+            file,
+            str(tmp_path / "a" / "b"),
+            seeds="0-2,12345",
+            files="both",
+            cols=3,
+            batch=3,
+            mix_rows="0",
+            mix_cols="1,2",
+            mix_layers="0-1",
+        )
+    )
+    assert [p.name for p in done] == [
+        "seed0000.png",
+        "seed0001.png",
+        "seed0002.png",
+        "seed12345.png",
+        "sheet.png",
+        "mixing.png",
+    ]
     assert names(tmp_path / "a" / "b") == sorted(p.name for p in done)
     want = to_uint8(images_for_seeds(G, [0, 1, 2, 12345]))
     found = [np.asarray(Image.open(p)) for p in done]
-    for x, y in zip(want, found): assert np.abs(x.permute(1, 2, 0).numpy().astype(int) - y).max() <= 1
+    for x, y in zip(want, found):
+        assert np.abs(x.permute(1, 2, 0).numpy().astype(int) - y).max() <= 1
     assert found[4].shape == (32, 48, 3) and found[5].shape == (32, 48, 3)
     assert (found[4][:16, 16:32] == found[1]).all() and (found[4][16:, 16:] == 0).all()
     recipe = json.loads(Image.open(done[3]).text["hsr_nb"])
-    assert recipe == {"seed": 12345, "network": "net.safetensors", "psi": 1.0, "cutoff": None, "class_index": None, "noise_mode": "const"}
+    assert recipe == {
+        "seed": 12345,
+        "network": "net.safetensors",
+        "psi": 1.0,
+        "cutoff": None,
+        "class_index": None,
+        "noise_mode": "const",
+    }
     assert json.loads(Image.open(done[5]).text["hsr_nb"])["layers"] == [0, 1]
 
 
 def test_a_run_folder_gives_its_latest_checkpoint(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    for n, seed in ((1000, 1), (2000, 2)): save(network(seed=seed), run / "checkpoints" / f"{n:09d}.safetensors", **{"D.x": torch.zeros(1)})
+    for n, seed in ((1000, 1), (2000, 2)):
+        save(network(seed=seed), run / "checkpoints" / f"{n:09d}.safetensors", **{"D.x": torch.zeros(1)})
     (picture,) = generate(GenerateConfig(str(run), str(tmp_path / "out"), seeds="3"))
-    assert np.abs(np.asarray(Image.open(picture)).astype(int) - np.asarray(image_grid(images_for_seeds(network(seed=2), [3]))).astype(int)).max() <= 1
+    assert (
+        np.abs(
+            np.asarray(Image.open(picture)).astype(int)
+            - np.asarray(image_grid(images_for_seeds(network(seed=2), [3]))).astype(int)
+        ).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -173,7 +287,8 @@ def test_channels(tmp_path, channels, mode):
 
 def test_more_channels_than_a_picture_has_are_announced(tmp_path):
     net = save(network(channels=5), tmp_path / "n.safetensors")
-    with pytest.warns(UserWarning, match="5 channels"): generate(GenerateConfig(str(net), str(tmp_path / "out"), seeds="0"))
+    with pytest.warns(UserWarning, match="5 channels"):
+        generate(GenerateConfig(str(net), str(tmp_path / "out"), seeds="0"))
 
 
 def test_a_disk_that_refuses_leaves_the_old_picture_whole(file, tmp_path, capsys):
@@ -183,8 +298,10 @@ def test_a_disk_that_refuses_leaves_the_old_picture_whole(file, tmp_path, capsys
     old = (out / "seed0000.png").read_bytes()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, limit[1]))
-    try: code = main([file, "--out", str(out), "--seeds", "0-3", "--psi", "0.5"])
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    try:
+        code = main([file, "--out", str(out), "--seeds", "0-3", "--psi", "0.5"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1 and str(out) in error
     assert names(out) == ["seed0000.png"] and (out / "seed0000.png").read_bytes() == old
@@ -192,12 +309,26 @@ def test_a_disk_that_refuses_leaves_the_old_picture_whole(file, tmp_path, capsys
 
 # ---- the command
 
-@pytest.mark.parametrize("args, text", [
-    (["--seeds", "3-1"], "backwards"), (["--seeds", ""], "cannot read"), (["--psi", "nan"], "psi"), (["--cutoff", "9"], "0 to 6"),
-    (["--class-index", "0"], "unconditional"), (["--mix-rows", "1"], "mix_cols"), (["--mix-layers", "1"], "mix_rows"),
-    (["--mix-rows", "1", "--mix-cols", "2", "--mix-layers", "4-6"], "layer 6"), (["--mix-rows", "1", "--mix-cols", "2", "--files", "both"], "need seeds"),
-    (["--cols", "3"], "no sheet"), (["--batch", "0"], "batch"), (["--device", "toaster"], "toaster"), (["--device", "meta"], "meta"), (["--cols", "-1"], "cols"),
-])
+
+@pytest.mark.parametrize(
+    "args, text",
+    [
+        (["--seeds", "3-1"], "backwards"),
+        (["--seeds", ""], "cannot read"),
+        (["--psi", "nan"], "psi"),
+        (["--cutoff", "9"], "0 to 6"),
+        (["--class-index", "0"], "unconditional"),
+        (["--mix-rows", "1"], "mix_cols"),
+        (["--mix-layers", "1"], "mix_rows"),
+        (["--mix-rows", "1", "--mix-cols", "2", "--mix-layers", "4-6"], "layer 6"),
+        (["--mix-rows", "1", "--mix-cols", "2", "--files", "both"], "need seeds"),
+        (["--cols", "3"], "no sheet"),
+        (["--batch", "0"], "batch"),
+        (["--device", "toaster"], "toaster"),
+        (["--device", "meta"], "meta"),
+        (["--cols", "-1"], "cols"),
+    ],
+)
 def test_bad_settings_say_one_sentence_and_write_nothing(file, tmp_path, capsys, args, text):
     assert main([file, "--out", str(tmp_path / "out"), *args]) == 2
     said = capsys.readouterr()
@@ -231,12 +362,20 @@ def test_tyro_is_named_when_missing(monkeypatch, capsys, file):
 
 def test_the_command_in_a_shell(file, tmp_path):
     script = "import sys; from hsr_nb.explore.generate import main; sys.exit(main())"
-    r = subprocess.run([sys.executable, "-c", script, "net.safetensors", "--seeds", "0-3", "--files", "sheet"], cwd=tmp_path, capture_output=True, text=True)
-    assert (r.returncode, r.stdout, r.stderr) == (0, "out: 1 picture (sheet.png)\n", "") and names(tmp_path / "out") == ["sheet.png"]
+    r = subprocess.run(
+        [sys.executable, "-c", script, "net.safetensors", "--seeds", "0-3", "--files", "sheet"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (r.returncode, r.stdout, r.stderr) == (0, "out: 1 picture (sheet.png)\n", "") and names(
+        tmp_path / "out"
+    ) == ["sheet.png"]
 
 
 def test_a_choice_that_is_none_exits_with_2(file, tmp_path):
-    with pytest.raises(SystemExit) as e: main([file, "--out", str(tmp_path / "out"), "--files", "neither"])
+    with pytest.raises(SystemExit) as e:
+        main([file, "--out", str(tmp_path / "out"), "--files", "neither"])
     assert e.value.code == 2 and not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,5 @@
 "Run on a machine with a GPU (`python3 run.py gpu`); elsewhere skipped with the reason."
+
 import pytest
 import torch
 
@@ -36,13 +37,27 @@ def test_half_precision_is_close_to_exact(low_precision):
 
 def test_blocks_run_in_the_stated_type():
     G, _ = networks()
-    assert [b.dtype for b in (G.synthesis.b4, G.synthesis.b8, G.synthesis.b64)] == [torch.float32, torch.float16, torch.float16]
+    assert [b.dtype for b in (G.synthesis.b4, G.synthesis.b8, G.synthesis.b64)] == [
+        torch.float32,
+        torch.float16,
+        torch.float16,
+    ]
     _, feats = G.cuda().synthesis(G.mapping(torch.randn(2, 64, device="cuda")), taps=(4, 64))
     assert feats[4].dtype == torch.float32 and feats[64].dtype == torch.float16
 
 
 def test_training_runs_and_resumes(tmp_path):
-    cfg = override(preset("small64"), **{"data.max_size": 256, "kimg": 0.32, "tick_kimg": 0.16, "hsr.start_kimg": 0.0, "run_dir": str(tmp_path / "run"), "device": "cuda"})
+    cfg = override(
+        preset("small64"),
+        **{
+            "data.max_size": 256,
+            "kimg": 0.32,
+            "tick_kimg": 0.16,
+            "hsr.start_kimg": 0.0,
+            "run_dir": str(tmp_path / "run"),
+            "device": "cuda",
+        },
+    )
     train(cfg, progress=False)
     train(override(cfg, kimg=0.64), progress=False)
     rows = read_metrics(cfg.run_dir)
@@ -51,29 +66,55 @@ def test_training_runs_and_resumes(tmp_path):
 
 def steps(cfg, n, stats, device=torch.device("cuda", 0), s=None):
     s = s or build_state(cfg, (3, 64, 64), 0, device)
-    labels = lambda i: torch.zeros(len(i), 0)
+
+    def labels(i):
+        return torch.zeros(len(i), 0)
+
     for i in range(n):
         images = (torch.rand(cfg.batch, 3, 64, 64, generator=stream(0, "real", s.count["step"])) * 255).to(torch.uint8)
         real = send(images, device).float() / 127.5 - 1
-        with fast_math(device): train_step(Step(cfg, s, Processes(), labels, 100, real, send(labels(range(cfg.batch)), device), stats), cfg.opt.ema_rampup)
+        with fast_math(device):
+            train_step(
+                Step(cfg, s, Processes(), labels, 100, real, send(labels(range(cfg.batch)), device), stats),
+                cfg.opt.ema_rampup,
+            )
     return s
 
 
-SPARSE = {"batch": 8, "hsr.start_kimg": 0.0, "hsr.interval": 2, "net.use_noise": True, "loss.pl_interval": 2, "loss.r1_interval": 2, "device": "cuda"}
+SPARSE = {
+    "batch": 8,
+    "hsr.start_kimg": 0.0,
+    "hsr.interval": 2,
+    "net.use_noise": True,
+    "loss.pl_interval": 2,
+    "loss.r1_interval": 2,
+    "device": "cuda",
+}
 
 
-@pytest.mark.parametrize("changes", [{"compile": "off"}, {"compile": "on", "hsr.teacher": "none"}, {"compile": "off", "hsr.target_norm": "standardised", "hsr.linearity": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compile": "off"},
+        {"compile": "on", "hsr.teacher": "none"},
+        {"compile": "off", "hsr.target_norm": "standardised", "hsr.linearity": 0.5},
+    ],
+    ids=str,
+)
 def test_no_step_waits_for_the_device(changes):
     "After the steps that compile kernels and try convolutions, PyTorch refuses whatever waits."
     cfg, stats = override(preset("small64"), **SPARSE | changes), Stats()
     s = build_state(cfg, (3, 64, 64), 0, torch.device("cuda", 0))
-    if s.hsr is not None: s.hsr.measure([torch.rand(8, 3, 64, 64, device="cuda") * 2 - 1])
+    if s.hsr is not None:
+        s.hsr.measure([torch.rand(8, 3, 64, 64, device="cuda") * 2 - 1])
     steps(cfg, 4, stats, s=s)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with pytest.raises(RuntimeError): torch.ones(1, device="cuda").item()
+        with pytest.raises(RuntimeError):
+            torch.ones(1, device="cuda").item()
         steps(cfg, 4, stats, s=s)
-    finally: torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert s.count["step"] == 8 and all(v == v for v in stats.means(Processes()).values())
 
 
@@ -82,12 +123,16 @@ def test_compiled_networks_are_close_to_plain_ones():
     cfg = override(preset("small64"), **SPARSE | {"compile": "on", "hsr.teacher": "none"})
     s = steps(cfg, 2, Stats())
     for p in s.G.synthesis.parameters():
-        if p.ndim == 0: p.data.fill_(1.0)                        # the strength of the noise
+        if p.ndim == 0:
+            p.data.fill_(1.0)  # the strength of the noise
     ws = s.G.mapping(torch.randn(8, 128, device="cuda")).detach()
     with torch.no_grad():
-        torch.manual_seed(1); plain = s.G.synthesis(ws)
-        torch.manual_seed(1); fast = s.fast_G(ws)
-        torch.manual_seed(2); other = s.G.synthesis(ws)
+        torch.manual_seed(1)
+        plain = s.G.synthesis(ws)
+        torch.manual_seed(1)
+        fast = s.fast_G(ws)
+        torch.manual_seed(2)
+        other = s.G.synthesis(ws)
         assert (fast - plain).norm() < 0.03 * plain.norm() and (other - plain).norm() > 0.3 * plain.norm()
         verdict = s.D(plain)
         assert (s.fast_D(plain) - verdict).norm() < 0.1 * verdict.norm().clamp(min=1)

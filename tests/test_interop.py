@@ -1,14 +1,15 @@
 """Other people's checkpoints, in layouts written here byte by byte from their description: the same weights, the same pictures, nothing executed."""
+
 import json
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import foreign
 import pytest
 import torch
 
-import foreign
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
 from hsr_nb.interop.convert import convert_checkpoint
@@ -17,13 +18,26 @@ from hsr_nb.nets import Discriminator, Generator
 from hsr_nb.training.config import PRESETS, preset
 from hsr_nb.training.state import network_kwargs
 
-SMALL = dict(z_dim=16, w_dim=16, img_resolution=32, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=512, channel_max=32))
+SMALL = dict(
+    z_dim=16,
+    w_dim=16,
+    img_resolution=32,
+    mapping_kwargs=dict(num_layers=2),
+    synthesis_kwargs=dict(channel_base=512, channel_max=32),
+)
 
 
 def pair(resolution=32, **g):
     "A generator and a discriminator with weights of their own."
     G = Generator(**SMALL | dict(img_resolution=resolution) | g).eval()
-    D = Discriminator(c_dim=G.c_dim, img_resolution=resolution, img_channels=G.img_channels, channel_base=512, channel_max=32, epilogue_kwargs=dict(mbstd_group_size=4)).eval()
+    D = Discriminator(
+        c_dim=G.c_dim,
+        img_resolution=resolution,
+        img_channels=G.img_channels,
+        channel_base=512,
+        channel_max=32,
+        epilogue_kwargs=dict(mbstd_group_size=4),
+    ).eval()
     return foreign.randomise(G, D)
 
 
@@ -34,7 +48,8 @@ def put(path, data):
 
 def picture(G, c=None):
     z = torch.randn(2, G.z_dim, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad(): return G(z, c, truncation_psi=0.7, noise_mode="const")
+    with torch.no_grad():
+        return G(z, c, truncation_psi=0.7, noise_mode="const")
 
 
 def same(found: dict, **nets):
@@ -50,6 +65,7 @@ def shipped(meta, tensors, key):
 
 # ---- official files
 
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_official_in_every_protocol(tmp_path, protocol):
     G, D = pair(16)
@@ -60,39 +76,73 @@ def test_official_in_every_protocol(tmp_path, protocol):
     assert torch.equal(picture(load_generator(file)), picture(G)) and not Path("executed").exists()
 
 
-@pytest.mark.parametrize("g", [dict(c_dim=3), dict(img_channels=1), dict(synthesis_kwargs=dict(channel_base=512, channel_max=32, architecture="resnet", num_fp16_res=2, conv_clamp=256)),
-                               dict(synthesis_kwargs=dict(channel_base=128, channel_max=32, architecture="orig")), dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, use_noise=False)),
-                               dict(z_dim=8, c_dim=2, mapping_kwargs=dict(num_layers=3, layer_features=24, embed_features=12, w_avg_beta=0.998)),
-                               dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, resample_filter=[1, 2, 1])), dict(base_size=(4, 6)),
-                               dict(c_dim=3, mapping_kwargs=dict(num_layers=2, activation="relu", lr_multiplier=0.1))])
+@pytest.mark.parametrize(
+    "g",
+    [
+        dict(c_dim=3),
+        dict(img_channels=1),
+        dict(
+            synthesis_kwargs=dict(
+                channel_base=512, channel_max=32, architecture="resnet", num_fp16_res=2, conv_clamp=256
+            )
+        ),
+        dict(synthesis_kwargs=dict(channel_base=128, channel_max=32, architecture="orig")),
+        dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, use_noise=False)),
+        dict(
+            z_dim=8, c_dim=2, mapping_kwargs=dict(num_layers=3, layer_features=24, embed_features=12, w_avg_beta=0.998)
+        ),
+        dict(synthesis_kwargs=dict(channel_base=256, channel_max=16, resample_filter=[1, 2, 1])),
+        dict(base_size=(4, 6)),
+        dict(c_dim=3, mapping_kwargs=dict(num_layers=2, activation="relu", lr_multiplier=0.1)),
+    ],
+)
 def test_the_description_is_recovered(tmp_path, g):
     (G, D), c = pair(**g), None
-    if "activation" in g.get("mapping_kwargs", {}): D, = foreign.randomise(Discriminator(**D.init_kwargs | dict(mapping_kwargs=dict(lr_multiplier=0.1))).eval())
-    if G.c_dim: c = torch.eye(G.c_dim)[:2]
-    tensors, meta = load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G, **({} if "base_size" in g else {"D": D}))))
+    if "activation" in g.get("mapping_kwargs", {}):
+        (D,) = foreign.randomise(Discriminator(**D.init_kwargs | dict(mapping_kwargs=dict(lr_multiplier=0.1))).eval())
+    if G.c_dim:
+        c = torch.eye(G.c_dim)[:2]
+    tensors, meta = load_checkpoint(
+        put(tmp_path / "x.pkl", foreign.official(G_ema=G, **({} if "base_size" in g else {"D": D})))
+    )
     H = shipped(meta, tensors, "G_ema")
     assert torch.equal(picture(H, c), picture(G, c))
-    keep = lambda net: [(n, m.dtype) for n, m in net.named_modules() if hasattr(m, "dtype")] + [m.conv_clamp for m in net.modules() if hasattr(m, "conv_clamp")]
+
+    def keep(net):
+        return [(n, m.dtype) for n, m in net.named_modules() if hasattr(m, "dtype")] + [
+            m.conv_clamp for m in net.modules() if hasattr(m, "conv_clamp")
+        ]
+
     assert keep(H) == keep(G) and H.mapping.w_avg_beta == G.mapping.w_avg_beta
     if "base_size" not in g:
         images = torch.randn(4, G.img_channels, 32, 32)
         labels = None if c is None else c.repeat(2, 1)
-        with torch.no_grad(): assert torch.equal(shipped(meta, tensors, "D")(images, labels), D(images, labels))
+        with torch.no_grad():
+            assert torch.equal(shipped(meta, tensors, "D")(images, labels), D(images, labels))
 
 
 def test_heads_of_a_fork_go_to_hsr_and_change_no_picture(tmp_path):
     G, D = pair()
     plain = picture(G)
-    G.synthesis.hsr_heads = torch.nn.ModuleDict({"8": torch.nn.Sequential(torch.nn.Conv2d(32, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))})
+    G.synthesis.hsr_heads = torch.nn.ModuleDict(
+        {"8": torch.nn.Sequential(torch.nn.Conv2d(32, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))}
+    )
     file = put(tmp_path / "fork.pkl", foreign.official(G=G, D=D, G_ema=G, loss=None))
     tensors, meta = load_checkpoint(file)
     heads = G.synthesis.hsr_heads.state_dict()
-    assert len(heads) == 4 and all(torch.equal(tensors[f"{k}.synthesis.hsr_heads.{n}"], v) for n, v in heads.items() for k in ("hsr", "hsr.ema"))
+    assert len(heads) == 4 and all(
+        torch.equal(tensors[f"{k}.synthesis.hsr_heads.{n}"], v) for n, v in heads.items() for k in ("hsr", "hsr.ema")
+    )
     del G.synthesis.hsr_heads
     same(tensors, G=G, G_ema=G, D=D)
-    convert_checkpoint(file, tmp_path / "all.safetensors"); convert_checkpoint(file, tmp_path / "stripped.safetensors", only="generator")
-    assert not any(k.startswith("hsr") for k in load_checkpoint(tmp_path / "stripped.safetensors")[0]) and sum(k.startswith("hsr") for k in load_checkpoint(tmp_path / "all.safetensors")[0]) == 8
-    for f in (file, tmp_path / "all.safetensors", tmp_path / "stripped.safetensors"): assert torch.equal(picture(load_generator(f)), plain)
+    convert_checkpoint(file, tmp_path / "all.safetensors")
+    convert_checkpoint(file, tmp_path / "stripped.safetensors", only="generator")
+    assert (
+        not any(k.startswith("hsr") for k in load_checkpoint(tmp_path / "stripped.safetensors")[0])
+        and sum(k.startswith("hsr") for k in load_checkpoint(tmp_path / "all.safetensors")[0]) == 8
+    )
+    for f in (file, tmp_path / "all.safetensors", tmp_path / "stripped.safetensors"):
+        assert torch.equal(picture(load_generator(f)), plain)
 
 
 def test_channels_last_and_half_tensors(tmp_path):
@@ -109,24 +159,31 @@ def test_layers_that_would_compute_something_else_are_refused(tmp_path):
     "An option that the networks here lack is named, not ignored."
     _, D = pair(16)
     D.b4.conv.activation = "swish"
-    with pytest.raises(CheckpointError, match="x.pkl: D: b4.conv has activation swish"): load_checkpoint(put(tmp_path / "x.pkl", foreign.official(D=D)))
+    with pytest.raises(CheckpointError, match="x.pkl: D: b4.conv has activation swish"):
+        load_checkpoint(put(tmp_path / "x.pkl", foreign.official(D=D)))
     G, _ = pair(16)
     G.synthesis.b8.conv0.affine.weight_gain *= 2
-    with pytest.raises(CheckpointError, match="x.pkl: G_ema: synthesis.b8.conv0.affine has weight_gain"): load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G)))
+    with pytest.raises(CheckpointError, match="x.pkl: G_ema: synthesis.b8.conv0.affine has weight_gain"):
+        load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G)))
 
 
 def test_stylegan3_is_refused(tmp_path):
     G, _ = pair(16)
     G.synthesis.input = type("SynthesisInput", (torch.nn.Module,), {"__module__": "hsr_nb.stand_in"})()
-    with pytest.raises(CheckpointError, match="x.pkl: G_ema is a StyleGAN3 generator"): load_generator(put(tmp_path / "x.pkl", foreign.official(G_ema=G)))
+    with pytest.raises(CheckpointError, match="x.pkl: G_ema is a StyleGAN3 generator"):
+        load_generator(put(tmp_path / "x.pkl", foreign.official(G_ema=G)))
 
 
 # ---- rosinality, TensorFlow, lucidrains
 
+
 @pytest.mark.parametrize("zip", [True, False])
 def test_rosinality(tmp_path, zip):
     G, D = pair()
-    file = put(tmp_path / "550000.pt", foreign.saved(foreign.rosinality(G, D, g_optim={"state": {0: {"step": 3, "exp_avg": torch.zeros(4)}}}), zip))
+    file = put(
+        tmp_path / "550000.pt",
+        foreign.saved(foreign.rosinality(G, D, g_optim={"state": {0: {"step": 3, "exp_avg": torch.zeros(4)}}}), zip),
+    )
     tensors, meta = load_checkpoint(file)
     same(tensors, G_ema=G, D=D)
     assert tensors["augment.p"] == 0.25 and meta["D"]["epilogue_kwargs"]["mbstd_group_size"] == 4
@@ -137,54 +194,80 @@ def test_rosinality_without_an_average_measures_it(tmp_path):
     G, _ = pair()
     file = put(tmp_path / "x.pt", foreign.saved(foreign.rosinality(G, average=False)))
     w = load_generator(file).mapping.w_avg
-    with torch.no_grad(): many = G.mapping(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(9)))[:, 0]
-    assert (w - many.mean(0)).abs().max() < 5 * many.std() / 10_000 ** 0.5 and torch.equal(w, load_generator(file).mapping.w_avg)
+    with torch.no_grad():
+        many = G.mapping(torch.randn(20_000, 16, generator=torch.Generator().manual_seed(9)))[:, 0]
+    assert (w - many.mean(0)).abs().max() < 5 * many.std() / 10_000**0.5 and torch.equal(
+        w, load_generator(file).mapping.w_avg
+    )
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_tensorflow_on_request_only(tmp_path, protocol):
     G, D = pair()
     file = put(tmp_path / "stylegan2-ffhq.pkl", foreign.tensorflow(G, D, protocol))
-    with pytest.raises(CheckpointError, match="tensorflow=True"): load_generator(file)
+    with pytest.raises(CheckpointError, match="tensorflow=True"):
+        load_generator(file)
     tensors, meta = load_checkpoint(file, tensorflow=True)
-    for k, v in G.state_dict().items(): assert torch.allclose(tensors[f"G_ema.{k}"], v, atol=1e-6) and (k.endswith("affine.bias") or torch.equal(tensors[f"G_ema.{k}"], v)), k
+    for k, v in G.state_dict().items():
+        assert torch.allclose(tensors[f"G_ema.{k}"], v, atol=1e-6) and (
+            k.endswith("affine.bias") or torch.equal(tensors[f"G_ema.{k}"], v)
+        ), k
     same(tensors, D=D)
     assert (picture(load_generator(file, tensorflow=True)) - picture(G)).abs().max() < 1e-4
-    with pytest.raises(CheckpointError, match="version 3"): load_checkpoint(put(tmp_path / "old.pkl", foreign.tensorflow(G, D, version=3)), tensorflow=True)
+    with pytest.raises(CheckpointError, match="version 3"):
+        load_checkpoint(put(tmp_path / "old.pkl", foreign.tensorflow(G, D, version=3)), tensorflow=True)
 
 
 def test_the_average_of_a_conditional_tensorflow_file(tmp_path):
     "Its discriminator has one logit per class and no counterpart here; the generator has."
     G, D = pair()
     file = put(tmp_path / "x.pkl", foreign.tensorflow(G, D, label_size=3))
-    with pytest.raises(CheckpointError, match="one logit per class.*--only generator"): load_checkpoint(file, tensorflow=True)
+    with pytest.raises(CheckpointError, match="one logit per class.*--only generator"):
+        load_checkpoint(file, tensorflow=True)
     assert (picture(load_generator(file, tensorflow=True)) - picture(G)).abs().max() < 1e-4
 
 
 def test_lucidrains_is_named_and_refused(tmp_path):
-    file = put(tmp_path / "model_1.pt", foreign.saved({"GAN": {"GE.blocks.0.to_style1.weight": torch.zeros(2)}, "version": "1.9"}))
-    with pytest.raises(CheckpointError, match="lucidrains"): load_generator(file)
+    file = put(
+        tmp_path / "model_1.pt",
+        foreign.saved({"GAN": {"GE.blocks.0.to_style1.weight": torch.zeros(2)}, "version": "1.9"}),
+    )
+    with pytest.raises(CheckpointError, match="lucidrains"):
+        load_generator(file)
 
 
 # ---- detection, folders
 
+
 def test_the_content_decides_not_the_suffix(tmp_path):
     G, D = pair(16)
     convert_checkpoint(put(tmp_path / "a.safetensors", foreign.official(G_ema=G)), tmp_path / "b.pkl")
-    files = [tmp_path / "a.safetensors", tmp_path / "b.pkl", put(tmp_path / "c", foreign.saved(foreign.rosinality(G))), put(tmp_path / "d.png", foreign.saved(G.state_dict(), zip=False))]
-    for f in files: assert torch.equal(picture(load_generator(f)), picture(G)), f
+    files = [
+        tmp_path / "a.safetensors",
+        tmp_path / "b.pkl",
+        put(tmp_path / "c", foreign.saved(foreign.rosinality(G))),
+        put(tmp_path / "d.png", foreign.saved(G.state_dict(), zip=False)),
+    ]
+    for f in files:
+        assert torch.equal(picture(load_generator(f)), picture(G)), f
 
 
 def test_a_run_folder_stands_for_its_latest_checkpoint(tmp_path):
     G, _ = pair(16)
     (tmp_path / "checkpoints").mkdir()
     for n, bias in ((1000, 0.0), (2000, 1.0)):
-        with torch.no_grad(): G.synthesis.b16.torgb.bias.fill_(bias)
-        save_safetensors(tmp_path / f"checkpoints/{n:09d}.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs})
+        with torch.no_grad():
+            G.synthesis.b16.torgb.bias.fill_(bias)
+        save_safetensors(
+            tmp_path / f"checkpoints/{n:09d}.safetensors",
+            {f"G_ema.{k}": v for k, v in G.state_dict().items()},
+            {"G": G.init_kwargs},
+        )
     assert torch.equal(picture(load_generator(tmp_path)), picture(G))
 
 
 # ---- round trips
+
 
 def preset_pair(name):
     cfg = preset(name, **({"data.resolution": 1024} if preset(name).data.resolution is None else {}))
@@ -192,7 +275,9 @@ def preset_pair(name):
     return foreign.randomise(Generator(**g), Discriminator(**d))
 
 
-@pytest.mark.parametrize("name", [n if n in ("tiny32", "small64") else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS])
+@pytest.mark.parametrize(
+    "name", [n if n in ("tiny32", "small64") else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS]
+)
 def test_round_trips_of_presets_change_no_bit(tmp_path, name):
     "official .pkl -> ours -> official state dicts -> ours -> rosinality -> ours; only what that layout cannot hold stays behind."
     G, D = preset_pair(name)
@@ -200,14 +285,22 @@ def test_round_trips_of_presets_change_no_bit(tmp_path, name):
     for i, to in enumerate(("safetensors", "official", "safetensors", "rosinality", "safetensors"), 1):
         steps.append(tmp_path / str(i))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                        # widths that rosinality's own class would not build
+            warnings.simplefilter("ignore")  # widths that rosinality's own class would not build
             only = "generator" if to == "rosinality" and name == "cifar" else "all"
             convert_checkpoint(steps[-2], steps[-1], to=to, only=only)
         tensors, meta = load_checkpoint(steps[-1])
         same(tensors, G_ema=G, **({} if name == "cifar" and i > 3 else {"D": D}))
         steps[-2].unlink()
-        half = lambda net: [m.dtype for m in net.modules() if hasattr(m, "dtype")]
-        if i == 3: assert meta["G"]["synthesis_kwargs"]["conv_clamp"] == G.init_kwargs["synthesis_kwargs"]["conv_clamp"] and half(shipped(meta, tensors, "G_ema")) == half(G) and half(shipped(meta, tensors, "D")) == half(D)
+
+        def half(net):
+            return [m.dtype for m in net.modules() if hasattr(m, "dtype")]
+
+        if i == 3:
+            assert (
+                meta["G"]["synthesis_kwargs"]["conv_clamp"] == G.init_kwargs["synthesis_kwargs"]["conv_clamp"]
+                and half(shipped(meta, tensors, "G_ema")) == half(G)
+                and half(shipped(meta, tensors, "D")) == half(D)
+            )
 
 
 def test_official_state_dicts_are_plain_torch_files(tmp_path):
@@ -222,16 +315,21 @@ def test_official_state_dicts_are_plain_torch_files(tmp_path):
 def test_what_a_layout_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     G, D = pair(16, c_dim=3)
     file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, D=D))
-    with pytest.raises(CheckpointError, match="cannot express.*mapping.embed"): convert_checkpoint(file, tmp_path / "y.pt", to="rosinality")
-    with pytest.raises(CheckpointError, match="exists already"): convert_checkpoint(file, file)
+    with pytest.raises(CheckpointError, match="cannot express.*mapping.embed"):
+        convert_checkpoint(file, tmp_path / "y.pt", to="rosinality")
+    with pytest.raises(CheckpointError, match="exists already"):
+        convert_checkpoint(file, file)
     assert [p.name for p in tmp_path.iterdir()] == ["x.pkl"]
 
 
 @pytest.mark.parametrize("to", ["official", "rosinality"])
 def test_pictures_that_are_no_squares_stay_here(tmp_path, to):
     G, _ = pair(16, base_size=(4, 6))
-    file = save_safetensors(tmp_path / "x.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs})
-    with pytest.raises(CheckpointError, match="draw squares.*4x6"): convert_checkpoint(file, tmp_path / "y.pt", to=to)
+    file = save_safetensors(
+        tmp_path / "x.safetensors", {f"G_ema.{k}": v for k, v in G.state_dict().items()}, {"G": G.init_kwargs}
+    )
+    with pytest.raises(CheckpointError, match="draw squares.*4x6"):
+        convert_checkpoint(file, tmp_path / "y.pt", to=to)
     assert not (tmp_path / "y.pt").exists()
 
 
@@ -239,49 +337,89 @@ def test_pictures_that_are_no_squares_stay_here(tmp_path, to):
 def test_what_stays_behind_is_said_and_the_origin_is_kept(tmp_path):
     G, D = pair(16)
     file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, G=G, D=D, p=0.5))
-    done = {to: convert_checkpoint(file, tmp_path / to, to=to) for to in ("safetensors", "official", "rosinality", "json")}
-    assert {to: d["left"] for to, d in done.items()} == {"safetensors": [], "official": ["augment"], "rosinality": [], "json": []}
-    assert done["official"]["tensors"] == sum(len(net.state_dict()) for net in (G, G, D)) and done["official"]["numbers"]["D"] == sum(v.numel() for v in D.state_dict().values())
+    done = {
+        to: convert_checkpoint(file, tmp_path / to, to=to) for to in ("safetensors", "official", "rosinality", "json")
+    }
+    assert {to: d["left"] for to, d in done.items()} == {
+        "safetensors": [],
+        "official": ["augment"],
+        "rosinality": [],
+        "json": [],
+    }
+    assert done["official"]["tensors"] == sum(len(net.state_dict()) for net in (G, G, D)) and done["official"][
+        "numbers"
+    ]["D"] == sum(v.numel() for v in D.state_dict().values())
     assert load_checkpoint(tmp_path / "rosinality")[0]["augment.p"] == 0.5
     convert_checkpoint(tmp_path / "safetensors", tmp_path / "stripped", only="generator")
     (whole, meta), (stripped, small) = load_checkpoint(tmp_path / "safetensors"), load_checkpoint(tmp_path / "stripped")
-    assert meta["origin"] == small["origin"] and meta["origin"]["name"] == "x.pkl" and len(meta["origin"]["sources"]) == 1 and stripped.keys() == {k for k in whole if k.startswith("G_ema.")}
+    assert (
+        meta["origin"] == small["origin"]
+        and meta["origin"]["name"] == "x.pkl"
+        and len(meta["origin"]["sources"]) == 1
+        and stripped.keys() == {k for k in whole if k.startswith("G_ema.")}
+    )
     assert json.loads((tmp_path / "json").read_text()) == meta | {"numbers": done["json"]["numbers"]}
 
 
 def test_a_foreign_file_is_no_training_checkpoint_but_starts_one(tmp_path):
     from hsr_nb.training.config import override
     from hsr_nb.training.state import build_state, restore, transfer
+
     cfg = override(preset("tiny32"), **{"hsr.teacher": "none"})
     s = build_state(cfg, (3, 32, 32))
     G, D = foreign.randomise(Generator(**s.G.init_kwargs), Discriminator(**s.D.init_kwargs), seed=5)
     file = put(tmp_path / "x.pkl", foreign.official(G=G, D=D, G_ema=G))
-    with pytest.raises(CheckpointError, match="no training checkpoint"): restore(s, file)
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        restore(s, file)
     transfer(s, file)
     assert all(torch.equal(v, G.state_dict()[k]) for k, v in s.G.state_dict().items())
 
 
 # ---- the command
 
+
 def test_hsr_convert(tmp_path):
     G, _ = pair(16)
     file = put(tmp_path / "x.pkl", foreign.official(G_ema=G))
-    run = lambda *a: subprocess.run([sys.executable, "-c", "from hsr_nb.interop.convert import main; main()", *map(str, a)], capture_output=True, text=True)
-    good, bad, other = run(file, tmp_path / "y.safetensors"), run(tmp_path / "none.pkl", tmp_path / "z.safetensors"), run(file, tmp_path / "y.pt", "--to", "rosinality")
+
+    def run(*a):
+        return subprocess.run(
+            [sys.executable, "-c", "from hsr_nb.interop.convert import main; main()", *map(str, a)],
+            capture_output=True,
+            text=True,
+        )
+
+    good, bad, other = (
+        run(file, tmp_path / "y.safetensors"),
+        run(tmp_path / "none.pkl", tmp_path / "z.safetensors"),
+        run(file, tmp_path / "y.pt", "--to", "rosinality"),
+    )
     assert good.returncode == 0 and "from stylegan2-ada-pytorch" in good.stdout, good.stderr
-    assert bad.returncode == 2 and bad.stderr.startswith("hsr_convert: there is no checkpoint") and bad.stderr.count("\n") == 1
-    assert other.returncode == 0 and other.stderr.startswith("hsr_convert: note: rosinality's own Generator") and other.stderr.count("\n") == 1, other.stderr
+    assert (
+        bad.returncode == 2
+        and bad.stderr.startswith("hsr_convert: there is no checkpoint")
+        and bad.stderr.count("\n") == 1
+    )
+    assert (
+        other.returncode == 0
+        and other.stderr.startswith("hsr_convert: note: rosinality's own Generator")
+        and other.stderr.count("\n") == 1
+    ), other.stderr
     assert torch.equal(picture(load_generator(tmp_path / "y.safetensors")), picture(G))
 
 
 # ---- graphs
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
 def test_graphs_draw_the_same_pictures(tmp_path, to):
     "Any number of samples, noise as an input; the heads of a fork are not in it."
-    if to == "onnx": pytest.importorskip("onnxruntime", reason="onnxruntime is not installed"); pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    if to == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     from hsr_nb.interop.export import const_noise, draw_onnx, draw_pt2, parity
+
     G, _ = pair(c_dim=3)
     file, plain = tmp_path / "x.pkl", Generator(**G.init_kwargs)
     plain.load_state_dict(G.state_dict())
@@ -290,17 +428,27 @@ def test_graphs_draw_the_same_pictures(tmp_path, to):
     assert convert_checkpoint(file, tmp_path / "graph", to=to)["left"] == ["hsr"]
     draw = dict(onnx=draw_onnx, pt2=draw_pt2)[to](tmp_path / "graph")
     assert max(parity(plain.eval(), draw, n) for n in (1, 5)) < 1e-3
-    feed = lambda scale: {"z": torch.ones(1, 16), "noise": const_noise(plain) * scale, "psi": torch.tensor(1.0), "c": torch.eye(3)[:1]}
+
+    def feed(scale):
+        return {
+            "z": torch.ones(1, 16),
+            "noise": const_noise(plain) * scale,
+            "psi": torch.tensor(1.0),
+            "c": torch.eye(3)[:1],
+        }
+
     assert (draw(feed(1)) - draw(feed(2))).abs().max() > 1e-3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["graph", "x.pkl"]
 
 
 # ---- how good
 
+
 @pytest.mark.slow
 def test_the_ffhq256_layout_converts_fast_and_small():
     "The acceptance figure (5 s, three times the file) is measured on a quiet machine; here the loose ratios that hold on a busy one."
     import measure_interop
+
     row = measure_interop.measure(repeats=1)[0]
     assert row["parameters"] == 24_767_458 and 0 < row["peak_over_file"] < 2, row
     assert row["convert_cpu_s"] < 4 * (row["torch_load_and_save_cpu_s"] + row["import_torch_cpu_s"]), row

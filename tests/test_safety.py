@@ -1,4 +1,5 @@
 """Hostile and broken files, written here: none runs, each is refused with a typed error that names the file and the reason, memory stays bounded."""
+
 import io
 import json
 import os
@@ -13,40 +14,59 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import foreign
 import pytest
 import torch
 
-import foreign
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.unpickle import unpickle
 from hsr_nb.nets import Discriminator, Generator
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = dict(z_dim=4, w_dim=4, img_resolution=8, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
+TINY = dict(
+    z_dim=4,
+    w_dim=4,
+    img_resolution=8,
+    mapping_kwargs=dict(num_layers=1),
+    synthesis_kwargs=dict(channel_base=64, channel_max=8),
+)
 COMMAND = "touch executed"
 
 
 def tiny(**changes):
     "A small generator; changes are {name of a tensor: function}."
-    G, = foreign.randomise(Generator(**TINY))
+    (G,) = foreign.randomise(Generator(**TINY))
     with torch.no_grad():
-        for k, f in changes.items(): G.state_dict()[k].copy_(f(G.state_dict()[k]))
+        for k, f in changes.items():
+            G.state_dict()[k].copy_(f(G.state_dict()[k]))
     return G
 
 
 class Evil:
-    def __reduce__(self): return os.system, (COMMAND,)
+    def __reduce__(self):
+        return os.system, (COMMAND,)
 
 
 class Call:
     "Pickles as a call of anything."
-    def __init__(self, f, *args): self.f, self.args = f, args
-    def __reduce__(self): return self.f, self.args
+
+    def __init__(self, f, *args):
+        self.f, self.args = f, args
+
+    def __reduce__(self):
+        return self.f, self.args
 
 
-def text(s): return b"X" + struct.pack("<I", len(s.encode())) + s.encode()
-def name(module, attr): return f"c{module}\n{attr}\n".encode()
-def stack_name(module, attr): return text(module) + text(attr) + b"\x93"
+def text(s):
+    return b"X" + struct.pack("<I", len(s.encode())) + s.encode()
+
+
+def name(module, attr):
+    return f"c{module}\n{attr}\n".encode()
+
+
+def stack_name(module, attr):
+    return text(module) + text(attr) + b"\x93"
 
 
 P2, P4, ARG = b"\x80\x02", b"\x80\x04", text(COMMAND) + b"\x85"
@@ -54,51 +74,113 @@ P2, P4, ARG = b"\x80\x02", b"\x80\x04", text(COMMAND) + b"\x85"
 
 # ---- programs
 
+
 def programs():
     "Pickles that ask for what they must not have: {name: (bytes, pattern of the reason)}."
     asks, found = "asks for", {}
-    calls = {"os.system": ("os", "system"), "posix.system": ("posix", "system"), "eval": ("builtins", "eval"), "exec": ("builtins", "exec"), "eval of Python 2": ("__builtin__", "eval"), "compile": ("builtins", "compile"),
-             "Popen": ("subprocess", "Popen"), "import_module": ("importlib", "import_module"), "__import__": ("builtins", "__import__"), "getattr": ("builtins", "getattr"), "run_path": ("runpy", "run_path"),
-             "pickle.loads": ("pickle", "loads"), "torch.load": ("torch", "load"), "apply": ("numpy.testing._private.utils", "runstring"), "code": ("types", "CodeType"), "hub": ("torch.hub", "load")}
-    for k, (m, n) in calls.items(): found[k] = P2 + name(m, n) + ARG + b"R.", asks
+    calls = {
+        "os.system": ("os", "system"),
+        "posix.system": ("posix", "system"),
+        "eval": ("builtins", "eval"),
+        "exec": ("builtins", "exec"),
+        "eval of Python 2": ("__builtin__", "eval"),
+        "compile": ("builtins", "compile"),
+        "Popen": ("subprocess", "Popen"),
+        "import_module": ("importlib", "import_module"),
+        "__import__": ("builtins", "__import__"),
+        "getattr": ("builtins", "getattr"),
+        "run_path": ("runpy", "run_path"),
+        "pickle.loads": ("pickle", "loads"),
+        "torch.load": ("torch", "load"),
+        "apply": ("numpy.testing._private.utils", "runstring"),
+        "code": ("types", "CodeType"),
+        "hub": ("torch.hub", "load"),
+    }
+    for k, (m, n) in calls.items():
+        found[k] = P2 + name(m, n) + ARG + b"R.", asks
     found |= {f"{k} by STACK_GLOBAL": (P4 + stack_name(*calls[k]) + ARG + b"R.", asks) for k in ("os.system", "eval")}
     found |= {
-        "protocol 0": (f"cos\nsystem\n(S'{COMMAND}'\ntR.".encode(), asks), "INST": (f"(S'{COMMAND}'\nios\nsystem\n.".encode(), asks),
-        "OBJ": (P2 + b"(" + name("os", "system") + text(COMMAND) + b"o.", asks), "NEWOBJ": (P2 + name("subprocess", "Popen") + ARG + b"\x81.", asks),
-        "NEWOBJ_EX": (P4 + stack_name("collections", "OrderedDict") + b")}" + text("shell") + b"\x88s\x92.", "keyword arguments"),
-        "dotted attribute": (P4 + stack_name("torch_utils.persistence", "_reconstruct_persistent_obj.__globals__") + b".", asks),
-        "name from an allowed module": (P4 + stack_name("collections", "abc") + b".", asks), "other case": (P4 + stack_name("Collections", "ordereddict") + b".", asks),
-        "name that is a list": (P4 + text("os") + b"]\x93.", "no text"), "name with a newline": (P4 + stack_name("os\nsystem", "x") + b".", asks),
-        "call of a result": (P2 + name("collections", "OrderedDict") + b")R" + ARG + b"R.", "cannot be called"), "call of a string": (P2 + text("os.system") + ARG + b"R.", "cannot be called"),
-        "call of a tag": (P2 + name("torch", "FloatStorage") + ARG + b"R.", "cannot be called"), "arguments that are a list": (P2 + name("collections", "OrderedDict") + b"]R.", "no tuple"),
-        "BUILD on a name": (P2 + name("collections", "OrderedDict") + b"}" + text("__init__") + text("x") + b"sb.", "sets the state"), "BUILD on a list": (P2 + b"]}b.", "sets the state"),
-        "EXT1": (P2 + b"\x82\x01.", "extension registry"), "EXT2": (P2 + b"\x83\x01\x00.", "extension registry"), "EXT4": (P2 + b"\x84\x01\0\0\0.", "extension registry"),
-        "PERSID": (b"Pstorage\n.", "persistent id"), "BINPERSID": (P2 + text("storage") + b"Q.", "persistent id"), "out-of-band buffer": (b"\x80\x05\x97.", "outside the file"),
+        "protocol 0": (f"cos\nsystem\n(S'{COMMAND}'\ntR.".encode(), asks),
+        "INST": (f"(S'{COMMAND}'\nios\nsystem\n.".encode(), asks),
+        "OBJ": (P2 + b"(" + name("os", "system") + text(COMMAND) + b"o.", asks),
+        "NEWOBJ": (P2 + name("subprocess", "Popen") + ARG + b"\x81.", asks),
+        "NEWOBJ_EX": (
+            P4 + stack_name("collections", "OrderedDict") + b")}" + text("shell") + b"\x88s\x92.",
+            "keyword arguments",
+        ),
+        "dotted attribute": (
+            P4 + stack_name("torch_utils.persistence", "_reconstruct_persistent_obj.__globals__") + b".",
+            asks,
+        ),
+        "name from an allowed module": (P4 + stack_name("collections", "abc") + b".", asks),
+        "other case": (P4 + stack_name("Collections", "ordereddict") + b".", asks),
+        "name that is a list": (P4 + text("os") + b"]\x93.", "no text"),
+        "name with a newline": (P4 + stack_name("os\nsystem", "x") + b".", asks),
+        "call of a result": (P2 + name("collections", "OrderedDict") + b")R" + ARG + b"R.", "cannot be called"),
+        "call of a string": (P2 + text("os.system") + ARG + b"R.", "cannot be called"),
+        "call of a tag": (P2 + name("torch", "FloatStorage") + ARG + b"R.", "cannot be called"),
+        "arguments that are a list": (P2 + name("collections", "OrderedDict") + b"]R.", "no tuple"),
+        "BUILD on a name": (
+            P2 + name("collections", "OrderedDict") + b"}" + text("__init__") + text("x") + b"sb.",
+            "sets the state",
+        ),
+        "BUILD on a list": (P2 + b"]}b.", "sets the state"),
+        "EXT1": (P2 + b"\x82\x01.", "extension registry"),
+        "EXT2": (P2 + b"\x83\x01\x00.", "extension registry"),
+        "EXT4": (P2 + b"\x84\x01\0\0\0.", "extension registry"),
+        "PERSID": (b"Pstorage\n.", "persistent id"),
+        "BINPERSID": (P2 + text("storage") + b"Q.", "persistent id"),
+        "out-of-band buffer": (b"\x80\x05\x97.", "outside the file"),
     }
     return found
 
 
 def bombs():
     "Pickles that would take all memory or time."
-    laughs = P2 + b"]q\0" + b"".join(b"](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40)) + b"."
+    laughs = (
+        P2
+        + b"]q\0"
+        + b"".join(b"](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40))
+        + b"."
+    )
     return {
-        "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"), "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"), "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
-        "nesting": (P2 + b"]" * 300_000 + b"a" * 299_999 + b".", "nested more than"), "contains itself": (P2 + b"]q\0h\0a.", "contains itself"), "tuple in itself": (P2 + b"]q\0h\0\x85q\1a0h\1.", "contains itself"),
-        "dictionary in itself": (P2 + b"}q\0" + text("a") + b"h\0s.", "contains itself"), "billion laughs": (laughs, "without networks"),
-        "LONG4": (P2 + b"\x8b\xff\xff\xff\x7f" + b"x" * 99, "an integer of"), "LONG1": (P2 + b"\x8a\xff" + b"\x7f" * 255 + b".", "an integer of"), "LONG in digits": (b"L" + b"9" * 500_000 + b"L\n.", "does not end"),
-        "negative LONG4": (P2 + b"\x8b\xff\xff\xff\xff.", "an integer of"), "text of 4 EB": (P4 + b"\x8d" + struct.pack("<Q", 1 << 62) + b"x.", "a string of"), "bytes of 4 EB": (P4 + b"\x8e" + struct.pack("<Q", 1 << 62) + b"x.", "ends too early"),
-        "much text": (P4 + (b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"0") * 40 + b".", "too many text"), "frame": (P4 + b"\x95" + struct.pack("<Q", 1 << 62) + b"N.", "a frame of"),
-        "huge memo index": (P2 + b"Nr\xff\xff\xff\xff" + b"j\xff\xff\xff\x7f.", "recalls value"), "key that is a list": (P2 + b"}]Ns.", "a key of type"), "key of a thousand bits": (P2 + b"}\x8a\x40" + b"\x7f" * 64 + b"Ns.", "a key of type"),
-        "unknown instruction": (P2 + b"\xfe.", "unknown instruction"), "protocol 9": (b"\x80\x09N.", "protocol 9"), "empty stack": (P2 + b"a.", "empty stack"), "no mark": (P2 + b"Nt.", "mark that is not there"),
-        "half a key": (P2 + b"}(" + text("a") + b"u.", "without a value"), "no end": (P2 + b"N", "ends too early"), "list of nothing": (P2 + b"].", "without networks"), "nothing": (b"", "is empty"), "a poem": (b"roses are red", "no checkpoint of a known kind"),
+        "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"),
+        "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"),
+        "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
+        "nesting": (P2 + b"]" * 300_000 + b"a" * 299_999 + b".", "nested more than"),
+        "contains itself": (P2 + b"]q\0h\0a.", "contains itself"),
+        "tuple in itself": (P2 + b"]q\0h\0\x85q\1a0h\1.", "contains itself"),
+        "dictionary in itself": (P2 + b"}q\0" + text("a") + b"h\0s.", "contains itself"),
+        "billion laughs": (laughs, "without networks"),
+        "LONG4": (P2 + b"\x8b\xff\xff\xff\x7f" + b"x" * 99, "an integer of"),
+        "LONG1": (P2 + b"\x8a\xff" + b"\x7f" * 255 + b".", "an integer of"),
+        "LONG in digits": (b"L" + b"9" * 500_000 + b"L\n.", "does not end"),
+        "negative LONG4": (P2 + b"\x8b\xff\xff\xff\xff.", "an integer of"),
+        "text of 4 EB": (P4 + b"\x8d" + struct.pack("<Q", 1 << 62) + b"x.", "a string of"),
+        "bytes of 4 EB": (P4 + b"\x8e" + struct.pack("<Q", 1 << 62) + b"x.", "ends too early"),
+        "much text": (P4 + (b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"0") * 40 + b".", "too many text"),
+        "frame": (P4 + b"\x95" + struct.pack("<Q", 1 << 62) + b"N.", "a frame of"),
+        "huge memo index": (P2 + b"Nr\xff\xff\xff\xff" + b"j\xff\xff\xff\x7f.", "recalls value"),
+        "key that is a list": (P2 + b"}]Ns.", "a key of type"),
+        "key of a thousand bits": (P2 + b"}\x8a\x40" + b"\x7f" * 64 + b"Ns.", "a key of type"),
+        "unknown instruction": (P2 + b"\xfe.", "unknown instruction"),
+        "protocol 9": (b"\x80\x09N.", "protocol 9"),
+        "empty stack": (P2 + b"a.", "empty stack"),
+        "no mark": (P2 + b"Nt.", "mark that is not there"),
+        "half a key": (P2 + b"}(" + text("a") + b"u.", "without a value"),
+        "no end": (P2 + b"N", "ends too early"),
+        "list of nothing": (P2 + b"].", "without networks"),
+        "nothing": (b"", "is empty"),
+        "a poem": (b"roses are red", "no checkpoint of a known kind"),
     }
 
 
 # ---- networks that contradict themselves
 
+
 def _typed(t):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                              # the class is deprecated, the files that hold it remain
+        warnings.simplefilter("ignore")  # the class is deprecated, the files that hold it remain
         return t.storage()
 
 
@@ -106,34 +188,144 @@ def networks():
     "Files in the layouts of networks, broken or hostile inside."
     G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
     good, old = foreign.official(G_ema=G), foreign.saved(G.state_dict(), zip=False)
-    def official(top):
-        with foreign.modules(): return pickle.dumps(top, 4)
 
-    def persistent(state, **changes): return Call(foreign._reconstruct_persistent_obj, dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state) | changes)
+    def official(top):
+        with foreign.modules():
+            return pickle.dumps(top, 4)
+
+    def persistent(state, **changes):
+        return Call(
+            foreign._reconstruct_persistent_obj,
+            dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state) | changes,
+        )
+
     shared = persistent({"_modules": {}})
-    for _ in range(60): shared = persistent({"_modules": {"a": shared, "b": shared}})
-    tensor = lambda *args: official({"G_ema": persistent({"_parameters": {"w": Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {})}})})
-    heap = lambda data: official({"G_ema": persistent({"_parameters": {"w": Call(torch._utils._rebuild_tensor_v2, Call(torch.storage._load_from_bytes, data), 0, (4,), (1,), False, {})}})})
+    for _ in range(60):
+        shared = persistent({"_modules": {"a": shared, "b": shared}})
+
+    def tensor(*args):
+        return official(
+            {
+                "G_ema": persistent(
+                    {
+                        "_parameters": {
+                            "w": Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {})
+                        }
+                    }
+                )
+            }
+        )
+
+    def heap(data):
+        return official(
+            {
+                "G_ema": persistent(
+                    {
+                        "_parameters": {
+                            "w": Call(
+                                torch._utils._rebuild_tensor_v2,
+                                Call(torch.storage._load_from_bytes, data),
+                                0,
+                                (4,),
+                                (1,),
+                                False,
+                                {},
+                            )
+                        }
+                    }
+                )
+            }
+        )
+
     nan = tiny(**{"synthesis.b4.const": lambda v: v * float("nan")})
     return {
-        "evil beside the networks": (official({"G_ema": foreign.Persistent(G), "x": Evil()}), "asks for"), "evil in the state": (official({"G_ema": persistent({"_parameters": {}, "_buffers": {"w": Evil()}})}), "asks for"),
-        "evil as class name": (official({"G_ema": persistent({}, class_name=Evil())}), "asks for"), "evil in a heap": (heap(pickle.dumps(Evil())), "asks for"), "evil in evil": (official(Call(foreign._reconstruct_persistent_obj, Call(dict, [("a", Evil())]))), "asks for"),
-        "version 7": (official({"G_ema": persistent({}, version=7)}), "version 7"), "no source": (official({"G_ema": persistent({}, module_src=None)}), "without a class name or source"), "no module": (official({"G_ema": persistent({"_modules": {"a": 3}})}), "is no module"),
-        "no tensor": (official({"G_ema": persistent({"_parameters": {"a": "b"}})}), "is no tensor"), "modules in modules": (official({"G_ema": shared}), "too many opcodes|nested more than"), "not StyleGAN2": (official({"G_ema": persistent({})}), "no StyleGAN2 generator"),
-        "shape too large": (tensor(0, (5,), (1,)), "does not fit"), "offset too large": (tensor(3, (2,), (1,)), "does not fit"), "stride too large": (tensor(0, (2,), (4,)), "does not fit"), "negative stride": (tensor(3, (4,), (-1,)), "impossible shape"),
-        "negative offset": (tensor(-1, (1,), (1,)), "impossible shape"), "a billion of one": (tensor(0, (1 << 30,), (0,)), "does not fit"), "overflowing shape": (tensor(0, (1 << 62, 1 << 62), (1, 1)), "impossible shape"), "shape of text": (tensor(0, ("4",), (1,)), "impossible shape"),
-        "heap longer than its bytes": (good.replace(struct.pack("<q", 8 * 16), struct.pack("<q", 1 << 40)), "numbers are announced"), "a heap that is no file": (heap(b"N."), "does not begin|ends too early|persistent"),
-        "cut in the middle": (good[:len(good) // 2], "ends too early|a frame of|announced"), "cut at the end": (good[:-1], "ends too early|a frame of"), "NaN": (foreign.official(G_ema=nan), "not finite"), "infinite, rosinality": (foreign.saved(foreign.rosinality(tiny(**{"mapping.w_avg": lambda v: v + float("inf")}))), "not finite"),
-        "old torch, cut": (old[:-3], "ends too early"), "old torch, other length": (old.replace(struct.pack("<q", 128), struct.pack("<q", 1 << 50), 1), "numbers are announced|announced"), "old torch, evil": (foreign.saved({"a": Evil()}, zip=False), "asks for"), "new torch, evil": (foreign.saved({"a": Evil()}), "asks for"),
-        "big-endian": (re.sub(rb"(little_endianq.)\x88", lambda m: m[1] + b"\x89", old, count=1, flags=re.S), "big-endian"), "rosinality with one name more": (foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}), "extra"),
-        "state dict with one tensor less": (foreign.saved({k: v for k, v in G.state_dict().items() if k != "synthesis.b8.conv0.bias"}), "lacks"), "state dict with another shape": (foreign.saved(G.state_dict() | {"synthesis.b8.conv0.bias": torch.zeros(99)}), "has shape"),
-        "configuration of a giant": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": 1 << 50}}}), "describes no generator|has shape"), "configuration with evil": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": {"synthesis_kwargs": {"low_precision": "load"}}}}), "low_precision"),
-        "an activation that nobody knows": (foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"synthesis_kwargs": TINY["synthesis_kwargs"] | {"activation": "system"}}}}), "no activation 'system'"),
-        "array of objects": (foreign.tensorflow(G, D).replace(b"\x02\x00\x00\x00f4", b"\x02\x00\x00\x00O8"), "of type 'O8'"), "TensorFlow, another network": (foreign.tensorflow(G, D).replace(b"4x4/Const/const", b"4x4/Const/Const"), "variable"),
+        "evil beside the networks": (official({"G_ema": foreign.Persistent(G), "x": Evil()}), "asks for"),
+        "evil in the state": (
+            official({"G_ema": persistent({"_parameters": {}, "_buffers": {"w": Evil()}})}),
+            "asks for",
+        ),
+        "evil as class name": (official({"G_ema": persistent({}, class_name=Evil())}), "asks for"),
+        "evil in a heap": (heap(pickle.dumps(Evil())), "asks for"),
+        "evil in evil": (official(Call(foreign._reconstruct_persistent_obj, Call(dict, [("a", Evil())]))), "asks for"),
+        "version 7": (official({"G_ema": persistent({}, version=7)}), "version 7"),
+        "no source": (official({"G_ema": persistent({}, module_src=None)}), "without a class name or source"),
+        "no module": (official({"G_ema": persistent({"_modules": {"a": 3}})}), "is no module"),
+        "no tensor": (official({"G_ema": persistent({"_parameters": {"a": "b"}})}), "is no tensor"),
+        "modules in modules": (official({"G_ema": shared}), "too many opcodes|nested more than"),
+        "not StyleGAN2": (official({"G_ema": persistent({})}), "no StyleGAN2 generator"),
+        "shape too large": (tensor(0, (5,), (1,)), "does not fit"),
+        "offset too large": (tensor(3, (2,), (1,)), "does not fit"),
+        "stride too large": (tensor(0, (2,), (4,)), "does not fit"),
+        "negative stride": (tensor(3, (4,), (-1,)), "impossible shape"),
+        "negative offset": (tensor(-1, (1,), (1,)), "impossible shape"),
+        "a billion of one": (tensor(0, (1 << 30,), (0,)), "does not fit"),
+        "overflowing shape": (tensor(0, (1 << 62, 1 << 62), (1, 1)), "impossible shape"),
+        "shape of text": (tensor(0, ("4",), (1,)), "impossible shape"),
+        "heap longer than its bytes": (
+            good.replace(struct.pack("<q", 8 * 16), struct.pack("<q", 1 << 40)),
+            "numbers are announced",
+        ),
+        "a heap that is no file": (heap(b"N."), "does not begin|ends too early|persistent"),
+        "cut in the middle": (good[: len(good) // 2], "ends too early|a frame of|announced"),
+        "cut at the end": (good[:-1], "ends too early|a frame of"),
+        "NaN": (foreign.official(G_ema=nan), "not finite"),
+        "infinite, rosinality": (
+            foreign.saved(foreign.rosinality(tiny(**{"mapping.w_avg": lambda v: v + float("inf")}))),
+            "not finite",
+        ),
+        "old torch, cut": (old[:-3], "ends too early"),
+        "old torch, other length": (
+            old.replace(struct.pack("<q", 128), struct.pack("<q", 1 << 50), 1),
+            "numbers are announced|announced",
+        ),
+        "old torch, evil": (foreign.saved({"a": Evil()}, zip=False), "asks for"),
+        "new torch, evil": (foreign.saved({"a": Evil()}), "asks for"),
+        "big-endian": (
+            re.sub(rb"(little_endianq.)\x88", lambda m: m[1] + b"\x89", old, count=1, flags=re.S),
+            "big-endian",
+        ),
+        "rosinality with one name more": (
+            foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}),
+            "extra",
+        ),
+        "state dict with one tensor less": (
+            foreign.saved({k: v for k, v in G.state_dict().items() if k != "synthesis.b8.conv0.bias"}),
+            "lacks",
+        ),
+        "state dict with another shape": (
+            foreign.saved(G.state_dict() | {"synthesis.b8.conv0.bias": torch.zeros(99)}),
+            "has shape",
+        ),
+        "configuration of a giant": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": 1 << 50}}}),
+            "describes no generator|has shape",
+        ),
+        "configuration with evil": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": {"synthesis_kwargs": {"low_precision": "load"}}}}),
+            "low_precision",
+        ),
+        "an activation that nobody knows": (
+            foreign.saved(
+                {
+                    "G_ema": G.state_dict(),
+                    "config": {"G": TINY | {"synthesis_kwargs": TINY["synthesis_kwargs"] | {"activation": "system"}}},
+                }
+            ),
+            "no activation 'system'",
+        ),
+        "array of objects": (
+            foreign.tensorflow(G, D).replace(b"\x02\x00\x00\x00f4", b"\x02\x00\x00\x00O8"),
+            "of type 'O8'",
+        ),
+        "TensorFlow, another network": (
+            foreign.tensorflow(G, D).replace(b"4x4/Const/const", b"4x4/Const/Const"),
+            "variable",
+        ),
     }
 
 
 # ---- containers
+
 
 def safetensors_bytes(header, data=b"", length=None):
     h = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -143,38 +335,81 @@ def safetensors_bytes(header, data=b"", length=None):
 def zipped(*members, method=zipfile.ZIP_STORED):
     f = io.BytesIO()
     with zipfile.ZipFile(f, "w", method) as z:
-        for n, data in members: z.writestr(n, data)
+        for n, data in members:
+            z.writestr(n, data)
     return f.getvalue()
 
 
 def containers():
     "safetensors and zips that lie."
     G = tiny()
-    entry = lambda a, b, shape=(2,): {"dtype": "F32", "shape": list(shape), "data_offsets": [a, b]}
+
+    def entry(a, b, shape=(2,)):
+        return {"dtype": "F32", "shape": list(shape), "data_offsets": [a, b]}
+
     whole, meta = {f"G_ema.{k}": v for k, v in G.state_dict().items()}, lambda kwargs: {"G": json.dumps(kwargs)}
+
     def file(state, kwargs=G.init_kwargs):
         from safetensors.torch import save
-        return save({k: v.contiguous() for k, v in state.items()}, {"G": kwargs if isinstance(kwargs, str) else json.dumps(kwargs)})
+
+        return save(
+            {k: v.contiguous() for k, v in state.items()},
+            {"G": kwargs if isinstance(kwargs, str) else json.dumps(kwargs)},
+        )
+
     slip = "no complete safetensors"
     sparse = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
-    at = sparse.rindex(b"PK\1\2"); sparse[at + 20:at + 28] = struct.pack("<II", 1 << 30, 1 << 30)
+    at = sparse.rindex(b"PK\1\2")
+    sparse[at + 20 : at + 28] = struct.pack("<II", 1 << 30, 1 << 30)
     directory = zipped(*((f"a/{i:0500}", b"") for i in range(9000)))
     return {
-        "safetensors, overlapping": (safetensors_bytes({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), slip), "safetensors, beyond the end": (safetensors_bytes({"a": entry(0, 1 << 40, (1 << 38,))}, bytes(8)), slip), "safetensors, gap": (safetensors_bytes({"a": entry(8, 16)}, bytes(16)), slip),
-        "safetensors, header of 4 EB": (safetensors_bytes({}, length=1 << 62), "its header claims"), "safetensors, giant header": (safetensors_bytes(b"{" + b" " * (9 << 20) + b"}"), "its header claims"), "safetensors, no JSON": (safetensors_bytes(b"{{{{{{{{"), slip),
-        "safetensors, overflowing shape": (safetensors_bytes({"a": entry(0, 8, (1 << 62, 1 << 62))}, bytes(8)), slip), "safetensors, cut": (file(whole)[:-9], slip), "safetensors, metadata in metadata": (file(whole, "[" * 200_000), slip), "safetensors, metadata that is no JSON": (file(whole, "rm -rf"), slip),
-        "safetensors, description that is a list": (file(whole, [1]), "has no entry G"), "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "has shape|describes no"), "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
-        "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"), "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"), "safetensors, of something else": (file({"a": torch.zeros(2)}), "holds no averaged generator"),
-        "zip slip": (zipped(("../../executed", b"x"), ("a/data.pkl", P2 + b"N.")), "leaves the archive"), "zip, absolute": (zipped(("/tmp/executed", b"x")), "leaves the archive"), "zip, backslashes": (zipped(("a\\..\\..\\executed", b"x")), "leaves the archive"), "zip, drive": (zipped(("C:/executed", b"x")), "leaves the archive"),
-        "zip bomb": (zipped(("a/data.pkl", bytes(50 << 20)), method=zipfile.ZIP_DEFLATED), "claim more bytes"), "zip, compressed": (zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", random.Random(0).randbytes(2000)), method=zipfile.ZIP_DEFLATED), "compressed"),
+        "safetensors, overlapping": (safetensors_bytes({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), slip),
+        "safetensors, beyond the end": (safetensors_bytes({"a": entry(0, 1 << 40, (1 << 38,))}, bytes(8)), slip),
+        "safetensors, gap": (safetensors_bytes({"a": entry(8, 16)}, bytes(16)), slip),
+        "safetensors, header of 4 EB": (safetensors_bytes({}, length=1 << 62), "its header claims"),
+        "safetensors, giant header": (safetensors_bytes(b"{" + b" " * (9 << 20) + b"}"), "its header claims"),
+        "safetensors, no JSON": (safetensors_bytes(b"{{{{{{{{"), slip),
+        "safetensors, overflowing shape": (safetensors_bytes({"a": entry(0, 8, (1 << 62, 1 << 62))}, bytes(8)), slip),
+        "safetensors, cut": (file(whole)[:-9], slip),
+        "safetensors, metadata in metadata": (file(whole, "[" * 200_000), slip),
+        "safetensors, metadata that is no JSON": (file(whole, "rm -rf"), slip),
+        "safetensors, description that is a list": (file(whole, [1]), "has no entry G"),
+        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "has shape|describes no"),
+        "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
+        "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"),
+        "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"),
+        "safetensors, of something else": (file({"a": torch.zeros(2)}), "holds no averaged generator"),
+        "zip slip": (zipped(("../../executed", b"x"), ("a/data.pkl", P2 + b"N.")), "leaves the archive"),
+        "zip, absolute": (zipped(("/tmp/executed", b"x")), "leaves the archive"),
+        "zip, backslashes": (zipped(("a\\..\\..\\executed", b"x")), "leaves the archive"),
+        "zip, drive": (zipped(("C:/executed", b"x")), "leaves the archive"),
+        "zip bomb": (zipped(("a/data.pkl", bytes(50 << 20)), method=zipfile.ZIP_DEFLATED), "claim more bytes"),
+        "zip, compressed": (
+            zipped(
+                ("a/data.pkl", P2 + b"N."), ("a/data/0", random.Random(0).randbytes(2000)), method=zipfile.ZIP_DEFLATED
+            ),
+            "compressed",
+        ),
         "zip, an entry before the beginning": (_zip_before_itself(), "before its beginning|is no complete zip"),
-        "zip, lies about sizes": (bytes(sparse), "claim more bytes|is no complete zip"), "zip, giant directory": (directory, "directory is too long"), "zip, no pickle": (zipped(("a.txt", b"x")), "none that torch.save wrote"), "zip, two pickles": (zipped(("a/data.pkl", b"N."), ("b/data.pkl", b"N.")), "2 members"),
-        "zip, lacks a heap": (_without_heap(), "lacks the numbers"), "zip, cut": (foreign.saved(G.state_dict())[:-40], "is no complete zip"), "zip, flipped pickle": (_flip(foreign.saved({"w": torch.arange(4.)}), b"storage"), "checksum"), "zip, flipped weights": (_flip(foreign.saved({"G_ema": G.state_dict()}), G.synthesis.b8.conv1.weight.detach().numpy().tobytes()[:16]), "checksum"),
+        "zip, lies about sizes": (bytes(sparse), "claim more bytes|is no complete zip"),
+        "zip, giant directory": (directory, "directory is too long"),
+        "zip, no pickle": (zipped(("a.txt", b"x")), "none that torch.save wrote"),
+        "zip, two pickles": (zipped(("a/data.pkl", b"N."), ("b/data.pkl", b"N.")), "2 members"),
+        "zip, lacks a heap": (_without_heap(), "lacks the numbers"),
+        "zip, cut": (foreign.saved(G.state_dict())[:-40], "is no complete zip"),
+        "zip, flipped pickle": (_flip(foreign.saved({"w": torch.arange(4.0)}), b"storage"), "checksum"),
+        "zip, flipped weights": (
+            _flip(
+                foreign.saved({"G_ema": G.state_dict()}), G.synthesis.b8.conv1.weight.detach().numpy().tobytes()[:16]
+            ),
+            "checksum",
+        ),
     }
 
 
 def _flip(data, where):
-    data = bytearray(data); data[data.index(where) + 2] ^= 4
+    data = bytearray(data)
+    data[data.index(where) + 2] ^= 4
     return bytes(data)
 
 
@@ -182,30 +417,53 @@ def _zip_before_itself():
     "The end record says that the directory begins later than it does, so that every entry seems to lie before the file (found by fuzzing)."
     data = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
     at = data.rindex(b"PK\5\6") + 16
-    data[at:at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
+    data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
     return bytes(data)
 
 
 def _without_heap():
-    source = zipfile.ZipFile(io.BytesIO(foreign.saved({"w": torch.arange(4.)})))
+    source = zipfile.ZipFile(io.BytesIO(foreign.saved({"w": torch.arange(4.0)})))
     return zipped(*((n, source.read(n)) for n in source.namelist() if not n.endswith("data/0")))
 
 
 # ---- pictures
 
+
 def png(width, height, rows=b""):
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def pictures():
     "Data sets whose images lie, as zips."
-    gif = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + b"\0\0\0,\0\0\0\0" + struct.pack("<HH", 60_000, 60_000) + b"\0\2\2L\1\0;"
+    gif = (
+        b"GIF89a"
+        + struct.pack("<HH", 60_000, 60_000)
+        + b"\0\0\0,\0\0\0\0"
+        + struct.pack("<HH", 60_000, 60_000)
+        + b"\0\2\2L\1\0;"
+    )
     large = bytearray(zipped(("a.png", bytes(1 << 20)), method=zipfile.ZIP_DEFLATED))
-    at = large.rindex(b"PK\1\2"); large[at + 24:at + 28] = struct.pack("<I", 3 << 30)
+    at = large.rindex(b"PK\1\2")
+    large[at + 24 : at + 28] = struct.pack("<I", 3 << 30)
     return {
-        "picture of 10 billion pixels": (zipped(("a.png", png(100_000, 100_000))), "decompression bomb"), "picture shorter than it says": (zipped(("a.png", png(64, 64, b"\0" * 20))), "truncated or damaged|cannot be decoded"), "animation of 60 000 pixels": (zipped(("a.gif", gif)), "decompression bomb|broken header|damaged"),
-        "picture that is a pickle": (zipped(("a.png", pickle.dumps(Evil()))), "is not an image"), "data set that leaves its folder": (zipped(("../a.png", png(8, 8))), "leaves the folder"), "picture that unpacks to 3 GB": (bytes(large), "unpacks to"), "no pixels": (zipped(("a.png", png(0, 0))), "broken header|not an image|pixels|truncated"),
+        "picture of 10 billion pixels": (zipped(("a.png", png(100_000, 100_000))), "decompression bomb"),
+        "picture shorter than it says": (
+            zipped(("a.png", png(64, 64, b"\0" * 20))),
+            "truncated or damaged|cannot be decoded",
+        ),
+        "animation of 60 000 pixels": (zipped(("a.gif", gif)), "decompression bomb|broken header|damaged"),
+        "picture that is a pickle": (zipped(("a.png", pickle.dumps(Evil()))), "is not an image"),
+        "data set that leaves its folder": (zipped(("../a.png", png(8, 8))), "leaves the folder"),
+        "picture that unpacks to 3 GB": (bytes(large), "unpacks to"),
+        "no pixels": (zipped(("a.png", png(0, 0))), "broken header|not an image|pixels|truncated"),
     }
 
 
@@ -245,12 +503,27 @@ def verdicts(tmp_path_factory):
     home = tmp_path_factory.mktemp("hostile")
     corpus, images = {**programs(), **bombs(), **networks(), **containers()}, pictures()
     (home / "files").mkdir()
-    for i, (data, _) in enumerate([*corpus.values(), *images.values()]): (home / "files" / f"{i:03d}{'.zip' if i >= len(corpus) else '.pkl'}").write_bytes(data)
-    for kind, data in dict(pkl=foreign.official(G_ema=tiny()), pt=foreign.saved(tiny().state_dict()), zip=zipped(("a.png", png(8, 8, bytes(25 * 8))))).items(): (home / f"good.{kind}").write_bytes(data)
-    r = subprocess.run([sys.executable, "-c", CHILD, str(home / "files"), str(home / "good")], cwd=home, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    for i, (data, _) in enumerate([*corpus.values(), *images.values()]):
+        (home / "files" / f"{i:03d}{'.zip' if i >= len(corpus) else '.pkl'}").write_bytes(data)
+    for kind, data in dict(
+        pkl=foreign.official(G_ema=tiny()),
+        pt=foreign.saved(tiny().state_dict()),
+        zip=zipped(("a.png", png(8, 8, bytes(25 * 8)))),
+    ).items():
+        (home / f"good.{kind}").write_bytes(data)
+    r = subprocess.run(
+        [sys.executable, "-c", CHILD, str(home / "files"), str(home / "good")],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert r.returncode == 0, r.stderr[-3000:]
     found = json.loads(r.stdout)
-    files = {what: found["files"][f"{i:03d}"] | {"id": f"{i:03d}", "expected": pattern} for i, (what, (_, pattern)) in enumerate({**corpus, **images}.items())}
+    files = {
+        what: found["files"][f"{i:03d}"] | {"id": f"{i:03d}", "expected": pattern}
+        for i, (what, (_, pattern)) in enumerate({**corpus, **images}.items())
+    }
     assert len(files) == len(corpus) + len(images) == len(found["files"])
     return files, found["mb"], [p.name for p in home.rglob("executed")] + [p.name for p in home.parent.glob("executed")]
 
@@ -260,8 +533,15 @@ def test_each_hostile_or_broken_file_is_refused_by_name_and_reason(verdicts):
     assert len(files) >= 40
     for what, v in files.items():
         kind, message = v["said"] or ("none", "it was read as if nothing were wrong")
-        if kind not in ("CheckpointError", "UnsafeFile", "BrokenFile", "DataError") or v["id"] not in message or not re.search(v["expected"], message) or len(message) > 700:
-            faults.append(f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, found {kind}: {message[:700]}")
+        if (
+            kind not in ("CheckpointError", "UnsafeFile", "BrokenFile", "DataError")
+            or v["id"] not in message
+            or not re.search(v["expected"], message)
+            or len(message) > 700
+        ):
+            faults.append(
+                f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, found {kind}: {message[:700]}"
+            )
     assert not faults, "\n" + "\n".join(faults)
 
 
@@ -273,7 +553,9 @@ def test_none_of_them_starts_anything(verdicts):
 
 def test_none_of_them_takes_much_memory_or_time(verdicts):
     files, mb, _ = verdicts
-    assert 0 < mb < 300 and not (large := {what: (v["mb"], v["s"]) for what, v in files.items() if v["mb"] > 150 or v["s"] > 60}), large
+    assert 0 < mb < 300 and not (
+        large := {what: (v["mb"], v["s"]) for what, v in files.items() if v["mb"] > 150 or v["s"] > 60}
+    ), large
 
 
 def test_the_canary_sings(tmp_path, monkeypatch):
@@ -286,10 +568,14 @@ def test_the_canary_sings(tmp_path, monkeypatch):
 
 def test_source_text_is_kept_as_a_hash_and_never_run(tmp_path, monkeypatch):
     import hashlib
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pkl").write_bytes(foreign.official(G_ema=tiny()))
     meta = load_checkpoint(tmp_path / "x.pkl")[1]
-    assert meta["sources"] == {hashlib.sha256(foreign.SOURCE.encode()).hexdigest(): len(foreign.SOURCE)} and not Path("executed").exists()
+    assert (
+        meta["sources"] == {hashlib.sha256(foreign.SOURCE.encode()).hexdigest(): len(foreign.SOURCE)}
+        and not Path("executed").exists()
+    )
 
 
 def flips(data, n, seed):
@@ -297,31 +583,52 @@ def flips(data, n, seed):
     r = random.Random(seed)
     for _ in range(n):
         b = bytearray(data)
-        for _ in range(r.randint(1, 3)): b[r.randrange(len(b))] ^= 1 << r.randrange(8)
+        for _ in range(r.randint(1, 3)):
+            b[r.randrange(len(b))] ^= 1 << r.randrange(8)
         yield bytes(b)
 
 
-@pytest.mark.parametrize("kind", ["official", "official, protocol 2", "torch zip", "torch old", "rosinality", "tensorflow"])
+@pytest.mark.parametrize(
+    "kind", ["official", "official, protocol 2", "torch zip", "torch old", "rosinality", "tensorflow"]
+)
 def test_flipped_bits_end_in_a_network_or_a_typed_error(tmp_path, kind):
     G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
-    data = {"official": lambda: foreign.official(G_ema=G), "official, protocol 2": lambda: foreign.official(2, G_ema=G), "torch zip": lambda: foreign.saved(G.state_dict()), "torch old": lambda: foreign.saved(G.state_dict(), False),
-            "rosinality": lambda: foreign.saved(foreign.rosinality(G)), "tensorflow": lambda: foreign.tensorflow(G, D)}[kind]()
+    data = {
+        "official": lambda: foreign.official(G_ema=G),
+        "official, protocol 2": lambda: foreign.official(2, G_ema=G),
+        "torch zip": lambda: foreign.saved(G.state_dict()),
+        "torch old": lambda: foreign.saved(G.state_dict(), False),
+        "rosinality": lambda: foreign.saved(foreign.rosinality(G)),
+        "tensorflow": lambda: foreign.tensorflow(G, D),
+    }[kind]()
     refused = 0
     for i, flipped in enumerate(flips(data, 40, seed=len(kind))):
         (tmp_path / "x").write_bytes(flipped)
-        try: load_generator(tmp_path / "x", tensorflow=True)
-        except CheckpointError as e: refused += 1; assert str(tmp_path / "x") in str(e)
+        try:
+            load_generator(tmp_path / "x", tensorflow=True)
+        except CheckpointError as e:
+            refused += 1
+            assert str(tmp_path / "x") in str(e)
     assert refused > 0
 
 
 def test_random_programs_end_in_a_value_or_a_typed_error():
     "Instructions at random, weighted towards those that build something."
-    r, codes = random.Random(0), b"(.012FIJKLMNPQRSTUVX\x82\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x91\x93\x94\x95]abcdeghijlopqrstu})"
+    r, codes = (
+        random.Random(0),
+        b"(.012FIJKLMNPQRSTUVX\x82\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x91\x93\x94\x95]abcdeghijlopqrstu})",
+    )
     values = 0
     for _ in range(5000):
-        program = b"".join(bytes([r.choice(codes)]) + r.randbytes(r.choice((0, 0, 0, 1, 2))) for _ in range(r.randint(1, 30))) + b"."
-        try: unpickle(program); values += 1
-        except CheckpointError: pass
+        program = (
+            b"".join(bytes([r.choice(codes)]) + r.randbytes(r.choice((0, 0, 0, 1, 2))) for _ in range(r.randint(1, 30)))
+            + b"."
+        )
+        try:
+            unpickle(program)
+            values += 1
+        except CheckpointError:
+            pass
     assert values > 0
 
 
@@ -329,5 +636,11 @@ def test_random_programs_end_in_a_value_or_a_typed_error():
 def test_fuzzing_finds_no_other_outcome():
     pytest.importorskip("atheris", reason="atheris is not installed")
     import fuzz_unpickle
+
     found = fuzz_unpickle.run(20)
-    assert found["runs"] > found["seeds"] and found["refused"] > 0 and found["read"] > 0 and found["memory_grown_mb"] < 1000, found
+    assert (
+        found["runs"] > found["seeds"]
+        and found["refused"] > 0
+        and found["read"] > 0
+        and found["memory_grown_mb"] < 1000
+    ), found

@@ -1,4 +1,5 @@
 "A training step as a GPU sees it: nothing waits for a number, first-order phases may be compiled, the settings of a step end with it."
+
 import contextlib
 import inspect
 
@@ -13,8 +14,19 @@ from hsr_nb.training.parallel import Processes
 from hsr_nb.training.randomness import stream
 from hsr_nb.training.state import build_state, flatten
 
-SMALL = {"batch": 4, "net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8, "net.use_noise": True, "hsr.head_hidden": 8, "hsr.start_kimg": 0.0, "hsr.interval": 2, "loss.pl_interval": 2,
-         "loss.r1_interval": 2, "device": "cpu"}
+SMALL = {
+    "batch": 4,
+    "net.channel_max": 8,
+    "net.z_dim": 8,
+    "net.w_dim": 8,
+    "net.use_noise": True,
+    "hsr.head_hidden": 8,
+    "hsr.start_kimg": 0.0,
+    "hsr.interval": 2,
+    "loss.pl_interval": 2,
+    "loss.r1_interval": 2,
+    "device": "cpu",
+}
 
 
 def build(device="cpu", label_dim=0, size=32, **changes):
@@ -24,90 +36,146 @@ def build(device="cpu", label_dim=0, size=32, **changes):
 
 def one(cfg, s, real, stats=None):
     c = s.G.c_dim
-    labels = lambda i: torch.eye(max(c, 1))[torch.as_tensor(i) % max(c, 1)][:, :c]
-    step = Step(cfg, s, Processes(), labels, 100, real, labels(range(cfg.batch)).to(real.device, non_blocking=True), stats or Stats())
+
+    def labels(i):
+        return torch.eye(max(c, 1))[torch.as_tensor(i) % max(c, 1)][:, :c]
+
+    step = Step(
+        cfg,
+        s,
+        Processes(),
+        labels,
+        100,
+        real,
+        labels(range(cfg.batch)).to(real.device, non_blocking=True),
+        stats or Stats(),
+    )
     train_step(step, cfg.opt.ema_rampup)
 
 
-def images(i): return torch.rand(4, 3, 16, 16, generator=stream(0, "real", i)) * 2 - 1
+def images(i):
+    return torch.rand(4, 3, 16, 16, generator=stream(0, "real", i)) * 2 - 1
 
 
 # ---- nothing waits -----------------------------------------------------------------------------------------------------
 
-class Asked(AssertionError): pass
+
+class Asked(AssertionError):
+    pass
 
 
 class NoWaiting(TorchDispatchMode):
     "Copies from the CPU must not block; reading a value of a meta tensor is an error by itself."
+
     copies = 0
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if op in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = args[0] if op is torch.ops.aten._to_copy.default else args[1]
-            target = torch.device(kwargs.get("device") or source.device) if op is torch.ops.aten._to_copy.default else args[0].device
+            target = (
+                torch.device(kwargs.get("device") or source.device)
+                if op is torch.ops.aten._to_copy.default
+                else args[0].device
+            )
             if source.device.type == "cpu" and target.type == "meta":
                 self.copies += 1
-                blocks = not (kwargs.get("non_blocking") or op is torch.ops.aten.copy_.default and len(args) > 2 and args[2])
-                if blocks: raise Asked(f"a blocking copy of {list(source.shape)} to the device")
+                blocks = not (
+                    kwargs.get("non_blocking") or op is torch.ops.aten.copy_.default and len(args) > 2 and args[2]
+                )
+                if blocks:
+                    raise Asked(f"a blocking copy of {list(source.shape)} to the device")
         return op(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def no_waiting(monkeypatch):
     "Tensors without values stand for the GPU's; new ones made of Python numbers on the device would be blocking copies too."
+
     def refuse(make):
         def made(data, *args, device=None, **kwargs):
-            if device is not None and torch.device(device).type == "meta" and not isinstance(data, torch.Tensor): raise Asked(f"a tensor made of {data} on the device")
+            if device is not None and torch.device(device).type == "meta" and not isinstance(data, torch.Tensor):
+                raise Asked(f"a tensor made of {data} on the device")
             return make(data, *args, device=device, **kwargs)
+
         return made
+
     with monkeypatch.context() as m, NoWaiting() as watched:
-        for name in ("tensor", "as_tensor"): m.setattr(torch, name, refuse(getattr(torch, name)))
+        for name in ("tensor", "as_tensor"):
+            m.setattr(torch, name, refuse(getattr(torch, name)))
         yield watched
 
 
 def on_meta(**changes):
     label_dim = changes.pop("label_dim", 0)
     cfg, s = build("meta", label_dim, **changes)
-    for flag in [sc.measured for sc in s.hsr.scales.values()] + [getattr(s.hsr, "fitted", torch.tensor(False))]: flag.fill_(True)   # measured and fitted once, before the first step
-    s.opt_G.step = s.opt_D.step = lambda: None   # fused Adam, PyTorch's own, does not know the device meta
+    for flag in [sc.measured for sc in s.hsr.scales.values()] + [getattr(s.hsr, "fitted", torch.tensor(False))]:
+        flag.fill_(True)  # measured and fitted once, before the first step
+    s.opt_G.step = s.opt_D.step = lambda: None  # fused Adam, PyTorch's own, does not know the device meta
     return cfg, s
 
 
 IMPROVED = {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 0.5}
 
 
-@pytest.mark.parametrize("changes", [{}, {"label_dim": 3, "data.labels": True}, {"batch_gpu": 2, "net.mbstd_group": 2}, IMPROVED, {"hsr.grad": "features_and_image", "hsr.loss": "cosine"}], ids=lambda c: " ".join(c) or "plain")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_dim": 3, "data.labels": True},
+        {"batch_gpu": 2, "net.mbstd_group": 2},
+        IMPROVED,
+        {"hsr.grad": "features_and_image", "hsr.loss": "cosine"},
+    ],
+    ids=lambda c: " ".join(c) or "plain",
+)
 def test_a_step_asks_the_device_for_nothing(changes, monkeypatch):
     cfg, s = on_meta(**changes)
     stats = Stats()
     with no_waiting(monkeypatch) as watched:
-        for _ in range(3): one(cfg, s, torch.empty(4, 3, 32, 32, device="meta"), stats)
+        for _ in range(3):
+            one(cfg, s, torch.empty(4, 3, 32, 32, device="meta"), stats)
     assert s.count["step"] == 3 and watched.copies > 10 and {"r1", "pl/length", "loss/hsr32"} <= stats.sums.keys()
-    with pytest.raises((RuntimeError, NotImplementedError)): stats.means(Processes())     # the tick does
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        stats.means(Processes())  # the tick does
 
 
-ASKING = {"item": lambda t: t.item(), "branch": lambda t: t if t.mean() > 0 else -t, "to the CPU": lambda t: t.cpu(), "nonzero": lambda t: t.nonzero(),
-          "boolean mask": lambda t: t[t > 0], "blocking copy": lambda t: torch.ones(2).to(t.device), "number to the device": lambda t: torch.tensor([1.0, 2.0], device=t.device)}
+ASKING = {
+    "item": lambda t: t.item(),
+    "branch": lambda t: t if t.mean() > 0 else -t,
+    "to the CPU": lambda t: t.cpu(),
+    "nonzero": lambda t: t.nonzero(),
+    "boolean mask": lambda t: t[t > 0],
+    "blocking copy": lambda t: torch.ones(2).to(t.device),
+    "number to the device": lambda t: torch.tensor([1.0, 2.0], device=t.device),
+}
 
 
 @pytest.mark.parametrize("how", ASKING)
 def test_a_step_that_asks_is_found(how, monkeypatch):
     says_real = loop.says_real
-    def asking(logits): ASKING[how](logits); return says_real(logits)
+
+    def asking(logits):
+        ASKING[how](logits)
+        return says_real(logits)
+
     monkeypatch.setattr(loop, "says_real", asking)
     cfg, s = on_meta()
-    with pytest.raises((RuntimeError, NotImplementedError, Asked)), no_waiting(monkeypatch): one(cfg, s, torch.empty(4, 3, 32, 32, device="meta"))
+    with pytest.raises((RuntimeError, NotImplementedError, Asked)), no_waiting(monkeypatch):
+        one(cfg, s, torch.empty(4, 3, 32, 32, device="meta"))
 
 
 def test_flags_that_steer_a_step_stay_with_the_cpu():
     _, s = build(**IMPROVED)
     s.hsr.to("meta")
-    assert s.hsr.fitted.device.type == "cpu" and all(sc.measured.device.type == "cpu" and sc.mean.device.type == "meta" for sc in s.hsr.scales.values())
+    assert s.hsr.fitted.device.type == "cpu" and all(
+        sc.measured.device.type == "cpu" and sc.mean.device.type == "meta" for sc in s.hsr.scales.values()
+    )
     assert not s.hsr.ready and not s.hsr.measured and {"fitted", "scales.8.measured"} <= s.hsr.state_dict().keys()
 
 
 # ---- compiled ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def cheap(monkeypatch):
@@ -131,10 +199,12 @@ def test_compiled_steps_equal_plain_ones_and_compile_once(cheap):
     torch._dynamo.utils.counters.clear()
     seen = []
     for i in range(5):
-        one(cfg, plain, images(i)); assert i or not cheap()
+        one(cfg, plain, images(i))
+        assert i or not cheap()
         before = cheap()
-        one(fast_cfg, fast, images(i)); seen.append(cheap() - before)
-    assert seen[0] > 3 and seen[2:] == [0, 0, 0]                                     # step 1 has no HSR, and that is another version of the generator
+        one(fast_cfg, fast, images(i))
+        seen.append(cheap() - before)
+    assert seen[0] > 3 and seen[2:] == [0, 0, 0]  # step 1 has no HSR, and that is another version of the generator
     assert not torch._dynamo.utils.counters["graph_break"]
     name, gap = differ(flatten(fast), flatten(plain))
     assert gap < 2e-4, (name, gap)
@@ -142,19 +212,24 @@ def test_compiled_steps_equal_plain_ones_and_compile_once(cheap):
 
 def test_penalties_call_the_plain_networks(cheap):
     cfg, s = build(size=16, compile="on")
-    def refuse(*args, **kwargs): raise AssertionError("a compiled network cannot be differentiated twice")
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a compiled network cannot be differentiated twice")
+
     s.fast_G = s.fast_D = refuse
     torch._dynamo.utils.counters.clear()
     step = Step(cfg, s, Processes(), lambda i: torch.zeros(len(i), 0), 100, images(0), torch.zeros(4, 0), Stats())
     loop.run_phase(step, loop.g_path_length, "G", 2, step.latents("g_path_length", 2))
     loop.run_phase(step, loop.d_r1, "D", 2, None)
     assert not cheap()
-    with pytest.raises(AssertionError, match="twice"): loop.run_phase(step, loop.d_main, "D", 1, step.latents("d_main"))
+    with pytest.raises(AssertionError, match="twice"):
+        loop.run_phase(step, loop.d_main, "D", 1, step.latents("d_main"))
 
 
 def test_several_runs_in_one_process_all_compile(cheap):
     "PyTorch gives up on a piece of code that it has compiled too often; runs of other sizes must not use that up."
-    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters: pytest.skip("this PyTorch counts for all networks together")
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+        pytest.skip("this PyTorch counts for all networks together")
     for width in range(1, 12):
         before = cheap()
         gpu.compiled(torch.nn.Linear(width, width), True)(torch.zeros(1, width))
@@ -163,7 +238,14 @@ def test_several_runs_in_one_process_all_compile(cheap):
 
 @pytest.mark.slow
 def test_a_run_goes_on_compiled(cheap, tmp_path):
-    small = SMALL | {"data.resolution": 16, "data.max_size": 16, "hsr.teacher": "none", "kimg": 0.016, "tick_kimg": 0.008, "snapshot_kimg": 1000}
+    small = SMALL | {
+        "data.resolution": 16,
+        "data.max_size": 16,
+        "hsr.teacher": "none",
+        "kimg": 0.016,
+        "tick_kimg": 0.008,
+        "snapshot_kimg": 1000,
+    }
     cfg = override(preset("tiny32"), **small | {"run_dir": str(tmp_path / "plain")})
     train(override(cfg, kimg=0.032), progress=False)
     first = override(cfg, run_dir=str(tmp_path / "both"))
@@ -172,30 +254,41 @@ def test_a_run_goes_on_compiled(cheap, tmp_path):
     (a, am), (b, bm) = (load_checkpoint(tmp_path / name) for name in ("both", "plain"))
     name, gap = differ(a, b)
     assert gap < 2e-4 and am["count"]["nimg"] == bm["count"]["nimg"] == 32, (name, gap)
-    assert cheap() and '"compiled": true' in (tmp_path / "both" / "provenance.json").read_text() and '"compiled": false' in (tmp_path / "plain" / "provenance.json").read_text()
+    assert (
+        cheap()
+        and '"compiled": true' in (tmp_path / "both" / "provenance.json").read_text()
+        and '"compiled": false' in (tmp_path / "plain" / "provenance.json").read_text()
+    )
 
 
 def test_compile_means_auto_on_or_off(tmp_path):
-    with pytest.raises(ValueError, match="compile must be auto, on or off, not 'yes'"): train(override(preset("tiny32"), compile="yes", device="cpu", run_dir=str(tmp_path / "run")), progress=False)
+    with pytest.raises(ValueError, match="compile must be auto, on or off, not 'yes'"):
+        train(override(preset("tiny32"), compile="yes", device="cpu", run_dir=str(tmp_path / "run")), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_read_by_hooks_stays_plain(cheap):
     class Teacher:
-        class backbone: indices, compile = None, None
+        class backbone:
+            indices, compile = None, None
+
     gpu.compile_teacher(Teacher, True)
     Teacher.backbone.indices = [1]
-    with pytest.raises(TypeError): gpu.compile_teacher(Teacher, True)
+    with pytest.raises(TypeError):
+        gpu.compile_teacher(Teacher, True)
 
 
 # ---- arithmetic --------------------------------------------------------------------------------------------------------
 
-def arithmetic(): return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+def arithmetic():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
 
 
 def test_fast_arithmetic_ends_with_the_step():
     before = arithmetic()
-    with gpu.fast_math(torch.device("cpu")): assert arithmetic() == before
+    with gpu.fast_math(torch.device("cpu")):
+        assert arithmetic() == before
     with pytest.raises(KeyError), gpu.fast_math(torch.device("cuda", 1)):
         assert arithmetic() == ("high", True, True)
         raise KeyError
@@ -206,9 +299,13 @@ def test_a_run_steps_under_fast_arithmetic(monkeypatch, tmp_path):
     "On a GPU: here the training loop is told that its processor is one."
     inside = []
     from hsr_nb.training import run
+
     monkeypatch.setattr(run, "fast_math", lambda device: gpu.fast_math(torch.device("cuda")))
     step = run.train_step
     monkeypatch.setattr(run, "train_step", lambda *a: (inside.append(arithmetic()), step(*a)))
     before = arithmetic()
-    train(override(preset("tiny32"), **SMALL | {"data.path": "digits", "kimg": 0.008, "run_dir": str(tmp_path / "run")}), progress=False)
+    train(
+        override(preset("tiny32"), **SMALL | {"data.path": "digits", "kimg": 0.008, "run_dir": str(tmp_path / "run")}),
+        progress=False,
+    )
     assert inside == [("high", True, True)] * 2 and arithmetic() == before

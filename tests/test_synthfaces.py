@@ -1,25 +1,37 @@
 "SynthFaces: the same pixels whoever asks, smooth in every factor, honest when small, clear when misused."
-import hashlib, pickle, tracemalloc
-import numpy as np, pytest, torch
+
+import hashlib
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
 from hsr_nb.data import SynthFaces, factor_sweep, render_faces, sample_factors
-from hsr_nb.data import facefactors as ff, facerender as fr
+from hsr_nb.data import facefactors as ff
+from hsr_nb.data import facerender as fr
 from hsr_nb.data.facecanvas import Canvas, band
 from hsr_nb.data.facepose import describe
 
 F = len(ff.FACTOR_NAMES)
-CORNERS = np.random.default_rng(0).integers(0, 2, (60, F)).astype(np.float32)       # every factor at an extreme
+CORNERS = np.random.default_rng(0).integers(0, 2, (60, F)).astype(np.float32)  # every factor at an extreme
 FACES = np.concatenate([ff.sample_factors(60, 5, True), CORNERS])
 
-def digest(x): return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+
+def digest(x):
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+
 
 @pytest.mark.parametrize("resolution", [16, 32, 64, 100, 128, 256])
 def test_pixels_do_not_depend_on_batch_order_chunks_or_threads(resolution):
     f = FACES[40:80:3]
     whole = render_faces(f, resolution, threads=1)
     assert (whole == render_faces(f, resolution, threads=3)).all()
-    assert (whole == torch.cat([render_faces(f[i:i + 1], resolution) for i in range(len(f))])).all()
+    assert (whole == torch.cat([render_faces(f[i : i + 1], resolution) for i in range(len(f))])).all()
     assert (whole.flip(0) == render_faces(f[::-1].copy(), resolution)).all()
-    assert (whole == torch.from_numpy(fr.render_array(f, resolution))).all()         # one big chunk
+    assert (whole == torch.from_numpy(fr.render_array(f, resolution))).all()  # one big chunk
+
 
 def test_pixels_are_the_ones_networks_were_trained_on():
     "A change here invalidates shipped networks: raise RENDERER_VERSION, retrain, and only then change the digests."
@@ -28,7 +40,9 @@ def test_pixels_are_the_ones_networks_were_trained_on():
     assert (digest(render_faces(planted, 32)), digest(render_faces(planted, 64))) == (GOLDEN[32], GOLDEN[64])
     assert digest(sample_factors(200)) == GOLDEN["factors"]
 
+
 GOLDEN = {32: "952949b78201ba31", 64: "849a68969e4ecfdd", "factors": "aa6276bc03a6e30e"}
+
 
 def test_factors_depend_on_seed_and_index_alone():
     f = sample_factors(300, 4)
@@ -36,82 +50,122 @@ def test_factors_depend_on_seed_and_index_alone():
     assert (sample_factors(300, 5) != f).any(1).all() and len(f.unique(dim=0)) == 300
     assert (sample_factors([2**40 + 1], -3) == sample_factors([2**40, 2**40 + 1], -3)[1:]).all()
 
+
 def test_copula_ranks_and_switch():
     a, b = (ff.sample_factors(8000, 1, k) for k in (False, True))
     C = ff.correlation_matrix()
     plan = 6 / np.pi * np.arcsin(C / 2)
     for f, target in ((a, plan), (b, np.eye(F))):
         assert abs(np.corrcoef(f.argsort(0).argsort(0).T) - target).max() < 0.06
-    assert abs(a.mean(0) - b.mean(0)).max() < 0.03 and abs(a.std(0) - b.std(0)).max() < 0.03   # the switch keeps the marginals
+    assert (
+        abs(a.mean(0) - b.mean(0)).max() < 0.03 and abs(a.std(0) - b.std(0)).max() < 0.03
+    )  # the switch keeps the marginals
+
 
 @pytest.mark.parametrize("resolution,limit", [(16, 2.0), (32, 2.0), (48, 1.5), (64, 1.5), (128, 1.5)])
 def test_small_renders_are_averaged_large_ones(resolution, limit):
     k = 384 // resolution
-    large = np.concatenate([fr.paint_faces(FACES[i:i + 8], 384).pixels(1) for i in range(0, 48, 8)]).astype(np.float32)
+    large = np.concatenate([fr.paint_faces(FACES[i : i + 8], 384).pixels(1) for i in range(0, 48, 8)]).astype(
+        np.float32
+    )
     box = large.reshape(48, 3, resolution, k, resolution, k).mean((3, 5))
     d = abs(render_faces(FACES[:48], resolution).numpy() - box)
     assert d.mean() < limit and d.mean((1, 2, 3)).max() < 2.5 * limit and np.percentile(d, 99.5) < 24
+
 
 def test_32_is_close_to_averaged_128():
     small, large = (SynthFaces(r).images(range(64)).float() for r in (32, 128))
     assert (small - large.reshape(64, 3, 32, 4, 32, 4).mean((3, 5))).abs().mean() < 1.5
 
+
 @pytest.mark.parametrize("name", ff.FACTOR_NAMES)
 def test_pictures_follow_every_factor_without_jumps(name):
     k = ff.factor_index(name)
     for base in FACES[[0, 70]]:
-        f = np.repeat(base[None], 65, 0); f[:, k] = np.linspace(0, 1, 65)
+        f = np.repeat(base[None], 65, 0)
+        f[:, k] = np.linspace(0, 1, 65)
         x = render_faces(f, 32).float()
         moves = x.diff(dim=0).abs()
-        assert moves.mean((1, 2, 3)).max() < 0.12 * max((x[-1] - x[0]).abs().mean().item(), moves.mean((1, 2, 3)).sum().item(), 2)
-        assert moves.max() < 128                                                    # no part appears at once
+        assert moves.mean((1, 2, 3)).max() < 0.12 * max(
+            (x[-1] - x[0]).abs().mean().item(), moves.mean((1, 2, 3)).sum().item(), 2
+        )
+        assert moves.max() < 128  # no part appears at once
+
 
 @pytest.mark.parametrize("name", ff.MAIN)
 def test_every_main_factor_shows_at_32_pixels(name):
     x = factor_sweep(name, 2, 32).float()
     change = (x[1] - x[0]).abs().amax(0)
-    assert (change > 40).sum() >= 20, name                                          # at least 20 of 1024 pixels change clearly
+    assert (change > 40).sum() >= 20, name  # at least 20 of 1024 pixels change clearly
+
 
 def test_windows_and_patches_cut_nothing_off(monkeypatch):
     want = fr.paint_faces(FACES[::3], 64).rgb.copy()
     patch, window = Canvas.patch, Canvas.window
     monkeypatch.setattr(Canvas, "patch", lambda cv, x, y, w, h: patch(cv, x, y, 2, 2))
-    monkeypatch.setattr(Canvas, "window", lambda cv, *box: window(cv, *box) if box[0] == -1 else cv)   # the neck does start at its window
+    monkeypatch.setattr(
+        Canvas, "window", lambda cv, *box: window(cv, *box) if box[0] == -1 else cv
+    )  # the neck does start at its window
     assert abs(fr.paint_faces(FACES[::3], 64).rgb - want).max() * 255 < 1
+
 
 def test_everything_stays_float32(monkeypatch):
     over = Canvas.over
+
     def checked(cv, alpha, colour):
         assert alpha.dtype == np.float32 and all(getattr(c, "dtype", np.float32) == np.float32 for c in colour)
         over(cv, alpha, colour)
+
     monkeypatch.setattr(Canvas, "over", checked)
     assert all(v.dtype == np.float32 for v in vars(describe(FACES)).values())
     assert np.isfinite(fr.paint_faces(FACES, 32).rgb).all()
 
+
 def test_a_thin_band_keeps_its_area():
     y = ((np.arange(16, dtype=np.float32) + 0.5) / 8 - 1)[:, None]
     c = np.linspace(-0.8, 0.8, 101, dtype=np.float32)[None]
-    for width in (0.01, 0.125, 0.3): assert np.allclose(band(y, c - width / 2, c + width / 2, 0.125).sum(0) * 0.125, width, atol=1e-5)
+    for width in (0.01, 0.125, 0.3):
+        assert np.allclose(band(y, c - width / 2, c + width / 2, 0.125).sum(0) * 0.125, width, atol=1e-5)
     assert (band(y, c + 0.1, c, 0.125) == 0).all()
+
 
 def test_protocol():
     ds = SynthFaces(32, size=50, seed=2, labels=True)
     image, label = ds[0]
-    assert image.dtype == torch.uint8 and image.shape == ds.image_shape == (3, 32, 32) and label.shape == (9,) and label.dtype == torch.float32
+    assert (
+        image.dtype == torch.uint8
+        and image.shape == ds.image_shape == (3, 32, 32)
+        and label.shape == (9,)
+        and label.dtype == torch.float32
+    )
     assert (ds.labels([4]) == ds.factors([4])[:, :9]).all() and ds.factors([4]).shape == (1, len(ds.factor_names))
-    for kind in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)): assert (ds.images(kind) == ds.images([1, 2])).all()
+    for kind in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)):
+        assert (ds.images(kind) == ds.images([1, 2])).all()
     assert ds.images([]).shape == (0, 3, 32, 32) and ds.labels([]).shape == (0, 9)
     plain = SynthFaces(32, size=50, seed=2)
-    assert plain.labels([0, 1]).shape == (2, 0) and plain.label_dim == 0 and plain.name == "synthfaces" and len(plain) == 50
+    assert (
+        plain.labels([0, 1]).shape == (2, 0)
+        and plain.label_dim == 0
+        and plain.name == "synthfaces"
+        and len(plain) == 50
+    )
     again = pickle.loads(pickle.dumps(ds))
     assert again.identity == ds.identity and (again.images([49]) == ds.images([49])).all()
-    assert len(list(plain)) == 50                                                   # iteration ends where the data set ends
+    assert len(list(plain)) == 50  # iteration ends where the data set ends
+
 
 def test_identity_names_what_decides_the_pixels():
     a = SynthFaces(32, size=40)
-    others = [SynthFaces(16, 40), SynthFaces(32, 41), SynthFaces(32, 40, seed=1), SynthFaces(32, 40, independent=True), SynthFaces(32, 40, labels=True)]
+    others = [
+        SynthFaces(16, 40),
+        SynthFaces(32, 41),
+        SynthFaces(32, 40, seed=1),
+        SynthFaces(32, 40, independent=True),
+        SynthFaces(32, 40, labels=True),
+    ]
     assert len({d.identity["sha256"] for d in [a, SynthFaces(32, 40), *others]}) == 6
     assert a.identity["resize_filter"] == "none (rendered)" and len(a.identity["sha256"]) == 64
+
 
 def test_identity_follows_the_pixels(monkeypatch):
     before = SynthFaces(16, 9).identity["sha256"]
@@ -121,10 +175,12 @@ def test_identity_follows_the_pixels(monkeypatch):
     monkeypatch.setattr(fr, "paint_eyes", brow)
     assert SynthFaces(16, 9).identity["sha256"] == before
 
+
 def test_loader_workers_see_the_same_faces():
     ds = SynthFaces(16, size=12)
     loader = torch.utils.data.DataLoader(ds, batch_size=4, num_workers=2)
     assert (torch.cat([x for x, _ in loader]) == ds.images(range(12))).all()
+
 
 def test_memory_stays_bounded():
     SynthFaces(16, size=2)
@@ -132,18 +188,35 @@ def test_memory_stays_bounded():
     SynthFaces(32, size=600).images(range(600))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 120e6                                                             # all at once would take 600 x 64 x 64 x dozens of floats
+    assert peak < 120e6  # all at once would take 600 x 64 x 64 x dozens of floats
 
-@pytest.mark.parametrize("call,words", [
-    (lambda: SynthFaces(8), "16 to 256"), (lambda: SynthFaces(512), "16 to 256"), (lambda: SynthFaces(32.0), "16 to 256"), (lambda: SynthFaces(True), "16 to 256"),
-    (lambda: SynthFaces(32, size=0), "size=0"), (lambda: render_faces(np.zeros((2, 5))), r"\[n, 28\]"), (lambda: render_faces(np.zeros(F)), r"\[n, 28\]"),
-    (lambda: render_faces(np.full((1, F), 1.01)), "gender of face 0"), (lambda: render_faces(np.full((1, F), -1e-3)), r"\[0, 1\]"),
-    (lambda: render_faces(np.full((1, F), np.nan)), r"\[0, 1\]"), (lambda: factor_sweep("smirk"), "smirk"), (lambda: factor_sweep("smile", base=torch.zeros(9)), "base face"),
-    (lambda: SynthFaces(16, 4).images([[1]]), "1-D"), (lambda: SynthFaces(16, 4).images([0.5]), "integers")])
+
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda: SynthFaces(8), "16 to 256"),
+        (lambda: SynthFaces(512), "16 to 256"),
+        (lambda: SynthFaces(32.0), "16 to 256"),
+        (lambda: SynthFaces(True), "16 to 256"),
+        (lambda: SynthFaces(32, size=0), "size=0"),
+        (lambda: render_faces(np.zeros((2, 5))), r"\[n, 28\]"),
+        (lambda: render_faces(np.zeros(F)), r"\[n, 28\]"),
+        (lambda: render_faces(np.full((1, F), 1.01)), "gender of face 0"),
+        (lambda: render_faces(np.full((1, F), -1e-3)), r"\[0, 1\]"),
+        (lambda: render_faces(np.full((1, F), np.nan)), r"\[0, 1\]"),
+        (lambda: factor_sweep("smirk"), "smirk"),
+        (lambda: factor_sweep("smile", base=torch.zeros(9)), "base face"),
+        (lambda: SynthFaces(16, 4).images([[1]]), "1-D"),
+        (lambda: SynthFaces(16, 4).images([0.5]), "integers"),
+    ],
+)
 def test_misuse_is_named_in_one_sentence(call, words):
-    with pytest.raises(ValueError, match=words) as e: call()
+    with pytest.raises(ValueError, match=words) as e:
+        call()
     assert "\n" not in str(e.value)
+
 
 @pytest.mark.parametrize("i", [-1, 4, 10**9])
 def test_faces_outside_are_refused(i):
-    with pytest.raises(IndexError, match="faces 0 to 3"): SynthFaces(16, 4).images([i])
+    with pytest.raises(IndexError, match="faces 0 to 3"):
+        SynthFaces(16, 4).images([i])

@@ -1,4 +1,5 @@
 "Runs as a whole: exact resume, branches, several processes, signals, and what happens when something is wrong."
+
 import json
 import os
 import resource
@@ -19,8 +20,21 @@ from hsr_nb.training import TrainingFailed, override, preset, read_metrics, trai
 from hsr_nb.training.run import sample_sheet
 from hsr_nb.training.state import build_state, flatten, restore
 
-SMALL = {"data.path": "digits", "data.resolution": 32, "net.channel_max": 16, "net.z_dim": 16, "net.w_dim": 16, "batch": 8, "hsr.head_hidden": 32,
-         "hsr.start_kimg": 0.016, "hsr.interval": 2, "tick_kimg": 0.032, "snapshot_kimg": 1000, "kimg": 0.064, "device": "cpu"}
+SMALL = {
+    "data.path": "digits",
+    "data.resolution": 32,
+    "net.channel_max": 16,
+    "net.z_dim": 16,
+    "net.w_dim": 16,
+    "batch": 8,
+    "hsr.head_hidden": 32,
+    "hsr.start_kimg": 0.016,
+    "hsr.interval": 2,
+    "tick_kimg": 0.032,
+    "snapshot_kimg": 1000,
+    "kimg": 0.064,
+    "device": "cpu",
+}
 
 
 def config(folder, **changes):
@@ -45,7 +59,9 @@ def same(a, b, prefixes=("",)):
 def spawn(cfg, *prefix, **kw):
     "Train in a process of its own."
     code = "import sys, json; from hsr_nb.training import config_from_dict, train; train(config_from_dict(json.loads(sys.argv[1])), progress=False)"
-    return subprocess.Popen([sys.executable, "-c", code, json.dumps(cfg.to_dict())], stderr=subprocess.PIPE, text=True, **kw)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(cfg.to_dict())], stderr=subprocess.PIPE, text=True, **kw
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +75,10 @@ def test_resume_equals_uninterrupted(whole, tmp_path):
     run(cfg)
     run(override(cfg, kimg=0.128))
     same(state_of(whole), state_of(tmp_path / "run"))
-    drop = lambda r: {k: v for k, v in r.items() if not k.startswith("sec")}
+
+    def drop(r):
+        return {k: v for k, v in r.items() if not k.startswith("sec")}
+
     assert [drop(r) for r in read_metrics(whole)] == [drop(r) for r in read_metrics(tmp_path / "run")]
 
 
@@ -70,8 +89,11 @@ def test_resume_after_kill(whole, tmp_path):
     while not checkpoints(tmp_path / "run"):
         assert p.poll() is None, p.stderr.read()
         time.sleep(0.02)
-    p.kill(); p.wait(); p.stderr.close()
-    for extra in checkpoints(tmp_path / "run")[1:]: extra.unlink()
+    p.kill()
+    p.wait()
+    p.stderr.close()
+    for extra in checkpoints(tmp_path / "run")[1:]:
+        extra.unlink()
     run(override(cfg, kimg=0.128, snapshot_kimg=1000))
     same(state_of(whole), state_of(tmp_path / "run"))
     assert [r["nimg"] for r in read_metrics(tmp_path / "run")] == [32, 64, 96, 128]
@@ -88,7 +110,9 @@ def test_sigterm_saves_and_leaves(whole, tmp_path):
     p.stderr.close()
     stopped = load_checkpoint(tmp_path / "run")[1]["count"]["nimg"]
     assert stopped < 100_000
-    if stopped < 128: run(override(cfg, kimg=0.128)); same(state_of(whole), state_of(tmp_path / "run"))
+    if stopped < 128:
+        run(override(cfg, kimg=0.128))
+        same(state_of(whole), state_of(tmp_path / "run"))
 
 
 def test_everything_is_in_the_checkpoint(whole):
@@ -98,14 +122,26 @@ def test_everything_is_in_the_checkpoint(whole):
     assert tensors["pl_mean"] > 0 and meta["count"]["nimg"] == 128 and meta["teacher"]["name"] == "synthfaces-tiny"
     assert not any(k.startswith("G") and "head" in k for k in tensors)
     prov = json.loads((whole / "provenance.json").read_text())
-    assert {"git", "versions", "device", "data", "seed"} <= prov.keys() and "sha256" in prov["data"] and "resize_filter" in prov["data"]
+    assert (
+        {"git", "versions", "device", "data", "seed"} <= prov.keys()
+        and "sha256" in prov["data"]
+        and "resize_filter" in prov["data"]
+    )
 
 
 def test_stripped_export_gives_identical_images(whole, tmp_path):
     tensors, meta = load_checkpoint(whole)
-    save_safetensors(tmp_path / "G.safetensors", {k: v for k, v in tensors.items() if k.startswith("G_ema.")}, {"G": meta["G"]})
-    labels = lambda i: torch.eye(10)[i % 10]
-    assert torch.equal(sample_sheet(load_generator(whole), 0, labels, 10), sample_sheet(load_generator(tmp_path / "G.safetensors"), 0, labels, 10))
+    save_safetensors(
+        tmp_path / "G.safetensors", {k: v for k, v in tensors.items() if k.startswith("G_ema.")}, {"G": meta["G"]}
+    )
+
+    def labels(i):
+        return torch.eye(10)[i % 10]
+
+    assert torch.equal(
+        sample_sheet(load_generator(whole), 0, labels, 10),
+        sample_sheet(load_generator(tmp_path / "G.safetensors"), 0, labels, 10),
+    )
 
 
 def test_weight_zero_is_the_baseline_bit_for_bit(tmp_path):
@@ -120,7 +156,9 @@ def test_hsr_changes_the_generator(tmp_path):
     run(config(tmp_path / "hsr"))
     a, b = state_of(tmp_path / "none"), state_of(tmp_path / "hsr")
     assert not torch.equal(a["G.synthesis.b8.conv1.weight"], b["G.synthesis.b8.conv1.weight"])
-    assert any("loss/hsr8" in r for r in read_metrics(tmp_path / "hsr")) and not any("loss/hsr8" in r for r in read_metrics(tmp_path / "none"))
+    assert any("loss/hsr8" in r for r in read_metrics(tmp_path / "hsr")) and not any(
+        "loss/hsr8" in r for r in read_metrics(tmp_path / "none")
+    )
 
 
 def test_branch_adds_heads_and_keeps_everything_else(tmp_path):
@@ -132,10 +170,14 @@ def test_branch_adds_heads_and_keeps_everything_else(tmp_path):
     base, arm = state_of(tmp_path / "base"), flatten(s)
     same(base, {k: arm[k] for k in base})
     assert all(torch.equal(fresh[k], arm[k]) for k in fresh) and s.count["nimg"] == 64
-    assert all(torch.equal(v, arm[k.replace("heads.", "heads_ema.")]) for k, v in arm.items() if k.startswith("hsr.heads."))
+    assert all(
+        torch.equal(v, arm[k.replace("heads.", "heads_ema.")]) for k, v in arm.items() if k.startswith("hsr.heads.")
+    )
     run(cfg)
     assert load_checkpoint(tmp_path / "arm")[1]["count"]["nimg"] == 128
-    off = config(tmp_path / "off", init_from=str(tmp_path / "arm"), init_mode="branch", kimg=0.16, **{"hsr.teacher": "none"})
+    off = config(
+        tmp_path / "off", init_from=str(tmp_path / "arm"), init_mode="branch", kimg=0.16, **{"hsr.teacher": "none"}
+    )
     run(off)
     assert not any(k.startswith("hsr") or ".hsr." in k for k in state_of(tmp_path / "off"))
 
@@ -158,22 +200,38 @@ def test_transfer_takes_networks_only(tmp_path):
 
 def torchrun(cfg, n=2):
     "The configuration on n gloo processes, constant noise (per-part noise is drawn per process)."
-    code = ("import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
-            "build = r.build_state\n"
-            "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
-            "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)")
+    code = (
+        "import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
+        "build = r.build_state\n"
+        "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
+        "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)"
+    )
     folder = os.path.dirname(cfg.run_dir)
     script, conf = os.path.join(folder, f"t{n}.py"), os.path.join(folder, f"c{n}.json")
-    open(script, "w").write(code); json.dump(cfg.to_dict(), open(conf, "w"))
-    cmd = [sys.executable, script, conf] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), script, conf]
+    open(script, "w").write(code)
+    json.dump(cfg.to_dict(), open(conf, "w"))
+    cmd = (
+        [sys.executable, script, conf]
+        if n == 1
+        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), script, conf]
+    )
     subprocess.run(cmd, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_two_processes_equal_one(tmp_path):
     "Penalties, HSR, mixing and minibatch-std included; only rounding may differ."
-    common = {"data.labels": True, "kimg": 0.024, "loss.pl_interval": 1, "loss.r1_interval": 2, "hsr.start_kimg": 0.0, "hsr.interval": 1,
-              "opt.g_lr": 0.001, "opt.d_lr": 0.001}   # Adam turns the rounding of a vanishing gradient into a step of this size
-    for n in (1, 2): torchrun(config(tmp_path / f"p{n}", **common), n)
+    common = {
+        "data.labels": True,
+        "kimg": 0.024,
+        "loss.pl_interval": 1,
+        "loss.r1_interval": 2,
+        "hsr.start_kimg": 0.0,
+        "hsr.interval": 1,
+        "opt.g_lr": 0.001,
+        "opt.d_lr": 0.001,
+    }  # Adam turns the rounding of a vanishing gradient into a step of this size
+    for n in (1, 2):
+        torchrun(config(tmp_path / f"p{n}", **common), n)
     a, b = state_of(tmp_path / "p1"), state_of(tmp_path / "p2")
     gap = {k: ((a[k] - b[k]).norm() / a[k].norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
     assert max(gap.values()) < 1e-3, max(gap.items(), key=lambda kv: kv[1])
@@ -185,12 +243,26 @@ def test_two_processes_equal_one(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are named in /proc")
 def test_processes_leave_their_group_before_they_end(tmp_path):
     "Gloo's threads, if they still run then, abort a finished process now and then. What is registered before `join` runs after its leaving."
-    (tmp_path / "t.py").write_text("import atexit, os, pathlib, torch, torch.distributed as dist\nnote = pathlib.Path(__file__).with_name('rank' + os.environ['RANK'])\n"
-                                   "threads = lambda: sorted(p.read_text().strip() for p in pathlib.Path('/proc/self/task').glob('*/comm'))\n"
-                                   "atexit.register(lambda: note.write_text(f'{during} {threads()}'))\n"
-                                   "from hsr_nb.training.parallel import join\nprocs, _ = join('cpu')\n"
-                                   "torch.optim.Adam([torch.zeros(1, requires_grad=True)])\nprocs.wait()\nduring = threads()\n")
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "t.py")], check=True, timeout=120)
+    (tmp_path / "t.py").write_text(
+        "import atexit, os, pathlib, torch, torch.distributed as dist\nnote = pathlib.Path(__file__).with_name('rank' + os.environ['RANK'])\n"
+        "threads = lambda: sorted(p.read_text().strip() for p in pathlib.Path('/proc/self/task').glob('*/comm'))\n"
+        "atexit.register(lambda: note.write_text(f'{during} {threads()}'))\n"
+        "from hsr_nb.training.parallel import join\nprocs, _ = join('cpu')\n"
+        "torch.optim.Adam([torch.zeros(1, requires_grad=True)])\nprocs.wait()\nduring = threads()\n"
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(tmp_path / "t.py"),
+        ],
+        check=True,
+        timeout=120,
+    )
     for r in range(2):
         during, after = (tmp_path / f"rank{r}").read_text().split("] ")
         assert "gloo" in during and "gloo" not in after
@@ -203,7 +275,7 @@ def test_a_smaller_budget_and_a_second_session(tmp_path):
     before = state_of(tmp_path / "run")
     run(override(cfg, kimg=0.008))
     same(before, state_of(tmp_path / "run"))
-    earlier, = json.loads((tmp_path / "run" / "provenance.json").read_text())["earlier"]
+    (earlier,) = json.loads((tmp_path / "run" / "provenance.json").read_text())["earlier"]
     assert earlier["until_nimg"] == 32 and earlier["device"]
 
 
@@ -212,26 +284,37 @@ def test_a_transfer_resumes_as_a_transfer(tmp_path):
     run(config(tmp_path / "a", kimg=0.016, **{"hsr.teacher": "none"}))
     cfg = config(tmp_path / "b", kimg=0.016, **{"hsr.teacher": "none", "init_from": str(tmp_path / "a")})
     run(cfg)
-    with pytest.raises(CheckpointError, match="init_from was"): run(override(cfg, kimg=0.032, init_from=None))
+    with pytest.raises(CheckpointError, match="init_from was"):
+        run(override(cfg, kimg=0.032, init_from=None))
     run(override(cfg, kimg=0.032))
 
 
 def test_workers_and_mirror_keep_the_order(tmp_path):
-    for w in (0, 1): run(config(tmp_path / f"w{w}", kimg=0.032, **{"data.workers": w, "data.mirror": True, "hsr.teacher": "none"}))
+    for w in (0, 1):
+        run(config(tmp_path / f"w{w}", kimg=0.032, **{"data.workers": w, "data.mirror": True, "hsr.teacher": "none"}))
     same(state_of(tmp_path / "w0"), state_of(tmp_path / "w1"))
 
 
 def make_folder(path, n=12, size=(32, 32)):
     path.mkdir()
     rng = np.random.default_rng(0)
-    for i in range(n): Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(path / f"{i:03d}.png")
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(path / f"{i:03d}.png")
     return path
 
 
 def test_a_folder_of_images_and_wide_ones(tmp_path):
-    run(config(tmp_path / "run", kimg=0.016, **{"data.path": str(make_folder(tmp_path / "imgs")), "data.resolution": None}))
+    run(
+        config(
+            tmp_path / "run", kimg=0.016, **{"data.path": str(make_folder(tmp_path / "imgs")), "data.resolution": None}
+        )
+    )
     wide = make_folder(tmp_path / "wide", size=(32, 48))
-    cfg = config(tmp_path / "wrun", kimg=0.016, **{"data.path": str(wide), "data.resolution": None, "net.base_size": [4, 6], "hsr.teacher": "none"})
+    cfg = config(
+        tmp_path / "wrun",
+        kimg=0.016,
+        **{"data.path": str(wide), "data.resolution": None, "net.base_size": [4, 6], "hsr.teacher": "none"},
+    )
     assert load_generator(run(cfg)).img_size == (32, 48)
 
 
@@ -256,9 +339,14 @@ def test_bad_requests_are_one_sentence(what, tmp_path):
     change, words = BAD[what]
     folder = make_folder(tmp_path / "imgs")
     cfg = config(tmp_path / "run", **{k: str(folder) if v == "FOLDER" else v for k, v in change.items()})
-    with pytest.raises((ValueError, FileNotFoundError)) as e: run(cfg)
-    lines = str(e.value).strip().splitlines()          # a data-set report has one more line for each bad file
-    assert words in str(e.value) and len(lines) == 1 + isinstance(e.value, DataError) * ("problem" in lines[0]) and not checkpoints(tmp_path / "run")
+    with pytest.raises((ValueError, FileNotFoundError)) as e:
+        run(cfg)
+    lines = str(e.value).strip().splitlines()  # a data-set report has one more line for each bad file
+    assert (
+        words in str(e.value)
+        and len(lines) == 1 + isinstance(e.value, DataError) * ("problem" in lines[0])
+        and not checkpoints(tmp_path / "run")
+    )
 
 
 def cli(*args, **kw):
@@ -267,8 +355,14 @@ def cli(*args, **kw):
 
 
 def test_command_line_errors(tmp_path):
-    (tmp_path / "empty").mkdir(); (tmp_path / "text").mkdir(); (tmp_path / "text" / "a.png").write_text("not an image")
-    for args, words in ((["tiny32", "--data.path", str(tmp_path / "empty")], "empty"), (["tiny32", "--data.path", str(tmp_path / "text")], "a.png"), (["nope"], "tiny32")):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.png").write_text("not an image")
+    for args, words in (
+        (["tiny32", "--data.path", str(tmp_path / "empty")], "empty"),
+        (["tiny32", "--data.path", str(tmp_path / "text")], "a.png"),
+        (["nope"], "tiny32"),
+    ):
         r = cli(*args, "--run-dir", str(tmp_path / "run")) if args != ["nope"] else cli(*args)
         assert r.returncode == 2 and words in r.stderr and "Traceback" not in r.stderr, r.stderr
 
@@ -276,17 +370,37 @@ def test_command_line_errors(tmp_path):
 def test_command_line_force_and_status(monkeypatch, capsys):
     "--force is no setting; SIGTERM's status passes through."
     from hsr_nb.training import cli, run
+
     calls = []
     monkeypatch.setattr(run, "train", lambda cfg, force: calls.append((cfg, force)) or "the folder")
     for args in (["tiny32", "--kimg", "4"], ["tiny32", "--force", "--kimg", "4"]):
-        monkeypatch.setattr(sys, "argv", ["hsr_train", *args]); cli.main()
-    assert calls[0][0] == calls[1][0] and calls[0][0].kimg == 4 and [f for _, f in calls] == [False, True] and "the folder" in capsys.readouterr().out
-    for error, status in ((run.Stopped(), 143), (KeyboardInterrupt(), 130), (BrokenPipeError(), 141), (torch.OutOfMemoryError(), 2), (ValueError("no"), 2)):
-        def fail(*_, **__): raise error
+        monkeypatch.setattr(sys, "argv", ["hsr_train", *args])
+        cli.main()
+    assert (
+        calls[0][0] == calls[1][0]
+        and calls[0][0].kimg == 4
+        and [f for _, f in calls] == [False, True]
+        and "the folder" in capsys.readouterr().out
+    )
+    for error, status in (
+        (run.Stopped(), 143),
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 141),
+        (torch.OutOfMemoryError(), 2),
+        (ValueError("no"), 2),
+    ):
+
+        def fail(*_, **__):
+            raise error
+
         monkeypatch.setattr(run, "train", fail)
-        with pytest.raises(SystemExit) as e: cli.main()
+        with pytest.raises(SystemExit) as e:
+            cli.main()
         assert e.value.code == status
-    assert [line for line in capsys.readouterr().err.splitlines()][-2:] == ["hsr_train: not enough GPU memory; a smaller --batch-gpu may help", "hsr_train: no"]
+    assert [line for line in capsys.readouterr().err.splitlines()][-2:] == [
+        "hsr_train: not enough GPU memory; a smaller --batch-gpu may help",
+        "hsr_train: no",
+    ]
 
 
 def test_read_only_folder(tmp_path):
@@ -304,7 +418,10 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     cfg = config(tmp_path / "run")
     run(cfg)
     before = checkpoints(cfg.run_dir)[0].read_bytes()
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
+    def limit():
+        return resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
     p = spawn(override(cfg, kimg=0.128), preexec_fn=limit)
     _, err = p.communicate(timeout=120)
     assert p.returncode != 0 and "cannot write" in err.strip().splitlines()[-1], err
@@ -326,14 +443,40 @@ def test_not_finite_stops_with_the_cause(tmp_path):
 def test_another_configuration_is_refused(whole, tmp_path):
     with pytest.raises(CheckpointError, match="loss.r1_gamma was 1.0, now 3.0"):
         run(config(whole, kimg=0.128, **{"data.labels": True, "loss.r1_gamma": 3.0}))
-    with pytest.raises(CheckpointError, match="data.labels was True, now False"): run(config(whole))
+    with pytest.raises(CheckpointError, match="data.labels was True, now False"):
+        run(config(whole))
 
 
 def papermill(tmp_path, **params):
     flags = [x for k, v in params.items() for x in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", "-k", "python3", "nbs/experiments/train.ipynb", str(tmp_path / "out.ipynb"),
-                           "-p", "run_dir", str(tmp_path / "run"), "-p", "kimg", "0.064", "-p", "batch", "8", "-p", "device", "cpu", *flags],
-                          capture_output=True, text=True, timeout=300, cwd=os.path.join(os.path.dirname(__file__), ".."))
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            "-k",
+            "python3",
+            "nbs/experiments/train.ipynb",
+            str(tmp_path / "out.ipynb"),
+            "-p",
+            "run_dir",
+            str(tmp_path / "run"),
+            "-p",
+            "kimg",
+            "0.064",
+            "-p",
+            "batch",
+            "8",
+            "-p",
+            "device",
+            "cpu",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=os.path.join(os.path.dirname(__file__), ".."),
+    )
 
 
 def test_notebook_on_digits(tmp_path):

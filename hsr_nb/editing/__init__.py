@@ -1,4 +1,5 @@
 """Editing: directions in W, and the methods that find them."""
+
 from .directions import Directions, load_directions, save_directions
 from .ganspace import GANSpace
 from .sefa import SeFa

@@ -1,2 +1,3 @@
 """Checkpoints: ours, and later other people's."""
+
 from .safetensors import CheckpointError, load_checkpoint, load_generator, save_safetensors

@@ -1,4 +1,5 @@
 """Scores, each under a key that names the detector it was measured with."""
+
 from .comparison import compare_reports, read_report
 from .coverage import precision_recall
 from .detectors import Detector, load_detector, require_independent

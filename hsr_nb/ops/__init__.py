@@ -1,4 +1,5 @@
 """The operations StyleGAN2 is made of: reference and fast versions, twice differentiable."""
+
 from .activation import bias_act
 from .backend import backend_report
 from .modulated_conv import modulated_conv2d
