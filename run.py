@@ -128,7 +128,7 @@ def gpu():
             sh(
                 PY,
                 "-c",
-                f"from hsr_nb.training.benchmark import benchmark; print(*benchmark({name!r}, head_widths=(256,), reference={name == 'small64'}, out='data/results'), sep='\\n')",
+                f"from hsr_nb.studies.benchmark import benchmark; print(*benchmark({name!r}, head_widths=(256,), reference={name == 'small64'}, out='data/results'), sep='\\n')",
             )
     out = RUNS / "gpu64"
     if papermill:
@@ -209,6 +209,11 @@ def readme_text():
 
 def export():
     "Notebooks into the package: nbdev writes the modules, ruff sorts their imports and breaks their lines."
+    for module in (ROOT / "hsr_nb").rglob("*.py"):
+        if module.name not in ("__init__.py", "_modidx.py"):
+            notebook = ROOT / "nbs" / module.relative_to(ROOT / "hsr_nb").with_suffix(".ipynb")
+            if not notebook.exists():
+                module.unlink()
     sh(command("nbdev_export"))
     sh(command("ruff"), "check", "--quiet", "--select", "I", "--fix", "hsr_nb")
     sh(command("ruff"), "format", "--quiet", "hsr_nb")

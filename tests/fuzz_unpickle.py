@@ -56,7 +56,7 @@ def fuzz(seconds: float, corpus: str, out: str):
     torch.set_num_threads(1)
     with atheris.instrument_imports(include=["hsr_nb.interop"]):
         from hsr_nb.interop import foreign as reader
-    from hsr_nb.interop.safetensors import CheckpointError
+    from hsr_nb.base.errors import CheckpointError
 
     seeds_read = 0
     for file in sorted(Path(corpus).iterdir()):  # warm up: what is loaded on first use is not fuzzing
@@ -134,7 +134,7 @@ if __name__ == "__main__":
         else:
             import importlib.metadata
 
-            from hsr_nb.metrics.report import write_result
+            from hsr_nb.base.provenance import write_result
 
             write_result(
                 ROOT / "data/results",

@@ -10,8 +10,8 @@ from pathlib import Path
 import foreign
 import torch
 
+from hsr_nb.base.provenance import write_result
 from hsr_nb.interop import load_generator
-from hsr_nb.metrics.report import write_result
 from hsr_nb.nets import Discriminator, Generator
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hsr_nb.metrics.report import write_result
+from hsr_nb.base.provenance import write_result
 
 CARD = "hsr_nb/weights/synthfaces-{}.json".format
 PAGES = {  # parameters that differ from the page's own

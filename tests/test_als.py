@@ -456,7 +456,7 @@ def test_bank_from_safetensors(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    from hsr_nb.metrics.detectors import AttributeNet
+    from hsr_nb.judges.detectors import AttributeNet
 
     net = AttributeNet((4, 8), 2).eval()
     save_file(net.state_dict(), tmp_path / "mine.safetensors")
@@ -485,7 +485,7 @@ def test_bank_of_a_timm_network(tmp_path):
     pytest.importorskip("timm")
     from safetensors.torch import save_file
 
-    from hsr_nb.nets.backbones import build_net
+    from hsr_nb.judges.backbones import build_net
 
     net = build_net("test_resnet", {"num_classes": 2}).eval()
     save_file(net.state_dict(), tmp_path / "celeb.safetensors")
@@ -544,7 +544,7 @@ def test_attributes_that_a_card_calls_unreliable_are_left_out(tmp_path):
     assert set(load_bank().auc) == set(load_bank().attribute_names) and min(load_bank().auc.values()) > 0.9
     from safetensors.torch import save_file
 
-    from hsr_nb.metrics.detectors import AttributeNet
+    from hsr_nb.judges.detectors import AttributeNet
 
     save_file(AttributeNet((4, 8), 2).state_dict(), tmp_path / "mine.safetensors")
     (tmp_path / "mine.json").write_text(
@@ -567,7 +567,7 @@ def test_plots(L):
     pytest.importorskip("matplotlib")
     import matplotlib.pyplot as plt
 
-    from hsr_nb.metrics.als_plots import als_table, plot_curves, plot_gallery, plot_heatmap, plot_mean, rank_paths
+    from hsr_nb.studies.als_plots import als_table, plot_curves, plot_gallery, plot_heatmap, plot_mean, rank_paths
 
     names, models = list("abcd"), {"baseline": L, "HSR": L * 0.5 + np.linspace(0, 3, 11)[None, :, None]}
     curves, mean = plot_curves(models, names, B=20), plot_mean(models, names, "S", B=20)

@@ -25,9 +25,9 @@ from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.safetensors import checkpoints, save_safetensors
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
 from hsr_nb.training.config import TrainConfig
+from hsr_nb.training.monitor import Scores
 from hsr_nb.training.parallel import join
 from hsr_nb.training.run import open_data
-from hsr_nb.training.scores import Scores
 from hsr_nb.training.state import build_state
 
 # Children are forked from a server that has imported everything and computed nothing: one thread, so that a fork is safe, and 10 ms instead of seconds for a start.
@@ -583,7 +583,7 @@ def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tm
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     "Ours, and the temporary file that safetensors itself writes next to its target."
-    from hsr_nb.training.folder import RunFolder
+    from hsr_nb.training.run_folder import RunFolder
 
     left = [tmp_path / "run" / "checkpoints" / name for name in (".000001024.safetensors.tmp", ".tmp1Y03on")]
     left[0].parent.mkdir(parents=True)

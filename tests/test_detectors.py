@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from hsr_nb.base.errors import WeightsNotFound
+from hsr_nb.base.whole import sha256
 from hsr_nb.data import SynthFaces
-from hsr_nb.metrics import LPIPS, DetectorDistance, fid, load_detector
-from hsr_nb.metrics.detectors import require_independent
-from hsr_nb.metrics.published import (
+from hsr_nb.judges.backbones import build_net
+from hsr_nb.judges.detectors import require_independent
+from hsr_nb.judges.inception_vgg import (
     PUBLISHED,
     VGG16,
     Inception,
@@ -22,7 +24,7 @@ from hsr_nb.metrics.published import (
     resize_tf1,
     variable,
 )
-from hsr_nb.nets.backbones import WeightsNotFound, build_net, sha256
+from hsr_nb.metrics import LPIPS, DetectorDistance, fid, load_detector
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +232,7 @@ def test_only_the_published_file_or_a_trusted_one(inception_file, tmp_path, monk
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="the file of inception does not fit"):
         load_detector("inception", weights=tmp_path / "x.pth", trust=trusted(tmp_path / "x.pth"))
-    from hsr_nb.metrics import published
+    from hsr_nb.judges import inception_vgg as published
 
     monkeypatch.setitem(published.PUBLISHED, "inception", published.Published("https://nowhere", "x", digest[:8]))
     assert (
@@ -251,7 +253,7 @@ def test_a_pickle_that_does_something_is_never_run(tmp_path):
 
 def test_a_download_that_was_asked_for_is_checked(tmp_path, monkeypatch):
     "From a file:// address: the right hash is kept, the wrong one leaves nothing behind."
-    from hsr_nb.metrics import published
+    from hsr_nb.judges import inception_vgg as published
 
     (tmp_path / "far.pth").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()

@@ -10,10 +10,11 @@ import torch
 
 from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
-from hsr_nb.metrics import EvalConfig, compare_reports, evaluate_run, fid, fid_se, load_detector
-from hsr_nb.metrics import evaluate as E
+from hsr_nb.judges.backbones import read_card
+from hsr_nb.metrics import fid, fid_se, load_detector
 from hsr_nb.nets import Generator
-from hsr_nb.nets.backbones import read_card
+from hsr_nb.studies import EvalConfig, compare_reports, evaluate_run
+from hsr_nb.studies import evaluate as E
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(n=110, pairs=8, paths=4, frames=5, resamples=4, device="cpu", batch=64)
@@ -196,7 +197,8 @@ def test_another_detector_is_named_and_its_file_checked(run, tmp_path, monkeypat
     "A timm network from a local file: its name in every key, its hash in the report; path length by the embedded judge."
     from safetensors.torch import save_file
 
-    from hsr_nb.nets.backbones import build_net, sha256
+    from hsr_nb.base.whole import sha256
+    from hsr_nb.judges.backbones import build_net
 
     for k in ("HSR_NB_VGG16", "HSR_NB_LPIPS_VGG16", "HSR_NB_INCEPTION"):
         monkeypatch.delenv(k, raising=False)
@@ -494,7 +496,7 @@ def test_features_that_are_not_finite(run, tmp_path, monkeypatch):
     def broken(self, x):
         return torch.full((len(x), self.num_features), float("nan"))
 
-    monkeypatch.setattr("hsr_nb.metrics.detectors.Detector.__call__", broken)
+    monkeypatch.setattr("hsr_nb.judges.detectors.Detector.__call__", broken)
     for score in ("fid", "kid", "pr"):
         with pytest.raises(ValueError, match="not finite"):
             evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY, scores=(score,)))
@@ -585,7 +587,7 @@ def test_exit_codes(run, tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_is_installed_under_its_name():
-    assert "hsr_eval=hsr_nb.metrics.evaluate:main" in (ROOT / "settings.ini").read_text()
+    assert "hsr_eval=hsr_nb.studies.evaluate:main" in (ROOT / "settings.ini").read_text()
 
 
 # ---- the notebooks

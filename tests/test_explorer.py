@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from hsr_nb.data.images import to_uint8
+from hsr_nb.base.pictures import to_uint8
 from hsr_nb.editing import GANSpace, SeFa, load_directions, save_directions
 from hsr_nb.editing.directions import calibrated, move
 from hsr_nb.editing.ganspace import principal_components
 from hsr_nb.editing.sefa import style_affines
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
+from hsr_nb.explore.film import encode, walk_frames
 from hsr_nb.explore.recipe import Edit, History, dump_history, parse_history
-from hsr_nb.explore.studio import VIEWS, Studio, curve, difference, frames, preview_level, variations
-from hsr_nb.explore.walk import encode, walk_frames
+from hsr_nb.explore.session import VIEWS, Studio, curve, difference, frames, preview_level, variations
 from hsr_nb.interop import CheckpointError, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
 from hsr_nb.interop.embedded import embedded_checkpoint, embedded_generators, ship_generator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hsr_nb.data.images import image_grid, to_uint8
+from hsr_nb.base.pictures import image_grid, to_uint8
 from hsr_nb.explore.generate import (
     GenerateConfig,
     draw,

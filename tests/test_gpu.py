@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from hsr_nb.base.streams import stream
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Discriminator, Generator
 from hsr_nb.training import override, preset, read_metrics, train
 from hsr_nb.training.gpu import fast_math
 from hsr_nb.training.loop import Stats, Step, train_step
 from hsr_nb.training.parallel import Processes
-from hsr_nb.training.randomness import send, stream
+from hsr_nb.training.randomness import send
 from hsr_nb.training.state import build_state
 
 pytestmark = pytest.mark.gpu

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hsr_nb.base.errors import WeightsNotFound
 from hsr_nb.hsr import HSR, TEACHERS, Head, load_teacher
 from hsr_nb.hsr.heads import count
 from hsr_nb.hsr.linearity import linearity, second_difference
-from hsr_nb.hsr.standardised import Moments, Scale
+from hsr_nb.hsr.targets import Moments, Scale
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Generator
-from hsr_nb.nets.backbones import WeightsNotFound
 from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
 from hsr_nb.training.config import PRESETS, HSRConfig
 from hsr_nb.training.loop import Stats, Step, g_main, style, train_step
@@ -647,7 +647,7 @@ def test_no_parameter_of_the_generator_is_idle():
 
 def test_the_table_of_quirks_names_tests_that_exist():
     root = Path(__file__).resolve().parents[1]
-    cells = json.loads((root / "nbs/hsr/07_quirks.ipynb").read_text())["cells"]
+    cells = json.loads((root / "nbs/hsr/quirks.ipynb").read_text())["cells"]
     table = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     rows = re.findall(r"(?m)^\| (\d+) \|(.*)$", table)
     assert [int(n) for n, _ in rows] == list(range(1, 24))

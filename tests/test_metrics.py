@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hsr_nb.data import SynthFaces
+from hsr_nb.judges.inception_vgg import VGG16_PLAN
 from hsr_nb.metrics import (
     LPIPS,
     DetectorDistance,
@@ -42,8 +43,7 @@ from hsr_nb.metrics.path_length import (
     synthesize,
     view,
 )
-from hsr_nb.metrics.published import VGG16_PLAN
-from hsr_nb.metrics.reference import real_images
+from hsr_nb.metrics.real_features import real_images
 from hsr_nb.nets import Generator
 
 

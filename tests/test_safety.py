@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.unpickle import unpickle
 from hsr_nb.nets import Discriminator, Generator
+from hsr_nb.untrusted.unpickle import unpickle
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = dict(
@@ -475,7 +475,7 @@ import torch
 from hsr_nb.interop import CheckpointError, load_generator
 import hsr_nb.interop.foreign, hsr_nb.interop.architecture
 from hsr_nb.data import ImageDataset
-from hsr_nb.data.files import DataError
+from hsr_nb.base.errors import DataError
 folder, good = Path(sys.argv[1]), sys.argv[2]
 for kind in ("pkl", "pt"): load_generator(f"{good}.{kind}")         # whatever is imported late is imported now
 ImageDataset(f"{good}.zip", threads=1).images([0])

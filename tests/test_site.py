@@ -179,9 +179,9 @@ def understood(words):
     from hsr_nb.data.convert import ConvertConfig
     from hsr_nb.explore.generate import GenerateConfig
     from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
-    from hsr_nb.metrics.evaluate import EvalConfig
+    from hsr_nb.studies.evaluate import EvalConfig
+    from hsr_nb.studies.sweep import SweepConfig
     from hsr_nb.training.cli import parse
-    from hsr_nb.training.sweep import SweepConfig
 
     name, args = words[0], words[1:]
     if name == "hsr_train":
@@ -288,7 +288,7 @@ def test_code_on_plain_pages_is_not_run():
 def reproduce(results):
     "What the page says in Markdown, executed on a folder of results."
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    nb = nbformat.read(NBS / "guides/01_reproduce.ipynb", 4)
+    nb = nbformat.read(NBS / "guides/reproduce.ipynb", 4)
     (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     cell.source += f"\nresults = {str(results)!r}"
     nbclient.NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(NBS / "guides")}}).execute()
@@ -303,12 +303,12 @@ def reproduce(results):
 def test_reproduce_page_shows_the_results_that_are_there():
     said = "\n\n".join(
         "".join(o["data"]["text/markdown"])
-        for c in NOTEBOOKS[NBS / "guides/01_reproduce.ipynb"]["cells"]
+        for c in NOTEBOOKS[NBS / "guides/reproduce.ipynb"]["cells"]
         for o in c.get("outputs", [])
         if "text/markdown" in o.get("data", {})
     )
     assert said == reproduce(ROOT / "data/results"), (
-        "data/results has changed: execute nbs/guides/01_reproduce.ipynb again and clean it (nbdev_clean)"
+        "data/results has changed: execute nbs/guides/reproduce.ipynb again and clean it (nbdev_clean)"
     )
 
 
@@ -331,7 +331,7 @@ def result(folder, name, config, rows):
 
 def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     "Numbers chosen here come out in the right cells; without files every cell of ours says so."
-    from hsr_nb.training.sweep import SweepConfig, result_name
+    from hsr_nb.studies.sweep import SweepConfig, result_name
 
     none = reproduce(tmp_path)
     assert none.count("not measured") > 20 and "nothing yet" in none

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hsr_nb.base.streams import stream
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.training import gpu, loop, override, preset, train
 from hsr_nb.training.loop import Stats, Step, train_step
 from hsr_nb.training.parallel import Processes
-from hsr_nb.training.randomness import stream
 from hsr_nb.training.state import build_state, flatten
 
 SMALL = {

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
 from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
-from hsr_nb.training.sweep import (
+from hsr_nb.studies.sweep import (
     SweepConfig,
     SweepFailed,
     asked,
@@ -138,7 +138,7 @@ def test_a_killed_sweep_goes_on(ask):
     command = [
         sys.executable,
         "-c",
-        "import sys; from hsr_nb.training.sweep import main; sys.exit(main())",
+        "import sys; from hsr_nb.studies.sweep import main; sys.exit(main())",
         "--axis",
         "teacher",
         "--folder",

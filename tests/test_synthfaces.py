@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hsr_nb.data import SynthFaces, factor_sweep, render_faces, sample_factors
-from hsr_nb.data import facefactors as ff
-from hsr_nb.data import facerender as fr
-from hsr_nb.data.facecanvas import Canvas, band
-from hsr_nb.data.facepose import describe
+from hsr_nb.data import SynthFaces
+from hsr_nb.data.synthfaces import factor_sweep, render_faces, sample_factors
+from hsr_nb.data.synthfaces import factors as ff
+from hsr_nb.data.synthfaces import render as fr
+from hsr_nb.data.synthfaces.canvas import Canvas, band
+from hsr_nb.data.synthfaces.pose import describe
 
 F = len(ff.FACTOR_NAMES)
 CORNERS = np.random.default_rng(0).integers(0, 2, (60, F)).astype(np.float32)  # every factor at an extreme

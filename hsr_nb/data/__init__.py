@@ -1,8 +1,24 @@
-from .check import check_dataset, require_dataset
+"""Pictures to train on: folders, zips, archives, and faces drawn from formulas."""
+
+from ..base.errors import DataError
+from ..base.pictures import image_grid, to_uint8
+from .check import check_dataset
 from .convert import convert_dataset
 from .digits import Digits
-from .files import DataError
-from .images import ImageDataset, ImageSet, image_grid, to_uint8
+from .images import ImageDataset, ImageSet
 from .registry import open_dataset
-from .sampler import batches, check_batch, image_order
-from .synthfaces import FACTOR_NAMES, SynthFaces, base_face, factor_sweep, render_faces, sample_factors, sweep_factors
+from .synthfaces import FACTOR_NAMES, SynthFaces
+
+__all__ = [
+    "FACTOR_NAMES",
+    "DataError",
+    "Digits",
+    "ImageDataset",
+    "ImageSet",
+    "SynthFaces",
+    "check_dataset",
+    "convert_dataset",
+    "image_grid",
+    "open_dataset",
+    "to_uint8",
+]

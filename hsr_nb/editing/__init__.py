@@ -3,3 +3,5 @@
 from .directions import Directions, load_directions, save_directions
 from .ganspace import GANSpace
 from .sefa import SeFa
+
+__all__ = ["Directions", "GANSpace", "SeFa", "load_directions", "save_directions"]

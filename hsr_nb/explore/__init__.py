@@ -1,5 +1,6 @@
-"""Explore: pictures from seeds, and later the explorer and the survey."""
+"""Explore: pictures from seeds, and the explorer."""
 
+from ..base.pictures import write_png
 from .explorer import Explorer
 from .generate import (
     GenerateConfig,
@@ -8,9 +9,24 @@ from .generate import (
     images_for_seeds,
     parse_seeds,
     style_mixing_grid,
-    write_png,
     ws_for_seeds,
     z_from_seed,
 )
 from .latent_explorer import LatentExplorer
 from .recipe import Edit, Recipe
+
+__all__ = [
+    "Edit",
+    "Explorer",
+    "GenerateConfig",
+    "LatentExplorer",
+    "Recipe",
+    "class_labels",
+    "draw",
+    "images_for_seeds",
+    "parse_seeds",
+    "style_mixing_grid",
+    "write_png",
+    "ws_for_seeds",
+    "z_from_seed",
+]

@@ -1,3 +1,6 @@
-"""Checkpoints: ours, and later other people's."""
+"""Checkpoints of all origins, read without executing anything."""
 
-from .safetensors import CheckpointError, load_checkpoint, load_generator, save_safetensors
+from ..base.errors import CheckpointError
+from .safetensors import load_checkpoint, load_generator, save_safetensors
+
+__all__ = ["CheckpointError", "load_checkpoint", "load_generator", "save_safetensors"]

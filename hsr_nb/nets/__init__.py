@@ -1,4 +1,6 @@
-"""The StyleGAN2 networks, and frozen backbones."""
+"""The StyleGAN2 networks."""
 
 from .discriminator import Discriminator
 from .generator import Generator
+
+__all__ = ["Discriminator", "Generator"]

@@ -1,0 +1,1 @@
+"""The ground that everybody stands on: errors, whole files, provenance, commands, moments, random streams, pictures."""

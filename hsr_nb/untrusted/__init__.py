@@ -1,0 +1,1 @@
+"""Hostile bytes become plain data here, and nothing in them is executed."""
