@@ -54,8 +54,8 @@ def fuzz(seconds: float, corpus: str, out: str):
     import torch  # before the instrumentation, and the rest that is not the target
 
     torch.set_num_threads(1)
-    with atheris.instrument_imports(include=["hsr_nb.interop"]):
-        from hsr_nb.interop import foreign as reader
+    with atheris.instrument_imports(include=["hsr_nb.interop", "hsr_nb.untrusted"]):
+        from hsr_nb.interop import checkpoint as reader
     from hsr_nb.base.errors import CheckpointError
 
     seeds_read = 0
@@ -139,7 +139,7 @@ if __name__ == "__main__":
             write_result(
                 ROOT / "data/results",
                 "fuzz-unpickle",
-                {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"},
+                {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.checkpoint.read_foreign"},
                 [found],
             )
         print(found)

@@ -1,6 +1,7 @@
 """Other people's checkpoints, in layouts written here byte by byte from their description: the same weights, the same pictures, nothing executed."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -384,7 +385,12 @@ def test_hsr_convert(tmp_path):
 
     def run(*a):
         return subprocess.run(
-            [sys.executable, "-c", "from hsr_nb.interop.convert import main; main()", *map(str, a)],
+            [
+                sys.executable,
+                "-c",
+                "import sys; from hsr_nb.interop.convert import main; sys.exit(main())",
+                *map(str, a),
+            ],
             capture_output=True,
             text=True,
         )
@@ -406,6 +412,35 @@ def test_hsr_convert(tmp_path):
         and other.stderr.count("\n") == 1
     ), other.stderr
     assert torch.equal(picture(load_generator(tmp_path / "y.safetensors")), picture(G))
+
+
+def test_written_files_have_the_permissions_of_any_new_file(tmp_path):
+    G, D = pair(16)
+    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, D=D))
+    before = os.umask(0o027)
+    try:
+        for to in ("safetensors", "official", "json"):
+            convert_checkpoint(file, tmp_path / to, to=to)
+            assert (tmp_path / to).stat().st_mode & 0o777 == 0o640, to
+    finally:
+        os.umask(before)
+
+
+def test_a_refused_write_leaves_the_previous_file(tmp_path, monkeypatch):
+    import hsr_nb.interop.safetensors as module
+
+    file = save_safetensors(tmp_path / "x.safetensors", {"w": torch.ones(2)}, {})
+    before = file.read_bytes()
+
+    def torn(tensors, path, meta):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(module, "save_file", torn)
+    words = "cannot write .*/x.safetensors: No space left on device; the previous file, if any, is untouched"
+    with pytest.raises(CheckpointError, match=words):
+        save_safetensors(file, {"w": torch.zeros(2)}, {})
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 # ---- graphs

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
-from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
+from hsr_nb.interop.checkpoint import load_checkpoint  # noqa: E402
 from hsr_nb.studies.sweep import (
     SweepConfig,
     SweepFailed,

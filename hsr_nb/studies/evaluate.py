@@ -62,8 +62,8 @@ from ..base.errors import CheckpointError
 from ..base.provenance import provenance
 from ..base.shell import pick_device
 from ..data.registry import open_dataset
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..interop.safetensors import checkpoints, load_checkpoint, load_generator
 from ..judges.backbones import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..judges.inception_vgg import variable
