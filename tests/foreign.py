@@ -1,4 +1,4 @@
-"""Writes checkpoints in other people's layouts, from the published description of the formats, with stand-ins for the modules that they name."""
+"""Writes checkpoints in other people's layouts, with stand-ins for the modules that they name."""
 
 import argparse
 import contextlib
@@ -191,13 +191,13 @@ def tensorflow(G, D, protocol=3, version=4, **d_said) -> bytes:
     def turn(v):
         return v.transpose(2, 3, 1, 0) if v.ndim == 4 else v.T if v.ndim == 2 else v
 
-    def net(variables, components={}, **said):
+    def net(variables, components=None, **said):
         n = Network()
         n.__dict__.update(
             version=version,
             name="G",
             static_kwargs=EasyDict(said),
-            components=EasyDict(components),
+            components=EasyDict(components or {}),
             build_module_src=SOURCE,
             build_func_name="G_main",
             variables=[(k, np.array(v, order="C") if i % 2 else v) for i, (k, v) in enumerate(variables.items())],

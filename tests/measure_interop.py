@@ -1,4 +1,4 @@
-"""How fast and how small a conversion of the FFHQ-256 layout is; `python tests/measure_interop.py` writes the figure to data/results."""
+"""How fast and how small a conversion of the FFHQ-256 layout is; run as a script, it writes data/results."""
 
 import json
 import os
@@ -28,7 +28,9 @@ from hsr_nb.interop.convert import convert_checkpoint
 before, clock, cpu = peak(), time.perf_counter(), time.process_time()
 if sys.argv[1] == "ours": convert_checkpoint(sys.argv[2], sys.argv[3])
 else: torch.save(torch.load(sys.argv[2], weights_only=True), sys.argv[3])
-print(json.dumps(dict(s=time.perf_counter() - clock, cpu_s=time.process_time() - cpu, imported=imported, torch_only=torch_only, before=before, after=peak(), threads=torch.get_num_threads())))
+seconds, cpu_s = time.perf_counter() - clock, time.process_time() - cpu
+print(json.dumps(dict(s=seconds, cpu_s=cpu_s, imported=imported, torch_only=torch_only, before=before, after=peak(),
+                      threads=torch.get_num_threads())))
 """
 
 
@@ -41,7 +43,7 @@ def child(kind, source, dest):
 
 
 def measure(repeats: int = 5, together: bool = False) -> list:
-    "The average alone (24.8 million parameters), and with `together` also G, D and G_ema in one file; medians over `repeats` processes."
+    "The average alone (24.8 million parameters), with `together` also all three networks; medians over processes."
     rows, net = [], dict(channel_base=16384, channel_max=512, num_fp16_res=4, conv_clamp=256)
     G, D = (
         Generator(img_resolution=256, synthesis_kwargs=net).eval(),

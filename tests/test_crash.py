@@ -539,7 +539,7 @@ def test_another_run_is_refused_unless_forced(images, whole, tmp_path):
             train(config(run, images, kimg=0.052, **change), progress=False)
     with (
         pytest.warns(UserWarning, match="net.channel_max was 8, now 4"),
-        pytest.raises(CheckpointError, match="has shape"),
+        pytest.raises(CheckpointError, match="of the shape"),
     ):
         train(config(run, images, kimg=0.052, **{"net.channel_max": 4}), progress=False, force=True)
     assert all(torch.equal(before[k], v) for k, v in load_checkpoint(run)[0].items())

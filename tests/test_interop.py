@@ -1,4 +1,4 @@
-"""Other people's checkpoints, in layouts written here byte by byte from their description: the same weights, the same pictures, nothing executed."""
+"""Other people's checkpoints, in layouts written here: the same weights, the same pictures, nothing executed."""
 
 import json
 import os
@@ -280,7 +280,7 @@ def preset_pair(name):
     "name", [n if n in ("tiny32", "small64") else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS]
 )
 def test_round_trips_of_presets_change_no_bit(tmp_path, name):
-    "official .pkl -> ours -> official state dicts -> ours -> rosinality -> ours; only what that layout cannot hold stays behind."
+    "official .pkl -> ours -> official state dicts -> ours -> rosinality -> ours; what has no place there stays behind."
     G, D = preset_pair(name)
     steps = [put(tmp_path / "0", foreign.official(G_ema=G, D=D))]
     for i, to in enumerate(("safetensors", "official", "safetensors", "rosinality", "safetensors"), 1):
@@ -481,7 +481,7 @@ def test_graphs_draw_the_same_pictures(tmp_path, to):
 
 @pytest.mark.slow
 def test_the_ffhq256_layout_converts_fast_and_small():
-    "The acceptance figure (5 s, three times the file) is measured on a quiet machine; here the loose ratios that hold on a busy one."
+    "The acceptance figure (5 s, three times the file) needs a quiet machine; here are ratios that hold on a busy one."
     import measure_interop
 
     row = measure_interop.measure(repeats=1)[0]

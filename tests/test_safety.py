@@ -1,4 +1,4 @@
-"""Hostile and broken files, written here: none runs, each is refused with a typed error that names the file and the reason, memory stays bounded."""
+"""Hostile and broken files, written here: none runs, each is refused by name and reason, memory stays bounded."""
 
 import io
 import json
@@ -411,7 +411,7 @@ def containers():
     def entry(a, b, shape=(2,)):
         return {"dtype": "F32", "shape": list(shape), "data_offsets": [a, b]}
 
-    whole, meta = {f"G_ema.{k}": v for k, v in G.state_dict().items()}, lambda kwargs: {"G": json.dumps(kwargs)}
+    whole = {f"G_ema.{k}": v for k, v in G.state_dict().items()}
 
     def file(state, kwargs=G.init_kwargs):
         from safetensors.torch import save
@@ -478,7 +478,7 @@ def _flip(data, where):
 
 
 def _zip_before_itself():
-    "The end record says that the directory begins later than it does, so that every entry seems to lie before the file (found by fuzzing)."
+    "The end record puts the directory later than it is: every entry seems to lie before the file (found by fuzzing)."
     data = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
     at = data.rindex(b"PK\5\6") + 16
     data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
@@ -531,7 +531,8 @@ def pictures():
     }
 
 
-# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports, compiles or connects; memory has a hard limit.
+# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports,
+# compiles or connects; memory has a hard limit.
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
@@ -544,8 +545,11 @@ folder, good = Path(sys.argv[1]), sys.argv[2]
 for kind in ("pkl", "pt"): load_generator(f"{good}.{kind}")         # whatever is imported late is imported now
 ImageDataset(f"{good}.zip", threads=1).images([0])
 seen = []
-sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile", "pickle", "socket", "ctypes", "marshal", "shutil", "os.remove", "os.rename")) else None)
-peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024   # ru_maxrss is inherited from the parent
+watched = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile", "pickle", "socket",
+           "ctypes", "marshal", "shutil", "os.remove", "os.rename")
+sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(watched) else None)
+def peak():   # in MB; ru_maxrss is inherited from the parent
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + (1 << 30),) * 2)
 out, before = {}, peak()
@@ -563,7 +567,7 @@ print(json.dumps(dict(files=out, mb=peak() - before)))
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    "What the reader said to every file, and what the process did meanwhile: {name: verdict and the reason that was expected}."
+    "What the reader said to every file, and what the process did meanwhile, with the reason that was expected."
     home = tmp_path_factory.mktemp("hostile")
     corpus, images = {**programs(), **bombs(), **networks(), **containers()}, pictures()
     (home / "files").mkdir()
@@ -604,7 +608,8 @@ def test_each_hostile_or_broken_file_is_refused_by_name_and_reason(verdicts):
             or len(message) > 700
         ):
             faults.append(
-                f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, found {kind}: {message[:700]}"
+                f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, "
+                f"found {kind}: {message[:700]}"
             )
     assert not faults, "\n" + "\n".join(faults)
 
@@ -666,7 +671,7 @@ def test_flipped_bits_end_in_a_network_or_a_typed_error(tmp_path, kind):
         "tensorflow": lambda: foreign.tensorflow(G, D),
     }[kind]()
     refused = 0
-    for i, flipped in enumerate(flips(data, 40, seed=len(kind))):
+    for flipped in flips(data, 40, seed=len(kind)):
         (tmp_path / "x").write_bytes(flipped)
         try:
             load_generator(tmp_path / "x", tensorflow=True)
