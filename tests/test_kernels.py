@@ -320,27 +320,8 @@ def check_some_sizes():
     sizes([(1, 1), (2, 1), (3, 5), (4, 4), (9, 8), (1, 17), (33, 2), (5, 65)])
 
 
-def every_size(part):
-    "One of four parts of the property test, so that they run beside each other: together every side from 1 to 65."
-    high = [(n, 1 + (n * 29) % 65) for n in range(1, 66)]
-    wide = [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)]
-    sizes([*high, *wide][part::4])
-
-
-def check_slow_every_size_first():
-    every_size(0)
-
-
-def check_slow_every_size_second():
-    every_size(1)
-
-
-def check_slow_every_size_third():
-    every_size(2)
-
-
-def check_slow_every_size_fourth():
-    every_size(3)
+def check_slow_every_size():
+    sizes([(n, 1 + (n * 29) % 65) for n in range(1, 66)] + [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)])
 
 
 def check_slow_every_size_of_twelve_taps():
@@ -784,10 +765,12 @@ def check_epilogue_refusals():
 CHECKS = [n for n in list(globals()) if n.startswith("check_")]
 
 
-def main(out, names):
+def main(out, slow):
     "Run the checks here and write what became of each."
     outcome = {}
-    for name in names:
+    for name in CHECKS:
+        if name.startswith("check_slow") != slow:
+            continue
         torch.manual_seed(0)
         try:
             globals()[name]()
@@ -798,17 +781,20 @@ def main(out, names):
 
 
 @functools.cache
-def interpreted(folder, names):
-    "What became of these checks in a process under Triton's interpreter."
-    out = folder / f"{names[0]}.json"
+def interpreted(folder, slow):
     env = os.environ | {
         "TRITON_INTERPRET": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    r = subprocess.run([sys.executable, __file__, str(out), *names], env=env, capture_output=True, text=True)
+    r = subprocess.run(
+        [sys.executable, __file__, str(folder / f"{slow}.json"), *["slow"] * slow],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert r.returncode == 0, r.stderr
-    return json.loads(out.read_text())
+    return json.loads((folder / f"{slow}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -816,16 +802,12 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("interpreted")
 
 
-QUICK = tuple(n for n in CHECKS if not n.startswith("check_slow"))
-SLOW = tuple(n for n in CHECKS if n.startswith("check_slow"))
-
-
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("check_slow")) for n in CHECKS]
+)
 def test_under_the_interpreter(name, folder):
-    "The quick checks share a process, for its start is most of their time; each slow one has its own."
     pytest.importorskip("triton", reason="Triton is not installed")
-    names = QUICK if name in QUICK else (name,)
-    if text := interpreted(folder, names)[name]:
+    if text := interpreted(folder, name.startswith("check_slow"))[name]:
         pytest.fail(text, pytrace=False)
 
 
@@ -1120,8 +1102,6 @@ def test_auto_uses_the_kernels_on_a_gpu():
 
 
 if __name__ == "__main__":
-    out, *words = sys.argv[1:]
-    if "compile" in words:
-        compile_everything(out, "quick" in words)
-    else:
-        main(out, words)
+    compile_everything(sys.argv[1], "quick" in sys.argv[2:]) if "compile" in sys.argv[2:] else main(
+        sys.argv[1], "slow" in sys.argv[2:]
+    )

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from test_repository import LESSONS, NBS, NOTEBOOKS, ROOT, at, report, source, tracked, visible
+from repository import LESSONS, NBS, NOTEBOOKS, ROOT, at, report, source, tracked, visible
 
 QMD = visible(NBS, "*.qmd")
 PAGES = [*NOTEBOOKS, *QMD]
