@@ -113,6 +113,13 @@ def test_the_table_has_no_circles():
         assert all(order.index(low) < order.index(high) for low in lows.split()), high
 
 
+def test_the_table_is_the_one_that_people_read():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(\w+)` \| (nothing of ours|`[^|]+`) \| (.+) \|$", page)
+    told = {package: set(re.findall(r"`(\w+)`", allowed)) for package, allowed, _ in rows}
+    assert told == {package: set(allowed.split()) for package, allowed in MAY_IMPORT.items()}
+
+
 def neighbours():
     "{module: the modules of ours that it imports, inside functions too}."
     names = {module_name(p): p for p in MODULES}
