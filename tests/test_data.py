@@ -1279,16 +1279,17 @@ def test_full_disk_and_signals(tmp_path):
     assert child.returncode == 143 and list(out.iterdir()) == []
 
 
-def test_a_failing_write_is_one_sentence(tmp_path, monkeypatch):
+def test_a_failing_write_is_one_sentence(tmp_path, monkeypatch, capsys):
     make_set(tmp_path / "s", 3)
-    from hsr_nb.data import convert
+    from hsr_nb.data import output
 
     def full(self, name, data):
         raise OSError(28, "No space left on device")
 
     for kind, dest in (("ZipOutput", "x.zip"), ("FolderOutput", "folder")):
-        monkeypatch.setattr(getattr(convert, kind), "write", full)
+        monkeypatch.setattr(getattr(output, kind), "write", full)
         assert main(["--source", str(tmp_path / "s"), "--dest", str(tmp_path / dest)]) == 2
+        assert f"cannot write {tmp_path / dest}: No space left on device" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
