@@ -331,7 +331,8 @@ def result(folder, name, config, rows):
 
 def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     "Numbers chosen here come out in the right cells; without files every cell of ours says so."
-    from hsr_nb.studies.sweep import SweepConfig, result_name
+    from hsr_nb.studies.sweep_jobs import SweepConfig
+    from hsr_nb.studies.sweep_tables import result_name
 
     none = reproduce(tmp_path)
     assert none.count("not measured") > 20 and "nothing yet" in none
