@@ -479,6 +479,7 @@ def test_labels_are_judged(tmp_path):
     }
 
 
+@pytest.mark.alone
 def test_links_pipes_and_litter(tmp_path):
     root = make_set(tmp_path / "s", 3)
     picture(7).save(tmp_path / "outside.png")
@@ -666,6 +667,7 @@ def test_headers_only_is_quicker_and_misses_damage(tmp_path):
     assert check_dataset(root, full=False).ok and not check_dataset(root).ok
 
 
+@pytest.mark.alone
 def test_ten_thousand_images_are_checked_in_seconds(tmp_path):
     pngs = [encoded(picture(i, size=(64, 64))) for i in range(40)]
     with zipfile.ZipFile(tmp_path / "big.zip", "w") as z:
@@ -946,6 +948,7 @@ def test_hostile_pickles_do_nothing(tmp_path, monkeypatch):
         pickle.loads(next(attacks(canary)))
 
 
+@pytest.mark.alone
 def test_nested_references_do_not_multiply():
     laughs = b"\x80\x02]q\x00(X\x02\x00\x00\x00haX\x02\x00\x00\x00hae"
     for i in range(60):  # each level holds the one below twice
@@ -1276,16 +1279,17 @@ def test_full_disk_and_signals(tmp_path):
     assert child.returncode == 143 and list(out.iterdir()) == []
 
 
-def test_a_failing_write_is_one_sentence(tmp_path, monkeypatch):
+def test_a_failing_write_is_one_sentence(tmp_path, monkeypatch, capsys):
     make_set(tmp_path / "s", 3)
-    from hsr_nb.data import convert
+    from hsr_nb.data import output
 
     def full(self, name, data):
         raise OSError(28, "No space left on device")
 
     for kind, dest in (("ZipOutput", "x.zip"), ("FolderOutput", "folder")):
-        monkeypatch.setattr(getattr(convert, kind), "write", full)
+        monkeypatch.setattr(getattr(output, kind), "write", full)
         assert main(["--source", str(tmp_path / "s"), "--dest", str(tmp_path / dest)]) == 2
+        assert f"cannot write {tmp_path / dest}: No space left on device" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 

@@ -7,169 +7,30 @@ __all__ = ["read_plain_pickle", "read_cifar10", "read_idx", "read_mnist", "read_
 
 # %% ../../nbs/data/archives.ipynb #f3d78994
 import gzip
-import pickletools
 import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ..base.errors import DataError, shown
-
-
-# %% ../../nbs/data/archives.ipynb #9d530c90
-class _Named(str):
-    "The name of something a pickle wanted to import; never resolved."
-
-
-class _Array:
-    "What a pickle says about a numpy array: (version, shape, dtype, Fortran order, bytes)."
-
-    state = None
-
-
-_ARRAY = {f"{m} {f}" for m in ("numpy.core.multiarray", "numpy._core.multiarray") for f in ("_reconstruct",)}
-_CALLS = {
-    **{name: lambda *a: _Array() for name in _ARRAY},
-    "numpy dtype": lambda code, *a: ("dtype", code),
-    "_codecs encode": lambda text, codec: text.encode("latin-1") if codec in ("latin1", "latin-1") else None,
-}
-_NAMES = {*_CALLS, "numpy ndarray"}
-
-
-def _name(text):
-    if text not in _NAMES:
-        raise DataError(
-            f"wants to import {shown(text)[:60]!r}; only plain data and numpy arrays are read, and nothing is run"
-        )
-    return _Named(text)
-
-
-# %% ../../nbs/data/archives.ipynb #7fb48e15
-def _call(stack):
-    args, func = stack.pop(), stack.pop()
-    if not isinstance(func, _Named) or func not in _CALLS or not isinstance(args, tuple):
-        raise DataError("calls something that is no array")
-    stack.append(_CALLS[func](*args))
-
-
-def _build(stack):
-    state, target = stack.pop(), stack[-1]
-    if isinstance(target, _Array):
-        target.state = state
-    elif not (isinstance(target, tuple) and target[:1] == ("dtype",)):
-        raise DataError("sets the state of something that is no array")
-
-
-def _since_mark(stack):
-    at = len(stack) - 1 - next(i for i, v in enumerate(reversed(stack)) if v is _MARK)
-    items = stack[at + 1 :]
-    del stack[at:]
-    return items
-
-
-# %% ../../nbs/data/archives.ipynb #7e92d939
-def _pairs_into(d, items):
-    d.update(zip(items[::2], items[1::2]))
-
-
-_MARK = object()
-_CONSTANT = dict(NONE=None, NEWTRUE=True, NEWFALSE=False)
-_PUSH = {
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-    "INT",
-    "LONG",
-    "BINFLOAT",
-    "SHORT_BINSTRING",
-    "BINSTRING",
-    "SHORT_BINUNICODE",
-    "BINUNICODE",
-    "SHORT_BINBYTES",
-    "BINBYTES",
-    "STRING",
-    "UNICODE",
-}
-_SKIP = {"PROTO", "FRAME", "STOP"}
-
-# %% ../../nbs/data/archives.ipynb #3caf1aac
-_STACK = {
-    "MARK": lambda s: s.append(_MARK),
-    "EMPTY_DICT": lambda s: s.append({}),
-    "EMPTY_LIST": lambda s: s.append([]),
-    "EMPTY_TUPLE": lambda s: s.append(()),
-    "TUPLE": lambda s: s.append(tuple(_since_mark(s))),
-    "LIST": lambda s: s.append(list(_since_mark(s))),
-    "DICT": lambda s: (i := _since_mark(s), s.append(dict(zip(i[::2], i[1::2])))),
-    "TUPLE1": lambda s: s.append((s.pop(),)),
-    "TUPLE2": lambda s: s.append(tuple([s.pop(), s.pop()][::-1])),
-    "TUPLE3": lambda s: s.append(tuple([s.pop(), s.pop(), s.pop()][::-1])),
-    "APPEND": lambda s: (v := s.pop(), s[-1].append(v)),
-    "APPENDS": lambda s: (i := _since_mark(s), s[-1].extend(i)),
-    "SETITEM": lambda s: (v := s.pop(), k := s.pop(), s[-1].update({k: v})),
-    "SETITEMS": lambda s: (i := _since_mark(s), _pairs_into(s[-1], i)),
-    "REDUCE": _call,
-    "BUILD": _build,
-    "POP": lambda s: s.pop(),
-    "STACK_GLOBAL": lambda s: s.append(_name(" ".join([s.pop(), s.pop()][::-1]))),
-}
-
-
-def _step(op, arg, stack, memo):
-    "One instruction of the small machine."
-    if op in _PUSH:
-        stack.append(arg)
-    elif op in _CONSTANT:
-        stack.append(_CONSTANT[op])
-    elif op == "GLOBAL":
-        stack.append(_name(arg))
-    elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
-        memo[int(arg)] = stack[-1]
-    elif op == "MEMOIZE":
-        memo[len(memo)] = stack[-1]
-    elif op in ("BINGET", "LONG_BINGET", "GET"):
-        stack.append(memo[int(arg)])
-    elif op in _STACK:
-        _STACK[op](stack)
-    elif op not in _SKIP:
-        raise DataError(f"uses the pickle instruction {op}; plain data does not")
+from ..base.errors import CheckpointError, DataError, shown
+from ..untrusted.arrays import unpickle_plain
 
 
 # %% ../../nbs/data/archives.ipynb #204a2d8f
 def read_plain_pickle(
     data: bytes,  # of a pickle
+    name: str = "pickle",  # of the file, for messages
 ):  # dicts, lists, tuples, numbers, strings, bytes and uint8 arrays
     "The plain data in a pickle, without running it. DataError when it asks for anything else."
-    stack, memo = [], {}
     try:
-        for op, arg, _ in pickletools.genops(data):
-            _step(op.name, arg, stack, memo)
-        return _plain(stack.pop())
-    except DataError:
-        raise
-    except Exception as e:
-        raise DataError(f"is no readable pickle ({shown(e)[:80] or type(e).__name__})") from None
-
-
-def _plain(v):
-    "A value, or the values of a dict, with array records turned into arrays. Deeper levels stay as they are: nested references could multiply."
-    if isinstance(v, dict):
-        return {k: _array(x) for k, x in v.items()}
-    return _array(v)
-
-
-def _array(v):
-    if not isinstance(v, _Array):
-        return v
-    _, shape, dtype, fortran, raw = v.state
-    if dtype != ("dtype", "u1") or fortran:
-        raise DataError(f"holds an array of type {shown(dtype)}; expected bytes (u1)")
-    raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-    if len(raw) != int(np.prod(shape, dtype=object)):
-        raise DataError(f"holds {len(raw)} bytes for an array of shape {shape}")
-    return np.frombuffer(raw, np.uint8).reshape(shape)
+        value = unpickle_plain(data, name)
+    except CheckpointError as e:
+        raise DataError(shown(e)) from None
+    for v in value.values() if isinstance(value, dict) else [value]:
+        if isinstance(v, np.ndarray) and v.dtype != np.uint8:
+            raise DataError(f"{name}: holds an array of type {v.dtype}; expected bytes (uint8)")
+    return value
 
 
 # %% ../../nbs/data/archives.ipynb #2b5ee873
@@ -202,17 +63,14 @@ def _cifar_batches(path, split):
     if not found:
         raise DataError(f"holds no {wanted}* file; expected cifar-10-python.tar.gz")
     for name in sorted(found):
-        try:
-            yield name, read_plain_pickle(found[name])
-        except DataError as e:
-            raise DataError(f"{shown(name)} {e}") from None
+        yield name, read_plain_pickle(found[name], shown(name))
 
 
 # %% ../../nbs/data/archives.ipynb #ca7589ca
 def read_cifar10(path, split: str = "train"):
     "Yield (name, uint8 [32, 32, 3], class) from cifar-10-python.tar.gz."
     for batch, d in _cifar_batches(path, split):
-        d = {k.decode() if isinstance(k, bytes) else k: v for k, v in d.items()} if isinstance(d, dict) else {}
+        d = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in d.items()} if isinstance(d, dict) else {}
         data, labels = d.get("data"), d.get("labels")
         if (
             not isinstance(data, np.ndarray)

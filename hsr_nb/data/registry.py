@@ -10,10 +10,13 @@ import difflib
 from pathlib import Path
 
 from ..base.errors import DataError, shown
+from .digits import Digits
 from .images import ImageDataset
+from .synthfaces import SynthFaces
 
 # %% ../../nbs/data/registry.ipynb #be482439
-BUILT_IN = ("synthfaces", "digits")
+_MAKERS = {"synthfaces": SynthFaces, "digits": Digits}
+BUILT_IN = tuple(_MAKERS)
 
 
 def open_dataset(
@@ -21,7 +24,7 @@ def open_dataset(
     resolution=None,  # pixels; None: 32 for the built-in sets, as stored for files
     labels: bool = False,  # use labels, when there are any
     **options,  # of the class behind it: size, seed, independent, max_size, resize_filter, ...
-):  # SynthFaces | Digits | ImageDataset
+) -> SynthFaces | Digits | ImageDataset:
     "The data set that a configuration names. A folder that is called like a built-in set is reached as ./digits."
     if str(spec) in BUILT_IN:
         return _built_in(str(spec), dict(resolution=resolution or 32, labels=labels, **options))
@@ -33,14 +36,8 @@ def open_dataset(
 
 # %% ../../nbs/data/registry.ipynb #9c22a7cc
 def _built_in(name, options):
-    from hsr_nb.data import digits
-
-    if name == "digits":
-        make = digits.Digits
-    else:
-        from hsr_nb.data.synthfaces import SynthFaces as make
     try:
-        return make(**options)
+        return _MAKERS[name](**options)
     except TypeError as e:
         if "unexpected keyword" not in str(e):
             raise
@@ -49,10 +46,6 @@ def _built_in(name, options):
 
 def _unknown(spec):
     near = difflib.get_close_matches(spec.lower(), BUILT_IN, 1, 0.7)
-    return (
-        f"there is no data set {shown(spec)!r}"
-        + (f" (did you mean {near[0]}?)" if near else "")
-        + ": expected "
-        + ", ".join(BUILT_IN)
-        + ", or the path of an existing folder or .zip of images"
-    )
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    expected = f"expected {', '.join(BUILT_IN)}, or the path of an existing folder or .zip of images"
+    return f"there is no data set {shown(spec)!r}{hint}: {expected}"

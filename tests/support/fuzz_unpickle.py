@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the readers: whatever the bytes, the answer is a network or a CheckpointError.
 
-python tests/fuzz_unpickle.py SECONDS [FILE]   writes the counts to data/results, or to FILE alone
+python tests/support/fuzz_unpickle.py SECONDS [FILE]   writes the counts to data/results, or to FILE alone
 """
 
 import json
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def seeds(folder: Path):
@@ -118,7 +118,7 @@ def run(seconds: float) -> dict:
             capture_output=True,
             text=True,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"},
         )
         assert r.returncode == 0 and out.exists(), (r.stdout + r.stderr)[-4000:]
         return json.loads(out.read_text()) | {"seeds": n, "corpus": len(list(corpus.iterdir()))}

@@ -1,4 +1,4 @@
-"""How fast and how small a conversion of the FFHQ-256 layout is; `python tests/measure_interop.py` writes the figure to data/results."""
+"""How fast and how small a conversion of the FFHQ-256 layout is; `python tests/support/measure_interop.py` writes the figure to data/results."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hsr_nb.base.provenance import write_result
 from hsr_nb.interop import load_generator
 from hsr_nb.nets import Discriminator, Generator
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # In a fresh process: the time and the additional peak memory of one call, after everything is imported.
 CHILD = """

@@ -1,4 +1,4 @@
-"""How long every notebook runs, for the table of the README: python tests/measure_notebooks.py, from the repository's root.
+"""How long every notebook runs, for the table of the README: python tests/support/measure_notebooks.py, from the repository's root.
 
 Lessons by nbdev_test's own figures, two notebooks at a time; with `experiments` after the command the pages of experiments by papermill, one after the other
 (a quarter of an hour), and the trainings of the shipped networks from their cards."""
