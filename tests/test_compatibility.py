@@ -1,4 +1,4 @@
-"""What was written before the floors were laid loads as it did: runs go on to the same bits, reports compare, recipes draw the same picture.
+"""What earlier code wrote loads as it did: runs go on to the same bits, reports compare, recipes draw the same picture.
 
 The files were made by the code of the commit in `about.json`; `make.py` beside them says how."""
 
