@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hsr_nb.judges.attributes import AttributeBank, load_bank
 from hsr_nb.metrics import load_detector
 from hsr_nb.metrics.als import (
     als_report,
@@ -26,9 +27,7 @@ from hsr_nb.metrics.als import (
     t_sweep,
 )
 from hsr_nb.metrics.als_paths import (
-    AttributeBank,
     generate_paths,
-    load_bank,
     load_logits,
     path_ends,
     path_logits,

@@ -1,4 +1,4 @@
-"""Pictures from seeds: the field's convention, files that are whole or absent, and one sentence for everything that is wrong."""
+"""Pictures from seeds: the field's convention, files that are whole or absent, one sentence for all that is wrong."""
 
 import json
 import subprocess

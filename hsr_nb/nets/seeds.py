@@ -36,7 +36,7 @@ def z_from_seed(
     seed: int,  # 0 .. 2**32 - 1
     z_dim: int,  # length of z
 ) -> Tensor:  # float32 [1, z_dim], standard normal
-    "The latent of a picture seed, by the convention of the official scripts of [StyleGAN2-ADA]. ValueError out of range."
+    "The latent of a picture seed, as the scripts of [StyleGAN2-ADA] draw it. ValueError out of range."
     if not 0 <= seed < 2**32:
         raise ValueError(f"a seed is a whole number from 0 to {2**32 - 1}, not {seed}")
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()

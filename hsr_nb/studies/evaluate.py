@@ -64,15 +64,16 @@ from ..base.shell import pick_device
 from ..data.registry import open_dataset
 from ..interop.embedded import embedded_generators
 from ..interop.safetensors import checkpoints, load_checkpoint, load_generator
-from ..judges.backbones import read_card
+from ..judges.attributes import AttributeBank, load_bank
+from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..judges.inception_vgg import variable
+from ..judges.perceptual import LPIPS, DetectorDistance
 from ..metrics.als import als_report, bootstrap_als, score_paths
-from ..metrics.als_paths import AttributeBank, load_bank, path_logits
+from ..metrics.als_paths import path_logits
 from ..metrics.coverage import precision_recall
-from ..metrics.fidelity import fid, fid_se
-from ..metrics.kid_is import inception_score, kid
-from ..metrics.path_length import LPIPS, DetectorDistance, ppl
+from ..metrics.fidelity import fid, fid_se, inception_score, kid
+from ..metrics.path_length import ppl
 from ..metrics.real_features import collect_features, generated_images, reference_features
 from ..nets.seeds import generator_hash
 
@@ -112,9 +113,6 @@ class EvalConfig:
     weights: str | None = (
         None  # its file, where it is not embedded; or its environment variable, such as HSR_NB_INCEPTION
     )
-    trust: tuple[
-        str, ...
-    ] = ()  # first digits of the SHA-256 of files that are not the published ones and wanted all the same
     bank: str = "synthfaces-attributes"  # attribute classifiers: an embedded judge, a file, or a folder of files
     classifier: str | None = (
         None  # of the inception score: inception, a .safetensors file with its card, or a TorchScript file, with one logit per class
@@ -274,9 +272,7 @@ class Subject:
         check_config(cfg)
         self.device = pick_device(cfg.device)
         self.G, self.meta, self.file = open_network(cfg.network, self.device)
-        self.detector = readable(
-            cfg.weights, lambda: load_detector(cfg.detector, self.device, weights=cfg.weights, trust=cfg.trust)
-        )
+        self.detector = readable(cfg.weights, lambda: load_detector(cfg.detector, self.device, weights=cfg.weights))
         require_independent(self.detector, self.meta.get("teacher"))
         self.ds = open_reals(self.meta, self.G, cfg.data)
         mixed = torch.randperm(
@@ -316,18 +312,14 @@ class Subject:
             return readable(
                 self.cfg.classifier, lambda: load_classifier(self.cfg.classifier, self.cfg.classifier_size, self.device)
             )
-        judge = (
-            self.detector
-            if self.cfg.detector == "inception"
-            else load_detector("inception", self.device, trust=self.cfg.trust)
-        )
+        judge = self.detector if self.cfg.detector == "inception" else load_detector("inception", self.device)
         return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
 
     @cached_property
     def distance(self):
         files = lpips_files(self.cfg)
         if all(files):
-            return readable(" and ".join(files), lambda: LPIPS(*files, self.device, self.cfg.trust))
+            return readable(" and ".join(files), lambda: LPIPS(*files, self.device))
         return DetectorDistance(
             self.detector if hasattr(self.detector.net, "body") else load_detector(device=self.device)
         )
