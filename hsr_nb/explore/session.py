@@ -42,9 +42,9 @@ from ..editing.directions import check_layers, move
 from ..editing.ganspace import GANSpace
 from ..editing.sefa import SeFa
 from ..interop import load_generator
+from ..judges.attributes import load_bank
 from ..metrics.als import deviations
-from ..metrics.als_paths import generator_hash, load_bank
-from .generate import check_truncation, class_labels, z_from_seed
+from ..nets.seeds import check_truncation, class_labels, generator_hash, z_from_seed
 from .recipe import Recipe
 
 
