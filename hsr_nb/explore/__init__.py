@@ -1,6 +1,5 @@
-"""Explore: pictures from seeds, and the explorer."""
+"""Explore: pictures from seeds, recipes with undo, and sliders over one or two generators."""
 
-from ..base.pictures import write_png
 from .explorer import Explorer
 from .generate import (
     GenerateConfig,
@@ -26,7 +25,6 @@ __all__ = [
     "images_for_seeds",
     "parse_seeds",
     "style_mixing_grid",
-    "write_png",
     "ws_for_seeds",
     "z_from_seed",
 ]
