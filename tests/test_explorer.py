@@ -1,4 +1,6 @@
-"""The explorer without a browser: recipes that survive anything, directions with an oracle, widgets that coalesce, and one sentence for everything that is wrong."""
+"""The explorer without a browser: recipes that survive anything, directions with an oracle, and widgets that coalesce.
+
+Whatever is wrong is said in one sentence."""
 
 import asyncio
 import json
@@ -110,9 +112,8 @@ def test_pca_is_numpys_and_does_not_depend_on_the_batches():
     x = torch.randn(3000, 6, generator=torch.manual_seed(0)) @ torch.randn(6, 6, generator=torch.manual_seed(1)) + 50
     mean, share, V = principal_components(x.split(700))
     values, vectors = np.linalg.eigh(np.cov(x.numpy().T.astype(np.float64), bias=True))
-    assert np.allclose(share, values[::-1] / values.sum(), atol=1e-5) and np.allclose(
-        np.abs((V.numpy() @ vectors[:, ::-1]).diagonal()), 1, atol=1e-3
-    )
+    assert np.allclose(share, values[::-1] / values.sum(), atol=1e-5)
+    assert np.allclose(np.abs((V.numpy() @ vectors[:, ::-1]).diagonal()), 1, atol=1e-3)
     for a, b in zip((mean, share, V), principal_components(x.split(2999))):
         assert torch.allclose(a, b, atol=1e-4)
 
@@ -123,11 +124,8 @@ def test_directions_are_calibrated_and_know_their_generator(G, make, tmp_path):
     assert torch.allclose(d.vectors @ d.vectors.T, torch.eye(3), atol=1e-4) and (d.sigma > 0).all()
     file = save_directions(tmp_path / "d.safetensors", d)
     again = load_directions(file, G)
-    assert (
-        torch.equal(again.vectors, d.vectors)
-        and torch.equal(again.sigma, d.sigma)
-        and (again.method, again.layers, again.names) == (d.method, d.layers, d.names)
-    )
+    assert torch.equal(again.vectors, d.vectors) and torch.equal(again.sigma, d.sigma)
+    assert (again.method, again.layers, again.names) == (d.method, d.layers, d.names)
     with pytest.raises(ValueError, match="belong to the generator"):
         load_directions(file, network(seed=1))
     with pytest.raises(ValueError, match="no directions"):
@@ -168,23 +166,17 @@ def mutations(text):
     d = json.loads(text)
     for bad in (None, "x", -1, 1e999, [], {}, True, [[]], 2**64):
         for key in d["steps"][0]:
-            if (
-                bad is None
-                and key in ("cutoff", "class_index", "mix_seed")
-                or bad in ([],)
-                and key in ("bred", "mix_layers", "edits")
-            ):
+            optional = bad is None and key in ("cutoff", "class_index", "mix_seed")
+            empty = bad == [] and key in ("bred", "mix_layers", "edits")
+            if optional or empty:
                 continue
             yield key, bad, json.dumps({**d, "steps": [{**d["steps"][0], key: bad}]})
         for key in ("at", "steps", "named", "format", "generator"):
             yield key, bad, json.dumps({**d, key: bad})
         for key in ("direction", "strength", "layers"):
             if (bad, key) != ("x", "direction"):
-                yield (
-                    key,
-                    bad,
-                    json.dumps({**d, "steps": [{**d["steps"][0], "edits": [{**d["steps"][0]["edits"][0], key: bad}]}]}),
-                )
+                edit = {**d["steps"][0]["edits"][0], key: bad}
+                yield key, bad, json.dumps({**d, "steps": [{**d["steps"][0], "edits": [edit]}]})
     for key in ("steps", "at", "named", "generator", "format"):
         yield key, "missing", json.dumps({k: v for k, v in d.items() if k != key})
 
@@ -226,10 +218,8 @@ def test_the_same_recipe_is_the_same_picture(session):
         mix_layers=(1, 5),
         edits=(Edit("pca 1", 2.0, (0, 7)), Edit("sefa 2", -1.0, (2, 3))),
     )
-    one, two = (
-        frames(session, r, VIEWS[3]),
-        frames(session, parse_history(dump_history(History([r]), "a"), "a").now, VIEWS[3]),
-    )
+    again = parse_history(dump_history(History([r]), "a"), "a").now
+    one, two = frames(session, r, VIEWS[3]), frames(session, again, VIEWS[3])
     assert all(torch.equal(one[k], two[k]) for k in one) and [*one] == ["A", "B", "|A−B|"]
     assert not torch.equal(one["A"], frames(session, replace(r, edits=()))["A"])
 
@@ -257,11 +247,9 @@ def test_difference_is_a_scale_from_black_to_white():
 
 def test_preview_fits_the_budget(session):
     session.ms = {"A": {16: 5.0, 32: 30.0}, "B": {16: 5.0, 32: 30.0}}
-    assert (
-        preview_level(session, "A") is None
-        and preview_level(session, "A | B") == 16
-        and preview_level(session, "A", budget=1) == 16
-    )
+    assert preview_level(session, "A") is None
+    assert preview_level(session, "A | B") == 16
+    assert preview_level(session, "A", budget=1) == 16
     assert frames(session, Recipe(), "A | B", 16)["B"].shape[-1] == 16
 
 
@@ -318,11 +306,8 @@ def test_variations_are_repeatable_and_breed(ex):
 
 def test_curve_of_a_constant_direction_is_zero(session):
     c = curve(session, Recipe(seed=2), "pca 1")
-    assert (
-        c.logits.shape == (11, 9)
-        and c.mean > 0
-        and np.allclose(c.logits[5], session.judge(session.draw(session.ws(Recipe(seed=2))))[0], atol=1e-4)
-    )
+    here = session.judge(session.draw(session.ws(Recipe(seed=2))))[0]
+    assert c.logits.shape == (11, 9) and c.mean > 0 and np.allclose(c.logits[5], here, atol=1e-4)
     session.steps["still"] = lambda s: torch.zeros(8)
     assert curve(session, Recipe(seed=2), "still").mean == pytest.approx(0, abs=1e-6)
     del session.steps["still"]
@@ -386,11 +371,9 @@ def test_recipe_files(ex, tmp_path):
     file = ex.save(tmp_path / "r.json")
     before = ex.picture().tobytes()
     other = Explorer(ex.session.nets["A"], **FAST).load(file)
-    assert (
-        other.picture().tobytes() == before
-        and other.undo().recipe == ex.history.named["one"]
-        and [p.name for p in tmp_path.iterdir()] == ["r.json"]
-    )
+    assert other.picture().tobytes() == before
+    assert other.undo().recipe == ex.history.named["one"]
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
     with pytest.raises(ValueError, match="another generator"):
         Explorer(network(seed=5), **FAST).load(file)
     broken = json.loads(file.read_text())
@@ -485,11 +468,8 @@ def test_errors_are_said_and_the_picture_stays(live, tmp_path):
     }
     for said, f in bad.items():
         live.act(f)
-        assert (
-            said in live.screen.message.value
-            and 'role="alert"' in live.screen.message.value
-            and [t["pixels"] for t in live.screen.shown.tiles] == before
-        )
+        assert said in live.screen.message.value and 'role="alert"' in live.screen.message.value
+        assert [t["pixels"] for t in live.screen.shown.tiles] == before
     live.panels.directions.rows["pca"][0].slider.value = 1.0
     assert not live.screen.message.value and [t["pixels"] for t in live.screen.shown.tiles] != before
 
@@ -509,11 +489,8 @@ def test_a_broken_network_is_said_and_left(live):
     before, whole = [t["pixels"] for t in live.screen.shown.tiles], live.session.draw
     live.session.draw = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("out of memory\nsecond line"))
     slider.value = 3.0
-    assert (
-        "RuntimeError: out of memory<" in live.screen.message.value
-        and slider.value == 1.0
-        and [t["pixels"] for t in live.screen.shown.tiles] == before
-    )
+    assert "RuntimeError: out of memory<" in live.screen.message.value and slider.value == 1.0
+    assert [t["pixels"] for t in live.screen.shown.tiles] == before
     live.session.draw = whole
     slider.value = 2.0
     assert not live.screen.message.value
@@ -553,12 +530,8 @@ def test_opening_another_network_starts_anew(live, tmp_path):
     live.set(seed=3).keep("x")
     file = save(network(64, seed=3), tmp_path / "big.safetensors")
     live.open(file)
-    assert (
-        live.history.named == {}
-        and live.recipe == Recipe()
-        and len(live.screen.shown.tiles) == 1
-        and live.screen.shown.tiles[0]["w"] == 64
-    )
+    assert live.history.named == {} and live.recipe == Recipe()
+    assert [t["w"] for t in live.screen.shown.tiles] == [64]
     assert len(live.panels.tabbed["mix layers"].layers) == 10 and "B" not in live.panels.source.view.options
     live.panels.directions.rows["sefa"][0].slider.value = 1.0
     assert live.recipe.edits[0].layers == (0, 9)
@@ -566,7 +539,7 @@ def test_opening_another_network_starts_anew(live, tmp_path):
 
 @anywidget
 def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
-    "As in a kernel: changes come from a running loop, the full picture and the rest follow once, when the hand is still."
+    "As in a kernel: changes come from a running loop, the full picture and the rest follow once the hand is still."
     slider, drawn = live.panels.directions.rows["pca"][0].slider, []
     whole, live.session.ms = live.screen.draw, {k: {16: 5.0, 32: 100.0} for k in "AB"}
 
@@ -615,17 +588,10 @@ def test_embedded_generators_open_by_name(name):
     assert name in embedded_generators()
     G = load_generator(name)
     card = json.loads((ROOT / f"hsr_nb/weights/{name}.json").read_text())
-    assert (
-        card["role"] == "generator"
-        and card["training"]["kimg"] > 0
-        and card["licence"] == "Apache-2.0"
-        and {"device", "git", "versions"} <= card["provenance"].keys()
-    )
-    assert (
-        ("without" in card["what"])
-        == (name == "synthfaces-baseline")
-        == (card["training"]["config"]["hsr"]["teacher"] == "none")
-    )
+    assert card["role"] == "generator" and card["licence"] == "Apache-2.0"
+    assert card["training"]["kimg"] > 0 and {"device", "git", "versions"} <= card["provenance"].keys()
+    untaught = card["training"]["config"]["hsr"]["teacher"] == "none"
+    assert ("without" in card["what"]) == (name == "synthfaces-baseline") == untaught
     img = G(torch.randn(4, G.z_dim), truncation_psi=0.7, noise_mode="const")
     assert img.isfinite().all() and img.std() > 0.1 and to_uint8(img).float().std(0).mean() > 5, "faces that differ"
 
@@ -662,17 +628,14 @@ def test_shipping_a_run(G, tmp_path):
     )
     with pytest.raises(CheckpointError, match="config.json"):
         ship_generator(run, "mine", folder=tmp_path / "w")
-    (run / "config.json").write_text(
-        json.dumps(
-            {
-                "kimg": 5,
-                "run_dir": str(run),
-                "init_from": str(run),
-                "data": {"path": "synthfaces"},
-                "hsr": {"teacher": "none", "start_kimg": 0},
-            }
-        )
-    )
+    config = {
+        "kimg": 5,
+        "run_dir": str(run),
+        "init_from": str(run),
+        "data": {"path": "synthfaces"},
+        "hsr": {"teacher": "none", "start_kimg": 0},
+    }
+    (run / "config.json").write_text(json.dumps(config))
     (run / "provenance.json").write_text(json.dumps({"device": "x", "git": "y", "versions": {}}))
     file = ship_generator(run, "mine", folder=tmp_path / "w")
     card = (tmp_path / "w/mine.json").read_text()
@@ -696,10 +659,6 @@ def test_the_page_runs_under_papermill(tmp_path):
         cwd=str(ROOT),
     )
     assert {"sheet.png", "recipe.json", "walk.gif"} <= {p.name for p in tmp_path.iterdir()}
-    assert (
-        Image.open(tmp_path / "sheet.png").width > 700
-        and parse_history(
-            (tmp_path / "recipe.json").read_bytes(), json.loads((tmp_path / "recipe.json").read_text())["generator"]
-        ).now.seed
-        == 16
-    )
+    recipe = (tmp_path / "recipe.json").read_bytes()
+    assert Image.open(tmp_path / "sheet.png").width > 700
+    assert parse_history(recipe, json.loads(recipe)["generator"]).now.seed == 16

@@ -8,6 +8,7 @@ __all__ = ["COLOURS", "bars_html", "moved_most", "curve_svg", "drawn_readings", 
 # %% ../../nbs/explore/contact_sheet.ipynb #5e300e92
 from dataclasses import replace
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,13 +27,16 @@ def bars_html(
     "Attributes as bars."
 
     def percent(v):
-        return f"{100 * min(max(v, 0.0), 1.0):.1f}%"
+        share = min(max(v, 0.0), 1.0)
+        return f"{100 * share:.1f}%"
 
     rows = []
-    for name, v in now.items():
+    for attribute, v in now.items():
+        name = escape(attribute)
         bar = f'<i style="width:{percent(v)}"></i>'
-        tick = f'<b style="left:{percent(before[name])}"></b>' if before else ""
-        row = f'<span>{escape(name)}</span><div title="{escape(name)} {v:.2f}">{bar}{tick}</div><em>{v:.2f}</em>'
+        if before:
+            bar += f'<b style="left:{percent(before[attribute])}"></b>'
+        row = f'<span>{name}</span><div title="{name} {v:.2f}">{bar}</div><em>{v:.2f}</em>'
         rows.append(f'<div class="hsr-bar">{row}</div>')
     return f'<div class="hsr-bars">{"".join(rows)}</div>'
 
@@ -48,14 +52,22 @@ def moved_most(curves: list[Curve]) -> list[int]:
     return sorted(most.tolist())
 
 
+def _label(c: Curve, attribute: int) -> str:
+    name = c.names[attribute]
+    return f"{name} {c.als[name]:.2f}"
+
+
 def _apart(places: list[float], lowest: float, gap: float = 13) -> list[float]:
     "Heights of labels, moved apart so that none covers another or the axis."
     out = [max(p, 6.0) for p in places]
     order = np.argsort(places).tolist()
-    for upper, lower in zip(order, order[1:]):
-        out[lower] = max(out[lower], out[upper] + gap)
-    for k, i in enumerate(reversed(order)):
-        out[i] = min(out[i], lowest - k * gap)
+    for upper, lower in pairwise(order):
+        least = out[upper] + gap
+        out[lower] = max(out[lower], least)
+    most = lowest
+    for i in reversed(order):
+        out[i] = min(out[i], most)
+        most -= gap
     return out
 
 
@@ -68,37 +80,41 @@ def curve_svg(
     height: int = 150,
 ) -> str:
     "Attribute curves along a direction as SVG."
-    first, last = c.strengths[0], c.strengths[-1]
     shown = moved_most([c]) if shown is None else shown
+    ends = c.strengths[[0, -1]]
 
     def x(strength):
-        return 12 + (width - 102) * (strength - first) / (last - first)
+        share = (strength - ends[0]) / (ends[1] - ends[0])
+        return 12 + (width - 102) * share
 
     def y(reading):
-        return height - 20 - (height - 26) / 1.1 * min(max(reading, -0.1), 1.1)
+        inside = min(max(reading, -0.1), 1.1)
+        return height - 20 - (height - 26) / 1.1 * inside
 
     def line(strengths, readings, look):
-        points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(strengths, readings))
-        return f'<polyline fill="none" points="{points}" {look}/>'
+        points = [f"{x(s):.1f},{y(v):.1f}" for s, v in zip(strengths, readings)]
+        return f'<polyline fill="none" points="{" ".join(points)}" {look}/>'
 
-    def text(left, middle, anchor, colour, words):
-        place = f'x="{left:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}"'
-        return f'<text {place} fill="{colour}">{escape(words)}</text>'
+    def text(left, middle, words, look):
+        return f'<text x="{left:.1f}" y="{middle + 4:.1f}" {look}>{escape(words)}</text>'
 
-    drawn = [line((first, last), (0, 0), 'stroke="currentColor" stroke-opacity=".25"')]
+    drawn = [line(ends, (0, 0), 'stroke="currentColor" stroke-opacity=".25"')]
     if strength is not None:
         drawn.append(line((strength, strength), (0, 1), 'stroke="currentColor" stroke-opacity=".45"'))
-    for colour, a in zip(COLOURS, shown):
-        drawn.append(line((first, last), c.logits[[0, -1], a], f'stroke-dasharray="2 3" stroke="{colour}"'))
-        drawn.append(line(c.strengths, c.logits[:, a], f'stroke-width="2" stroke="{colour}"'))
     heights = _apart([y(c.logits[-1, a]) for a in shown], height - 24)
     for colour, a, middle in zip(COLOURS, shown, heights):
-        drawn.append(text(width - 84, middle, "start", colour, f"{c.names[a]} {c.als[c.names[a]]:.2f}"))
-    for end in (first, last):
-        drawn.append(text(x(end), height - 9, "middle", "currentColor", f"{end:+.0f}"))
-    label = escape(f"attributes along {c.direction}; this path scores {c.mean:.2f}")
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-size="11" font-family="sans-serif"'
-    return f'<svg class="hsr-curve" role="img" aria-label="{label}" {size}>{"".join(drawn)}</svg>'
+        readings = c.logits[:, a]
+        drawn += [
+            line(ends, readings[[0, -1]], f'stroke-dasharray="2 3" stroke="{colour}"'),
+            line(c.strengths, readings, f'stroke-width="2" stroke="{colour}"'),
+            text(width - 84, middle, _label(c, a), f'text-anchor="start" fill="{colour}"'),
+        ]
+    for end in ends:
+        drawn.append(text(x(end), height - 9, f"{end:+.0f}", 'text-anchor="middle" fill="currentColor"'))
+    says = escape(f"attributes along {c.direction}; this path scores {c.mean:.2f}")
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    look = f'class="hsr-curve" role="img" aria-label="{says}" {size} font-size="11" font-family="sans-serif"'
+    return f"<svg {look}>{''.join(drawn)}</svg>"
 
 
 # %% ../../nbs/explore/contact_sheet.ipynb #081bbfb5
@@ -112,45 +128,37 @@ def drawn_readings(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(2.5 + 2.9 * len(curves), 1.9), layout="constrained")
-    canvas = FigureCanvasAgg(fig)
-    bars, *panels = fig.subplots(1, 1 + len(curves))
+    figure = Figure(figsize=(4 + 4.4 * len(curves), 3), dpi=64, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    bars, *panels = figure.subplots(1, 1 + len(curves))
     _plot_bars(bars, now, before)
     shown = moved_most([*curves.values()])
     for ax, (which, c) in zip(panels, curves.items()):
         _plot_curve(ax, c, strength, shown)
-        ax.set_title(f"{which}: {c.direction}, ALS of this path {c.mean:.2f}", fontsize=8)
+        ax.set_title(f"{which}: {c.direction}, ALS of this path {c.mean:.2f}")
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    pixels = np.asarray(canvas.buffer_rgba())
+    return Image.fromarray(pixels).convert("RGB")
 
 
 def _plot_bars(ax, now, before):
-    names, rows = list(now), range(len(now))
-    ax.barh(rows, [1] * len(now), color="#e6e6e6")
-    ax.barh(rows, [now[n] for n in names], color=COLOURS[0])
-    ax.plot([before[n] for n in names], rows, "|", color=COLOURS[1], markersize=10, markeredgewidth=2)
-    for row, name in zip(rows, names):
-        ax.text(1.04, row, f"{now[name]:.2f}", va="center", fontsize=7)
-    ax.set_yticks(rows, names, fontsize=7)
+    bars = ax.barh([*now], [*now.values()], color=COLOURS[0])
+    ax.bar_label(bars, fmt="%.2f", padding=4)
+    ax.plot([*before.values()], [*before], "|", color=COLOURS[1], markersize=12, markeredgewidth=2)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1)
-    ax.set_xticks([])
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    ax.set_title("the judge reads A, tick: before the edits", fontsize=8)
+    ax.set_xlim(0, 1.2)
+    ax.set_title("the judge reads A (tick: unedited)")
 
 
-def _plot_curve(ax, c: Curve, strength, shown):
-    ax.axhline(0, color="#aaaaaa", lw=1)
-    ax.axvline(strength, color="#aaaaaa", lw=1)
+def _plot_curve(ax, c, strength, shown):
+    ends = c.strengths[[0, -1]]
     for colour, a in zip(COLOURS, shown):
-        ax.plot(c.strengths[[0, -1]], c.logits[[0, -1], a], ":", color=colour, lw=1)
-        ax.plot(c.strengths, c.logits[:, a], color=colour, label=f"{c.names[a]} {c.als[c.names[a]]:.2f}")
+        readings = c.logits[:, a]
+        ax.plot(ends, readings[[0, -1]], ":", color=colour)
+        ax.plot(c.strengths, readings, color=colour, label=_label(c, a))
+    ax.axvline(strength, color="#aaaaaa")
     ax.set_ylim(-0.1, 1.1)
-    ax.set_xticks(c.strengths[[0, -1]])
-    ax.tick_params(labelsize=7)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 # %% ../../nbs/explore/contact_sheet.ipynb #2ab350a1
@@ -160,63 +168,73 @@ def contact_sheet(
     view: str | None = None,  # one of `VIEWS`; None: everything there is
 ) -> Image.Image:
     "The explorer's screen as one picture. ValueError for what cannot be drawn here."
-    shown = frames(s, r, view or (VIEWS[3] if "B" in s.nets else "A"))
-    rows = [[_captioned(enlarge(x), f"{k}  {s.names[k]}" if k in s.names else k) for k, x in shown.items()]]
+    everything = VIEWS[3] if "B" in s.nets else "A"
+    top = []
+    for k, x in frames(s, r, view or everything).items():
+        name = s.names.get(k, "")
+        top.append(_captioned(x, f"{k}  {name}".strip(), 256))
+    rows = [top]
     if s.judge is not None:
         rows.append([_judged(s, r)])
     for method in s.sets:
-        rows += _direction_rows(s, r, method)
-    rows.append([_small(s.draw(s.ws(x))[0], f"variation {i + 1}") for i, x in enumerate(variations(r))])
+        cells = _directions(s, r, method)
+        rows += [cells[i : i + 12] for i in range(0, len(cells), 12)]
+    bred = [s.draw(s.ws(x))[0] for x in variations(r)]
+    rows.append([_captioned(x, f"variation {i}") for i, x in enumerate(bred, 1)])
     return _stack(rows)
+
+
+def _directions(s: Session, r: Recipe, method: str) -> list[Image.Image]:
+    "Every direction at minus, zero and plus."
+    cells = []
+    names = s.sets[method].names
+    for name, (minus, zero, plus) in zip(names, thumbs(s, r, method)):
+        says = f"{name} {title(s, name)}".strip()
+        cells += [_captioned(minus, "-2"), _captioned(zero, says), _captioned(plus, "+2")]
+    return cells
 
 
 def _judged(s: Session, r: Recipe) -> Image.Image:
     "Readings of A, and the curves of one direction in every network."
     edit = r.edits[0] if r.edits else None
     direction = edit.direction if edit else next(iter(s.steps))
+    strength = edit.strength if edit else 0.0
     curves = {which: curve(s, r, direction, which) for which in s.nets}
+    unedited = replace(r, edits=())
     now = attributes(s, frames(s, r)["A"])
-    before = attributes(s, frames(s, replace(r, edits=()))["A"])
+    before = attributes(s, frames(s, unedited)["A"])
     try:
-        return drawn_readings(now, before, curves, edit.strength if edit else 0.0)
+        return drawn_readings(now, before, curves, strength)
     except ImportError:
-        nothing = Image.new("RGB", (420, 1), "white")
-        return _captioned(nothing, 'bars and curves need matplotlib: pip install "hsr_nb[explore]"')
-
-
-def _direction_rows(s: Session, r: Recipe, method: str, columns: int = 4) -> list[list[Image.Image]]:
-    "Every direction at minus, zero and plus, four directions side by side."
-    names = s.sets[method].names
-    cells = []
-    for name, (minus, zero, plus) in zip(names, thumbs(s, r, method)):
-        says = f"{name} {title(s, name)}".strip()
-        cells.append([_small(minus, "-2"), _small(zero, says), _small(plus, "+2")])
-    rows = []
-    for i in range(0, len(cells), columns):
-        rows.append([im for cell in cells[i : i + columns] for im in cell])
-    return rows
+        return _words('bars and curves need matplotlib: pip install "hsr_nb[explore]"', 420)
 
 
 # %% ../../nbs/explore/contact_sheet.ipynb #de4b8d70
-def _small(image: Tensor, caption: str) -> Image.Image:
-    return _captioned(enlarge(image, 64), caption, 10)
+def _words(text: str, width: int, size: int = 12) -> Image.Image:
+    "A line of text, in the middle of a strip."
+    out = Image.new("RGB", (width, 18), "white")
+    font = ImageFont.load_default(size)
+    readable = text.replace("−", "-")  # which this font lacks
+    ImageDraw.Draw(out).text((width / 2, 8), readable, "#222222", font, anchor="mm")
+    return out
 
 
-def _captioned(im: Image.Image, caption: str, size: int = 12) -> Image.Image:
+def _captioned(image: Tensor, caption: str, side: int = 64) -> Image.Image:
     "A picture above its caption."
-    out = Image.new("RGB", (im.width + 6, im.height + 18), "white")
+    im = enlarge(image, side)
+    words = _words(caption, im.width + 6, 10 if side == 64 else 12)
+    out = Image.new("RGB", (words.width, im.height + words.height), "white")
     out.paste(im, (3, 0))
-    where = out.width / 2, im.height + 8
-    words = caption.replace("−", "-")  # which this font lacks
-    ImageDraw.Draw(out).text(where, words, "#222222", ImageFont.load_default(size), anchor="mm")
+    out.paste(words, (0, im.height))
     return out
 
 
 def _stack(rows: list[list[Image.Image]], gap: int = 10) -> Image.Image:
     "Rows of pictures under each other."
-    widths = [sum(im.width for im in row) for row in rows]
+    width = max(sum(im.width for im in row) for row in rows)
     heights = [max(im.height for im in row) for row in rows]
-    out = Image.new("RGB", (max(widths) + 2 * gap, sum(heights) + gap * (len(rows) + 1)), "white")
+    size = width + 2 * gap, sum(heights) + gap * (len(rows) + 1)
+    out = Image.new("RGB", size, "white")
     top = gap
     for row, height in zip(rows, heights):
         left = gap

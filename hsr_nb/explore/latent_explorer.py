@@ -19,7 +19,7 @@ from ..base.provenance import device_name
 from .contact_sheet import bars_html, curve_svg, moved_most
 from .explorer import Explorer
 from .panels import classed, need_widgets
-from .recipe import History, Recipe
+from .recipe import Recipe
 from .session import Session, attributes, curve, frames, preview_level
 from .tabs import Panels
 from .tiles import tile, tiles_class
@@ -249,7 +249,7 @@ class Hand:
 
     def remember(self):
         "Make the draft a step, in the place of the one that this movement has made already."
-        history: History = self.explorer.history
+        history = self.explorer.history
         history.push(self.draft, instead=self.step is history.now)
         self.step = history.now
 
