@@ -27,8 +27,7 @@ import torch
 
 from ..metrics.als import als_report, bootstrap_als, score_paths
 from ..metrics.coverage import precision_recall
-from ..metrics.fidelity import fid, fid_se
-from ..metrics.kid_is import inception_score, kid
+from ..metrics.fidelity import fid, fid_se, inception_score, kid
 from ..metrics.path_length import ppl
 from .request import SCORES
 from .subject import Subject

@@ -35,10 +35,11 @@ from ..base.shell import pick_device
 from ..data.registry import open_dataset
 from ..interop.embedded import embedded_generators
 from ..interop.safetensors import checkpoints, load_checkpoint, load_generator
-from ..judges.backbones import read_card
+from ..judges.attributes import AttributeBank, load_bank
+from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
-from ..metrics.als_paths import AttributeBank, load_bank, path_logits
-from ..metrics.path_length import LPIPS, DetectorDistance
+from ..judges.perceptual import LPIPS, DetectorDistance
+from ..metrics.als_paths import path_logits
 from ..metrics.real_features import collect_features, generated_images, reference_features
 from .request import EvalConfig, check_config, fill_in, lpips_files
 
