@@ -28,7 +28,7 @@ from torch import Tensor
 from ..base import shell
 from ..base.errors import CheckpointError
 from ..base.whole import sha256, whole
-from ..judges.backbones import save_embedded
+from ..judges.cards import save_embedded
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .architecture import fill

@@ -8,7 +8,7 @@ __all__ = ["embedded_generators", "embedded_checkpoint"]
 # %% ../../nbs/interop/embedded.ipynb #c85a1ea8
 from torch import Tensor
 
-from ..judges.backbones import embedded, read_card, read_embedded
+from ..judges.cards import embedded, read_card, read_embedded
 
 
 # %% ../../nbs/interop/embedded.ipynb #7fe2c857
