@@ -22,7 +22,8 @@ from PIL import Image
 
 import hsr_nb.interop.safetensors as files
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.interop.safetensors import save_safetensors
+from hsr_nb.interop.checkpoint import checkpoints
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
 from hsr_nb.training.config import TrainConfig
 from hsr_nb.training.monitor import Scores
