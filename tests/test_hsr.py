@@ -193,6 +193,7 @@ def test_state_moves_and_refuses(teacher):
     a.to(torch.float32)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["dino_vitb16", "dino_resnet50", "vit_base_patch16_224.dino"])
 def test_offline_error_is_fast_and_helpful(name):
     start = time.time()
@@ -214,6 +215,7 @@ def test_missing_and_wrong_files(tmp_path):
         load_teacher("test_resnet", weights=tmp_path / "other.pth")
 
 
+@pytest.mark.alone
 def test_download_is_refused_quickly_when_the_hub_is_offline(monkeypatch):
     import huggingface_hub
     import timm  # noqa: F401  (its import is not part of the time)

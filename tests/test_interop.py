@@ -444,6 +444,7 @@ def test_graphs_draw_the_same_pictures(tmp_path, to):
 # ---- how good
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_ffhq256_layout_converts_fast_and_small():
     "The acceptance figure (5 s, three times the file) is measured on a quiet machine; here the loose ratios that hold on a busy one."

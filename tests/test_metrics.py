@@ -617,6 +617,7 @@ def test_precision_recall_is_torch_fidelity_s(clouds):
 # ---- how long
 
 
+@pytest.mark.alone
 def test_precision_recall_on_blocks_costs_no_more_than_a_few_products():
     "Against the plain product of the same sizes, in the same process."
     real, fake = torch.randn(2, 1500, 256, dtype=torch.float64)
@@ -632,6 +633,7 @@ def test_precision_recall_on_blocks_costs_no_more_than_a_few_products():
     assert seconds(lambda: precision_recall(real, fake, "x")) < 60 * seconds(lambda: real @ fake.T)
 
 
+@pytest.mark.alone
 def test_statistics_cost_about_their_one_product():
     x = torch.randn(20000, 256)
     start = time.process_time()

@@ -49,7 +49,7 @@ def nvidia_names(name: str, budget: Budget, sources: dict) -> dict:
         ("torch.nn.modules.*", "*"): None,
         ("torch.nn.parameter", "Parameter"): record("torch.nn.parameter", "Parameter").make,
     }
-    return torch_names(name, budget) | array_names(name, budget) | table
+    return torch_names(name, budget) | array_names(name) | table
 
 
 # %% ../../nbs/interop/nvidia.ipynb #4fd211e2

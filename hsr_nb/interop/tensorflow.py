@@ -143,7 +143,7 @@ def read_tensorflow(
             ("dnnlib", "EasyDict"): dict,
         },
     )
-    top = unpickle(window, table | array_names(name, budget), budget)
+    top = unpickle(window, table | array_names(name), budget)
     if type(top) is not tuple or len(top) != 3:
         raise CheckpointError(f"{name} is no tuple of the three networks G, D, Gs")
     tensors, meta = {}, {"format": "stylegan2 tensorflow"}
