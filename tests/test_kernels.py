@@ -1,7 +1,9 @@
-"""Triton kernels against the definitions: values and both derivatives, every size, nothing read out of bounds, and which implementation runs when.
+"""Triton kernels against the definitions: values and both derivatives, every size, and which implementation runs when.
 
-Without a GPU the kernels run under Triton's interpreter, which is switched on by an environment variable before Triton is imported. So the functions named
-`check_...` run in a process of their own (`python tests/test_kernels.py OUT.json`), and a test for each reports what became of it."""
+Nothing is read out of bounds. Without a GPU the kernels run under Triton's interpreter, which is switched on by an
+environment variable before Triton is imported. So the functions named `check_...` run in a process of their own
+(`python tests/test_kernels.py OUT.json`), and a test for each reports what became of it. What is slow is split into
+parts, each a process and a test of its own."""
 
 import functools
 import json
@@ -19,10 +21,8 @@ from hsr_nb.ops import bias_act, setup_filter, upfirdn2d
 from hsr_nb.ops.activation import ACTIVATIONS
 
 NAN = float("nan")
-SHORT, LONG = (
-    setup_filter([1, 3, 3, 1]),
-    setup_filter([0.02, -0.03, -0.1, 0.05, 0.5, 0.8, 0.3, -0.13, -0.02, 0.04, 0.004, -0.008]),
-)  # asymmetric, as sym6 is
+SHORT = setup_filter([1, 3, 3, 1])
+LONG = setup_filter([0.02, -0.03, -0.1, 0.05, 0.5, 0.8, 0.3, -0.13, -0.02, 0.04, 0.004, -0.008])  # as sym6: asymmetric
 LOPSIDED = setup_filter([[1, 2, 0], [3, 4, 1]])
 FORMATS = torch.contiguous_format, torch.channels_last
 
@@ -74,12 +74,9 @@ def compare_bias_act(
     reference_dtype=torch.float64,
     **kw,
 ):
-    x, dy, b = (
-        torch.randn(shape, device=device),
-        torch.randn(shape, device=device),
-        torch.randn(shape[dim], device=device),
-    )
-    x, dy, b = (t.to(dtype) for t in (x, dy, b))
+    x = torch.randn(shape, device=device).to(dtype)
+    dy = torch.randn(shape, device=device).to(dtype)
+    b = torch.randn(shape[dim], device=device).to(dtype)
     if layout:
         x, dy = (in_nan_flat(t.to(memory_format=layout)) for t in (x, dy))
     else:
@@ -127,9 +124,8 @@ def compare_upfirdn(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = derivatives(lambda x: run(x, "triton").square(), [x], dy)
-    want = derivatives(
-        lambda x: want_of(x).square(), [x.double()], dy.double()
-    )  # in float64, which no GPU shortens to TF32
+    # in float64, which no GPU shortens to TF32
+    want = derivatives(lambda x: want_of(x).square(), [x.double()], dy.double())
     assert ours[0].dtype == dtype
     same(ours, want, tolerance)
 
@@ -148,12 +144,15 @@ def plain_epilogue(x, d, noise, b, alpha=0.2, gain=2**0.5, clamp=None):
 def epilogue_inputs(shape, dtype, device, layout, noise):
     "x, dy, d, noise, b, everything framed by NaN; the small ones in float32 where the image is in half precision."
     n, c, h, w = shape
-    shapes = shape, shape, (n, c), (h, w) if noise == "const" else (1 if noise == "one" else n, 1, h, w), (c,)
-    x, dy, *rest = (
-        in_nan_flat(torch.randn(s, device=device).to(dtype if i < 2 or dtype == torch.float64 else torch.float32))
-        for i, s in enumerate(shapes)
-    )
-    return [*(in_nan_flat(t.to(memory_format=layout)) for t in (x, dy)), *rest]
+    noise_shape = {"random": (n, 1, h, w), "one": (1, 1, h, w), "const": (h, w)}[noise]
+    small_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    inputs = []
+    for image_shape in (shape, shape):
+        image = torch.randn(image_shape, device=device).to(dtype)
+        inputs.append(in_nan_flat(image.to(memory_format=layout)))
+    for small_shape in ((n, c), noise_shape, (c,)):
+        inputs.append(in_nan_flat(torch.randn(small_shape, device=device).to(small_dtype)))
+    return inputs
 
 
 def compare_epilogue(
@@ -320,19 +319,13 @@ def check_some_sizes():
     sizes([(1, 1), (2, 1), (3, 5), (4, 4), (9, 8), (1, 17), (33, 2), (5, 65)])
 
 
-def check_slow_every_size():
-    sizes([(n, 1 + (n * 29) % 65) for n in range(1, 66)] + [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)])
-
-
-def check_slow_every_size_of_twelve_taps():
-    for n in range(1, 66, 2):
+def sizes_of_twelve_taps(pairs):
+    for h, w in pairs:
         for up, down in ((2, 1), (1, 2), (1, 1)):
-            x = in_nan(torch.randn(1, 1, n, 1 + (n * 29) % 65))
-            same(
-                [upfirdn2d(x, LONG, up, down, 6, impl="triton")],
-                [upfirdn2d(x, LONG, up, down, 6, impl="reference")],
-                1e-5,
-            )
+            x = in_nan(torch.randn(1, 1, h, w))
+            ours = upfirdn2d(x, LONG, up, down, 6, impl="triton")
+            want = upfirdn2d(x, LONG, up, down, 6, impl="reference")
+            same([ours], [want], 1e-5)
 
 
 def check_gradgradcheck():
@@ -623,7 +616,7 @@ def check_epilogue_touches_only_its_arguments():
 
     from triton.runtime.interpreter import InterpreterBuilder
 
-    from hsr_nb.ops.kernels import epilogue_kernel
+    from hsr_nb.ops.kernels import epilogue_forward_kernel, epilogue_kernel
 
     spans, touched = [], []
 
@@ -655,9 +648,11 @@ def check_epilogue_touches_only_its_arguments():
 
         return mock.patch.object(InterpreterBuilder, name, access)
 
-    watch = {k: Watched(getattr(epilogue_kernel, k)) for k in ("_epilogue_kernel", "_gradient_kernel")}
+    forward = Watched(epilogue_forward_kernel._epilogue_kernel)
+    gradient = Watched(epilogue_kernel._gradient_kernel)
     with (
-        mock.patch.multiple(epilogue_kernel, **watch, ENOUGH=1, FARTHEST=2),
+        mock.patch.object(epilogue_forward_kernel, "_epilogue_kernel", forward),
+        mock.patch.multiple(epilogue_kernel, _gradient_kernel=gradient, ENOUGH=1, FARTHEST=2),
         watched("create_masked_load", 0),
         watched("create_masked_store", 1),
     ):
@@ -667,15 +662,12 @@ def check_epilogue_touches_only_its_arguments():
     assert {"create_masked_load", "create_masked_store"} == {*touched}
 
 
-def check_slow_epilogue_every_size():
-    epilogue_sizes([(n, 1 + (n * 29) % 65) for n in range(1, 66)] + [(1 + (n * 29) % 65, n) for n in range(1, 66, 4)])
-
-
-def check_slow_epilogue_every_number_of_channels():
-    for c in range(1, 66):
-        compare_epilogue((2, c, 3, 1 + c % 4), layout=FORMATS[c % 2], clamp=1.2, tolerance=5e-5)
-    for c in (127, 129, 200):
-        compare_epilogue((1, c, 5, 3), layout=FORMATS[1], tolerance=5e-5)
+def epilogue_channels(numbers):
+    for c in numbers:
+        if c < 66:
+            compare_epilogue((2, c, 3, 1 + c % 4), layout=FORMATS[c % 2], clamp=1.2, tolerance=5e-5)
+        else:
+            compare_epilogue((1, c, 5, 3), layout=FORMATS[1], tolerance=5e-5)
 
 
 def check_epilogue_gradgradcheck():
@@ -762,18 +754,31 @@ def check_epilogue_refusals():
         )
 
 
-CHECKS = [n for n in list(globals()) if n.startswith("check_")]
+CHECKS = {name: f for name, f in list(globals().items()) if name.startswith("check_")}
+
+# every height and every width from 1 to 65, the other dimension at an unlike place; every number of channels
+SIDES = [(n, 1 + (n * 29) % 65) for n in range(1, 66)]
+EVERY_SIZE = SIDES + [(w, h) for h, w in SIDES[::4]]
+EVERY_NUMBER_OF_CHANNELS = [*range(1, 66), 127, 129, 200]
+PARTS = 4
+SLOW = {}
+for part in range(PARTS):
+    of = f"part {part + 1} of {PARTS}"
+    SLOW[f"every size, {of}"] = functools.partial(sizes, EVERY_SIZE[part::PARTS])
+    SLOW[f"every size of twelve taps, {of}"] = functools.partial(sizes_of_twelve_taps, SIDES[::2][part::PARTS])
+    SLOW[f"epilogue of every size, {of}"] = functools.partial(epilogue_sizes, EVERY_SIZE[part::PARTS])
+    SLOW[f"epilogue of every number of channels, {of}"] = functools.partial(
+        epilogue_channels, EVERY_NUMBER_OF_CHANNELS[part::PARTS]
+    )
 
 
-def main(out, slow):
-    "Run the checks here and write what became of each."
+def main(out, names):
+    "Run checks here and write what became of each."
     outcome = {}
-    for name in CHECKS:
-        if name.startswith("check_slow") != slow:
-            continue
+    for name in names:
         torch.manual_seed(0)
         try:
-            globals()[name]()
+            (CHECKS | SLOW)[name]()
             outcome[name] = ""
         except Exception:
             outcome[name] = traceback.format_exc()
@@ -781,20 +786,19 @@ def main(out, slow):
 
 
 @functools.cache
-def interpreted(folder, slow):
-    env = os.environ | {
+def interpreted(folder, names):
+    "What became of checks, in a process of their own."
+    out = folder / f"{names[0]}.json"
+    environment = {
         "TRITON_INTERPRET": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     r = subprocess.run(
-        [sys.executable, __file__, str(folder / f"{slow}.json"), *["slow"] * slow],
-        env=env,
-        capture_output=True,
-        text=True,
+        [sys.executable, __file__, str(out), *names], env=os.environ | environment, capture_output=True, text=True
     )
     assert r.returncode == 0, r.stderr
-    return json.loads((folder / f"{slow}.json").read_text())
+    return json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -802,12 +806,18 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("interpreted")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("check_slow")) for n in CHECKS]
-)
+@pytest.mark.parametrize("name", CHECKS)
 def test_under_the_interpreter(name, folder):
     pytest.importorskip("triton", reason="Triton is not installed")
-    if text := interpreted(folder, name.startswith("check_slow"))[name]:
+    if text := interpreted(folder, tuple(CHECKS))[name]:
+        pytest.fail(text, pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_slowly_under_the_interpreter(name, folder):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if text := interpreted(folder, (name,))[name]:
         pytest.fail(text, pytrace=False)
 
 
@@ -1102,6 +1112,7 @@ def test_auto_uses_the_kernels_on_a_gpu():
 
 
 if __name__ == "__main__":
-    compile_everything(sys.argv[1], "quick" in sys.argv[2:]) if "compile" in sys.argv[2:] else main(
-        sys.argv[1], "slow" in sys.argv[2:]
-    )
+    if sys.argv[2] == "compile":
+        compile_everything(sys.argv[1], quick=sys.argv[3] == "quick")
+    else:
+        main(sys.argv[1], sys.argv[2:])
