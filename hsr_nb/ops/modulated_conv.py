@@ -97,7 +97,7 @@ def modulated_conv2d(
     impl: str = "auto",  # reference: per-sample weights; torch, triton: one set of weights
 ) -> Tensor:  # [N, O, H * up / down, W * up / down]
     "Convolve with style-modulated weights. ValueError for styles of another shape. [StyleGAN2] section 2.2."
-    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    resample: dict = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
     impl = choose_impl(impl, x.device)
     if impl == "reference":
         return _modulated_reference(x, weight, styles, noise, demodulate, resample)

@@ -45,8 +45,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..base.provenance import result_file, write_result
+from ..training.checks import CONTINUE, flat_config
 from ..training.config import config_from_dict, override, preset
-from ..training.run import CONTINUE, flat_config, read_metrics
+from ..training.run_folder import read_metrics
 from .comparison import headline
 from .evaluate import EvalConfig, evaluate_run
 from .paired_seeds import mean_sd, paired_difference
