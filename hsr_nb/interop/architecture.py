@@ -17,8 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.errors import CheckpointError
 from ..base.state_dicts import misfit
-from ..nets.discriminator import Discriminator
-from ..nets.generator import Generator
 from ..ops.activation import ACTIVATIONS
 from ..untrusted.window import brief
 

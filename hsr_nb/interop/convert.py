@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import Tensor
@@ -172,11 +172,11 @@ def _write(to: str, out: Path, tensors: dict[str, Tensor], meta: dict):
         save_safetensors(out, tensors, meta)
     elif to == "json":
         text = json.dumps(meta, indent=1) + "\n"
-        _write_new(out, lambda made: made.write_text(text, encoding="utf-8"))
+        _write_new(out, lambda f: f.write(text.encode()))
     elif to in ("official", "rosinality"):
         check_square(tensors, to)
         value = official_state(tensors, meta) if to == "official" else to_rosinality(tensors, meta)
-        _write_new(out, lambda made: torch.save(value, made))
+        _write_new(out, lambda f: torch.save(value, f))
     else:
         state = subset(tensors, "G_ema")
         if not state:
@@ -185,10 +185,11 @@ def _write(to: str, out: Path, tensors: dict[str, Tensor], meta: dict):
         export_graph(G.eval().requires_grad_(False), out, to)
 
 
-def _write_new(out: Path, write: Callable[[Path], Any]):
+def _write_new(out: Path, write: Callable[[BinaryIO], Any]):
+    "Let `write` fill a file that must not exist."
     try:
-        with whole(out, new=True) as made:
-            write(made)
+        with whole(out, new=True) as made, open(made, "wb") as f:
+            write(f)
     except (OSError, RuntimeError) as e:
         reason = getattr(e, "strerror", None) or e
         raise CheckpointError(f"cannot write {out}: {reason}; nothing was written") from e
