@@ -134,7 +134,7 @@ def readings_html(
     return f'<div class="hsr-read"><div>{head}{bars}</div><div>{walk}{"".join(drawn)}</div></div>'
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #1a7e0702
+# %% ../../nbs/explore/latent_explorer.ipynb #1a7e0705
 def _sentence(e: Exception) -> str:
     "An error in one line; one that nobody expected is named by its type."
     expected = isinstance(e, (ValueError, OSError, ImportError)) and str(e)
@@ -142,6 +142,7 @@ def _sentence(e: Exception) -> str:
     return text.splitlines()[0][:400]
 
 
+# %% ../../nbs/explore/latent_explorer.ipynb #1a7e0702
 class Screen:
     "What is looked at: pictures, their status, a message, and what the judge reads."
 
