@@ -5,33 +5,27 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-cfg = ConfigParser(delimiters=["="])
-cfg.read("settings.ini", encoding="utf-8")
-cfg = cfg["DEFAULT"]
-extras = {
-    name: cfg[f"{key}_requirements"].split()
-    for name, key in (
-        ("notebooks", "notebook"),
-        ("cli", "cli"),
-        ("data", "data"),
-        ("explore", "explore"),
-        ("export", "export"),
-        ("sweep", "sweep"),
-    )
-}
+parser = ConfigParser(delimiters=["="])
+parser.read("settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("cli", "data", "explore", "export", "sweep")}
+extras["notebooks"] = cfg["notebook_requirements"].split()
 extras["all"] = sum(extras.values(), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
+
+readme = Path("README.md")
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=find_packages(include=["hsr_nb", "hsr_nb.*"]),
-    package_data={"hsr_nb.weights": ["*"]},
+    package_data={"hsr_nb": ["py.typed"], "hsr_nb.weights": ["*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

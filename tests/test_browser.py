@@ -24,6 +24,7 @@ for package in ("playwright", "ipywidgets", "anywidget"):
     pytest.importorskip(package, reason=f"the browser tests need {package}")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(
         CHROMIUM is None, reason="the browser tests need chromium: apt-get install chromium, or set CHROMIUM"
     ),

@@ -1,4 +1,4 @@
-"""The documentation site, as far as it can be checked without Quarto: sidebar, links, anchors, pictures, and what nbdev makes of every notebook."""
+"""The documentation site, as far as it can be checked without Quarto: sidebar, links, pictures, and nbdev's part."""
 
 import ast
 import json
@@ -15,25 +15,26 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
-from test_repository import LESSONS, NBS, NOTEBOOKS, ROOT, at, report, source, tracked, visible
+from repository import LESSONS, NBS, NOTEBOOKS, ROOT, at, report, source, tracked, visible
 
 QMD = visible(NBS, "*.qmd")
 PAGES = [*NOTEBOOKS, *QMD]
+
+
+def markdown_outputs(cell):
+    "What a cell's code said as Markdown."
+    outputs = [o.get("data", {}) for o in cell.get("outputs", [])]
+    return ["".join(data["text/markdown"]) for data in outputs if "text/markdown" in data]
 
 
 def whole(page):
     "All Markdown of a page: its prose, and what its code said as Markdown."
     if page not in NOTEBOOKS:
         return page.read_text(encoding="utf-8")
-
-    def outputs(c):
-        return [
-            "".join(o["data"]["text/markdown"]) for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})
-        ]
-
-    return "\n\n".join(
-        t for c in NOTEBOOKS[page]["cells"] for t in ([source(c)] if c["cell_type"] == "markdown" else outputs(c))
-    )
+    parts = []
+    for cell in NOTEBOOKS[page]["cells"]:
+        parts += [source(cell)] if cell["cell_type"] == "markdown" else markdown_outputs(cell)
+    return "\n\n".join(parts)
 
 
 @cache
@@ -42,9 +43,14 @@ def text(page):
     return re.sub(r"(?ms)^[ \t]*```.*?^[ \t]*```[ \t]*$", "", whole(page))
 
 
+def pages_and_texts():
+    "Every page of the site, and the .md files of the repository."
+    return [*PAGES, *(p for p in tracked() if p.suffix == ".md")]
+
+
 def prose():
     "(file, Markdown without any code) of every page and .md file."
-    return [(p, re.sub(r"`[^`\n]*`", "", text(p))) for p in [*PAGES, *(p for p in tracked() if p.suffix == ".md")]]
+    return [(p, re.sub(r"`[^`\n]*`", "", text(p))) for p in pages_and_texts()]
 
 
 def settings_of_site():
@@ -53,9 +59,10 @@ def settings_of_site():
 
 # ---- links, anchors, pictures
 
-LINK = re.compile(
-    r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|(?:href|src)=\"([^\"]+)\"|(?m:^\s*\[[^\]]+\]:\s*(\S+))"
-)
+INLINE = r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)"  # [text](target "title")
+HTML = r"(?:href|src)=\"([^\"]+)\""
+REFERENCE = r"(?m:^\s*\[[^\]]+\]:\s*(\S+))"  # [name]: target
+LINK = re.compile(f"{INLINE}|{HTML}|{REFERENCE}")
 
 
 def local(page, target):
@@ -66,96 +73,93 @@ def local(page, target):
     if not path:
         return page
     place = NBS / path[1:] if path.startswith("/") else page.parent / path
-    return place.with_suffix(".ipynb") if place.suffix == ".html" and not place.exists() else place
+    is_made_of_a_notebook = place.suffix == ".html" and not place.exists()
+    return place.with_suffix(".ipynb") if is_made_of_a_notebook else place
 
 
 def slug(heading):
     "The id that Quarto gives a heading: text alone, small letters, hyphens, from the first letter on."
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading).lower()
-    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", plain).strip()))
+    words = re.sub(r"[^\w\s.-]", "", plain).strip()
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", words))
 
 
 @cache
 def anchors(page):
     "The ids on a page. A notebook's title is no heading of its page."
-    heads = re.findall(r"(?m)^(#{1,6})\s+(.+?)\s*$", text(page))
-    heads = [h for i, (level, h) in enumerate(heads) if page.suffix == ".md" or len(level) > 1 or i]
-    seen, ids = (
-        Counter(),
-        set(re.findall(r"\{[^}\n]*#([\w-]+)", text(page))) | set(re.findall(r"\bid=\"([^\"]+)\"", text(page))),
-    )
-    for s in map(slug, heads):
-        ids.add(f"{s}-{seen[s]}" if seen[s] else s)
-        seen[s] += 1
+    said = text(page)
+    ids = set(re.findall(r"\{[^}\n]*#([\w-]+)", said)) | set(re.findall(r"\bid=\"([^\"]+)\"", said))
+    headings = re.findall(r"(?m)^(#{1,6})\s+(.+?)\s*$", said)
+    if page.suffix != ".md" and headings and headings[0][0] == "#":
+        del headings[0]
+    seen = Counter()
+    for _, heading in headings:
+        name = slug(heading)
+        ids.add(f"{name}-{seen[name]}" if seen[name] else name)
+        seen[name] += 1
     return ids
 
 
 def test_ids_of_headings():
-    assert (
-        slug("What `ws` is, and 2 × 2") == "what-ws-is-and-2-2" and slug("3.1 [A link](x.html) *here*") == "a-link-here"
-    )
+    assert slug("What `ws` is, and 2 × 2") == "what-ws-is-and-2-2"
+    assert slug("3.1 [A link](x.html) *here*") == "a-link-here"
+
+
+def fault_of(page, target):
+    "What is wrong with a link of a page, in a clause; None where nothing is."
+    place = local(page, target)
+    anchor = target.partition("#")[2]
+    if place is None:
+        return None
+    if not place.exists():
+        return "which does not exist"
+    if page in PAGES and not place.resolve().is_relative_to(NBS):
+        return "which is not on the site"
+    if anchor and place.suffix in (".ipynb", ".qmd", ".md") and anchor not in anchors(place.resolve()):
+        return "and there is no such heading"
+    return None
 
 
 def test_links_lead_somewhere():
     faults = []
-    for p, said in prose():
+    for page, said in prose():
         for m in LINK.finditer(said):
             target = m[1] or m[2] or m[3]
-            place, _, anchor = local(p, target), *target.partition("#")[1:]
-            if place is None:
-                continue
-            if not place.exists():
-                faults.append(f"{at(p)} links to {target}, which does not exist")
-            elif p in PAGES and not place.resolve().is_relative_to(NBS):
-                faults.append(f"{at(p)} links to {target}, which is not on the site")
-            elif anchor and place.suffix in (".ipynb", ".qmd", ".md") and anchor not in anchors(place.resolve()):
-                faults.append(f"{at(p)} links to {target}, and there is no such heading")
+            if fault := fault_of(page, target):
+                faults.append(f"{at(page)} links to {target}, {fault}")
     report(faults)
 
 
+def has_a_picture(cell):
+    return any(kind.startswith("image/") for o in cell.get("outputs", []) for kind in o.get("data", {}))
+
+
 def test_pictures_have_alt_text():
-    faults = [
-        f"{at(p)}: a picture without alt text, {m[0]}"
-        for p, said in prose()
-        for m in re.finditer(r"!\[\s*\]\([^)]*\)", said)
-    ]
-    faults += [
-        f"{at(p)}: a picture without alt text, {m[0]}"
-        for p, said in prose()
-        for m in re.finditer(r"<img\b[^>]*>", said)
-        if not re.search(r"alt=[\"'][^\"']", m[0])
-    ]
-    for p, nb in NOTEBOOKS.items():  # plots of the guides, too
-        if p.parent.name != "guides":
+    faults = []
+    for page, said in prose():
+        mute = re.findall(r"!\[\s*\]\([^)]*\)", said)
+        mute += [tag for tag in re.findall(r"<img\b[^>]*>", said) if not re.search(r"alt=[\"'][^\"']", tag)]
+        faults += [f"{at(page)}: a picture without alt text, {picture}" for picture in mute]
+    for page, nb in NOTEBOOKS.items():  # plots of the guides, too
+        if page.parent.name != "guides":
             continue
-        faults += [
-            f"{at(p)}, cell {i}: a plot without #| fig-alt:"
-            for i, c in enumerate(nb["cells"])
-            if any(k.startswith("image/") for o in c.get("outputs", []) for k in o.get("data", {}))
-            and not re.search(r"(?m)^#\| fig-alt: \S", source(c))
-        ]
+        for i, cell in enumerate(nb["cells"]):
+            if has_a_picture(cell) and not re.search(r"(?m)^#\| fig-alt: \S", source(cell)):
+                faults.append(f"{at(page)}, cell {i}: a plot without #| fig-alt:")
     report(faults)
 
 
 def test_widget_state_is_not_stored():
-    "Half a megabyte of pixels that no page can show again; the contact sheet is what stays. A notebook that was executed with nbclient or Lab has it until it is taken out."
-    report(
-        [
-            f"{at(p)}: stores the state of widgets; delete widgets from its metadata"
-            for p, nb in NOTEBOOKS.items()
-            if "widgets" in nb["metadata"]
-        ]
-    )
+    """Half a megabyte of pixels that no page can show again; the contact sheet is what stays.
+
+    A notebook that was executed with nbclient or Lab has it until it is taken out."""
+    stored = [p for p, nb in NOTEBOOKS.items() if "widgets" in nb["metadata"]]
+    report([f"{at(p)}: stores the state of widgets; delete widgets from its metadata" for p in stored])
 
 
 def test_pictures_of_pages_are_small():
-    report(
-        [
-            f"{at(p)}: {p.stat().st_size // 1000} kB, at most 200"
-            for p in visible(NBS / "images", "*")
-            if p.stat().st_size > 200_000
-        ]
-    )
+    sizes = {p: p.stat().st_size for p in visible(NBS / "images", "*")}
+    report([f"{at(p)}: {n // 1000} kB, at most 200" for p, n in sizes.items() if n > 200_000])
 
 
 # ---- commands
@@ -163,17 +167,44 @@ def test_pictures_of_pages_are_small():
 
 def commands():
     "(page, words) of every command of ours in a block of shell code; comments and continued lines are resolved."
-    for p in [*PAGES, *(p for p in tracked() if p.suffix == ".md")]:
-        for block in re.findall(r"(?ms)^[ \t]*```sh\n(.*?)^[ \t]*```", whole(p)):
+    for page in pages_and_texts():
+        for block in re.findall(r"(?ms)^[ \t]*```sh\n(.*?)^[ \t]*```", whole(page)):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                at_ = next((i for i, w in enumerate(words) if w.startswith("hsr_") or w == "papermill"), None)
-                if at_ is not None:
-                    yield p, words[at_:]
+                ours = [i for i, word in enumerate(words) if word.startswith("hsr_") or word == "papermill"]
+                if ours:
+                    yield page, words[ours[0] :]
 
 
 def understood(words):
     "Raise unless a command's program, settings and notebook exist."
+    name, args = words[0], words[1:]
+    if name == "hsr_train":
+        from hsr_nb.training.cli import parse
+
+        parse(args)
+    elif name == "papermill":
+        require_parameters(args)
+    else:
+        require_settings(name, args)
+
+
+def require_parameters(args):
+    "Raise unless the notebook that papermill is to run has the parameters given."
+    given = {args[i + 1].split(":")[0] for i, word in enumerate(args) if word in ("-p", "-r", "-y")}
+    notebook = next(word for word in args if word.startswith("nbs/"))
+    unknown = given - set(re.findall(r"(?m)^(\w+) *=", parameters_of(ROOT / notebook)))
+    assert not unknown, f"the notebook has no parameters {sorted(unknown)}"
+
+
+def parameters_of(notebook):
+    "The source of a notebook's one cell of parameters."
+    (cell,) = [c for c in NOTEBOOKS[notebook]["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    return source(cell)
+
+
+def require_settings(name, args):
+    "Raise unless a command that takes a dataclass knows the settings given."
     import tyro
 
     from hsr_nb.data.convert import ConvertConfig
@@ -181,21 +212,7 @@ def understood(words):
     from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
     from hsr_nb.studies.evaluate import EvalConfig
     from hsr_nb.studies.sweep import SweepConfig
-    from hsr_nb.training.cli import parse
 
-    name, args = words[0], words[1:]
-    if name == "hsr_train":
-        return parse(args)
-    if name == "papermill":
-        given = {args[i + 1].split(":")[0] for i, a in enumerate(args) if a in ("-p", "-r", "-y")}
-        (cell,) = [
-            source(c)
-            for c in NOTEBOOKS[ROOT / next(a for a in args if a.startswith("nbs/"))]["cells"]
-            if "parameters" in c["metadata"].get("tags", [])
-        ]
-        unknown = given - set(re.findall(r"(?m)^(\w+) *=", cell))
-        assert not unknown, f"the notebook has no parameters {sorted(unknown)}"
-        return
     configs = {
         "hsr_data": ConvertConfig,
         "hsr_generate": GenerateConfig,
@@ -203,22 +220,22 @@ def understood(words):
         "hsr_sweep": SweepConfig,
         "hsr_convert": NetworkConfig,
     }
-    tyro.cli(
-        configs[name],
-        args=args,
-        config=(tyro.conf.PositionalRequiredArgs,) if name in ("hsr_eval", "hsr_generate", "hsr_convert") else (),
-    )
+    positional = name in ("hsr_eval", "hsr_generate", "hsr_convert")
+    how = (tyro.conf.PositionalRequiredArgs,) if positional else ()
+    tyro.cli(configs[name], args=args, config=how)
 
 
 def test_commands_on_pages_are_understood(capsys):
     "Nothing is run; names of programs, settings, notebooks and parameters are checked."
     pytest.importorskip("tyro")
-    found, faults = list(commands()), []
-    for p, words in found:
+    found = list(commands())
+    faults = []
+    for page, words in found:
         try:
             understood(words)
         except (SystemExit, ValueError, KeyError, AssertionError) as e:
-            faults.append(f"{at(p)}: {shlex.join(words)}: {capsys.readouterr().err.strip()[-200:] or e}")
+            reason = capsys.readouterr().err.strip()[-200:] or e
+            faults.append(f"{at(page)}: {shlex.join(words)}: {reason}")
     assert len(found) > 10
     report(faults)
     with pytest.raises(ValueError):
@@ -230,35 +247,34 @@ def test_commands_on_pages_are_understood(capsys):
 # ---- sidebar and settings
 
 
+FILE_KEYS = ("href", "file", "css", "logo", "favicon")
+
+
 def named(value):
     "Every page or file that a Quarto configuration names."
+    found = []
     if isinstance(value, dict):
-        return [
-            x
-            for k, v in value.items()
-            for x in ([v] if k in ("href", "file", "css", "logo", "favicon") and isinstance(v, str) else named(v))
-        ]
+        for key, v in value.items():
+            found += [v] if key in FILE_KEYS and isinstance(v, str) else named(v)
     if isinstance(value, list):
-        return [
-            x
-            for v in value
-            for x in ([v] if isinstance(v, str) and v.endswith((".ipynb", ".qmd", ".md")) else named(v))
-        ]
-    return []
+        for v in value:
+            is_page = isinstance(v, str) and v.endswith((".ipynb", ".qmd", ".md"))
+            found += [v] if is_page else named(v)
+    return found
 
 
 def test_every_page_is_on_the_sidebar_once():
     listed = Counter(named(settings_of_site()["website"]["sidebar"]))
     there = {p.relative_to(NBS).as_posix() for p in PAGES}
-    report(
-        [f"{p} is missing in the sidebar of _quarto.yml" for p in sorted(there - listed.keys())]
-        + [f"the sidebar of _quarto.yml names {p}, which does not exist" for p in sorted(listed.keys() - there)]
-        + [f"the sidebar of _quarto.yml names {p} {n} times" for p, n in listed.items() if n > 1]
-    )
+    faults = [f"{p} is missing in the sidebar of _quarto.yml" for p in sorted(there - listed.keys())]
+    faults += [f"the sidebar of _quarto.yml names {p}, which does not exist" for p in sorted(listed.keys() - there)]
+    faults += [f"the sidebar of _quarto.yml names {p} {n} times" for p, n in listed.items() if n > 1]
+    report(faults)
 
 
 def test_site_settings():
-    site, build = settings_of_site(), yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
+    site = settings_of_site()
+    build = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
     assert site["project"] == {"type": "website", "output-dir": "_docs"}
     # sidebar.yml, which nbdev writes in the order of file names, would be added to the sidebar that is written by hand
     assert build == {"project": {"type": "website"}, "metadata-files": ["../_quarto.yml", "nbdev.yml"]}
@@ -273,163 +289,122 @@ def test_pages_keep_their_addresses_apart():
 
 def test_code_on_plain_pages_is_not_run():
     "A .qmd page has code to read; what is run lives in notebooks."
-    report(
-        [
-            f"{at(p)}: Quarto would run {m[0]}"
-            for p in QMD
-            for m in re.finditer(r"(?m)^```\{(?!\.).*$", p.read_text(encoding="utf-8"))
-        ]
-    )
+    faults = []
+    for page in QMD:
+        run = re.findall(r"(?m)^```\{(?!\.).*$", page.read_text(encoding="utf-8"))
+        faults += [f"{at(page)}: Quarto would run {fence}" for fence in run]
+    report(faults)
 
 
 # ---- the page that sets published and measured numbers side by side
 
 
+REPRODUCE = NBS / "guides/reproduce.ipynb"
+
+
 def reproduce(results):
     "What the page says in Markdown, executed on a folder of results."
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    nb = nbformat.read(NBS / "guides/reproduce.ipynb", 4)
+    nb = nbformat.read(REPRODUCE, 4)
     (cell,) = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     cell.source += f"\nresults = {str(results)!r}"
-    nbclient.NotebookClient(nb, kernel_name="python3", resources={"metadata": {"path": str(NBS / "guides")}}).execute()
-    return "\n\n".join(
-        "".join(o["data"]["text/markdown"])
-        for c in nb.cells
-        for o in c.get("outputs", [])
-        if "text/markdown" in o.get("data", {})
-    )
+    place = {"metadata": {"path": str(NBS / "guides")}}
+    nbclient.NotebookClient(nb, kernel_name="python3", resources=place).execute()
+    return "\n\n".join(said for c in nb.cells for said in markdown_outputs(c))
 
 
 def test_reproduce_page_shows_the_results_that_are_there():
-    said = "\n\n".join(
-        "".join(o["data"]["text/markdown"])
-        for c in NOTEBOOKS[NBS / "guides/reproduce.ipynb"]["cells"]
-        for o in c.get("outputs", [])
-        if "text/markdown" in o.get("data", {})
-    )
-    assert said == reproduce(ROOT / "data/results"), (
-        "data/results has changed: execute nbs/guides/reproduce.ipynb again and clean it (nbdev_clean)"
-    )
+    stored = "\n\n".join(said for c in NOTEBOOKS[REPRODUCE]["cells"] for said in markdown_outputs(c))
+    advice = "data/results has changed: execute nbs/guides/reproduce.ipynb again and clean it (nbdev_clean)"
+    assert stored == reproduce(ROOT / "data/results"), advice
 
 
 def result(folder, name, config, rows):
     "A result file like those that the notebooks write."
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(
-        json.dumps(
-            {
-                "name": name,
-                "device": "a device",
-                "git": "0123",
-                "versions": {"torch": "2"},
-                "config": config,
-                "rows": rows,
-            }
-        )
-    )
+    origin = {"device": "a device", "git": "0123", "versions": {"torch": "2"}}
+    content = {"name": name, **origin, "config": config, "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def put_ablation(folder):
+    "Four arms on three seeds, with and without path-length penalty and HSR."
+    from hsr_nb.studies.sweep_jobs import SweepConfig
+    from hsr_nb.studies.sweep_tables import result_name
+
+    rows = []
+    for seed in (0, 1, 2):
+        for plr in (False, True):
+            for hsr in (False, True):
+                scores = {
+                    "fid[judge]": 8.0 - 2 * plr - hsr + 0.1 * seed,
+                    "ppl2_wend[maps-judge]": 20.0 - 5 * plr - 2 * hsr + seed,
+                }
+                rows.append({"plr": plr, "hsr": hsr, "seed": seed, "kimg": 24, "seconds": 60.0, **scores})
+    asked = {"baseline_kimg": 2, "axis": "plr_hsr", "arms": {"plr_on-hsr_off": {"loss.pl_weight": 7}}}
+    result(folder, result_name(SweepConfig(axis="plr_hsr")), asked, rows)
+
+
+def put_linearity(folder):
+    "Two pairs of networks, and the mean of their differences."
+    rows = []
+    for pair in (0, 1):
+        for attribute in ("gender", "mean"):
+            found = {"baseline": 2.0 + pair, "+ HSR": 1.0 + pair, "difference": [-1, -1, -1]}
+            rows.append({"pair": pair, "sigma": "own, recomputed", "attribute": attribute, **found})
+    for attribute in ("gender", "mean"):
+        found = {"pairs": 2, "difference": -1, "low": -1.25, "high": -0.75, "reduction_percent": 40.0}
+        rows.append({"pair": "all", "sigma": "own, recomputed", "attribute": attribute, **found})
+    result(folder, "als", {"paths": 1000, "bank": "judge"}, rows)
+
+
+def put_scores(folder):
+    "One trained network with its scores."
+    asked = {
+        "data": {"name": "ffhq256"},
+        "training_seconds": 7200.0,
+        "kimg": 25000,
+        "n": 35000,
+        "hsr": "dino_vitb16",
+        "scores": {"fid": 3.75, "precision": 0.5, "ppl2_wend": 150.25},
+    }
+    result(folder, "frechet-ffhq-hsr", asked, [{"what": "generated", "fid": 3.75}])
 
 
 def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     "Numbers chosen here come out in the right cells; without files every cell of ours says so."
-    from hsr_nb.studies.sweep import SweepConfig, result_name
-
     none = reproduce(tmp_path)
     assert none.count("not measured") > 20 and "nothing yet" in none
 
-    def score(plr, hsr, seed):
-        return {
-            "fid[judge]": 8.0 - 2 * plr - hsr + 0.1 * seed,
-            "ppl2_wend[maps-judge]": 20.0 - 5 * plr - 2 * hsr + seed,
-        }
-
-    result(
-        tmp_path,
-        result_name(SweepConfig(axis="plr_hsr")),
-        {"baseline_kimg": 2, "axis": "plr_hsr", "arms": {"plr_on-hsr_off": {"loss.pl_weight": 7}}},
-        [
-            {"plr": p, "hsr": h, "seed": s, "kimg": 24, "seconds": 60.0} | score(p, h, s)
-            for s in (0, 1, 2)
-            for p in (False, True)
-            for h in (False, True)
-        ],
-    )
-    als = [
-        {
-            "pair": i,
-            "sigma": "own, recomputed",
-            "attribute": a,
-            "baseline": 2.0 + i,
-            "+ HSR": 1.0 + i,
-            "difference": [-1, -1, -1],
-        }
-        for i in (0, 1)
-        for a in ("gender", "mean")
-    ]
-    over = [
-        {
-            "pair": "all",
-            "sigma": "own, recomputed",
-            "attribute": a,
-            "pairs": 2,
-            "difference": -1,
-            "low": -1.25,
-            "high": -0.75,
-            "reduction_percent": 40.0,
-        }
-        for a in ("gender", "mean")
-    ]
-    result(tmp_path, "als", {"paths": 1000, "bank": "judge"}, als + over)
-    result(
-        tmp_path,
-        "frechet-ffhq-hsr",
-        {
-            "data": {"name": "ffhq256"},
-            "training_seconds": 7200.0,
-            "kimg": 25000,
-            "n": 35000,
-            "hsr": "dino_vitb16",
-            "scores": {"fid": 3.75, "precision": 0.5, "ppl2_wend": 150.25},
-        },
-        [{"what": "generated", "fid": 3.75}],
-    )
+    put_ablation(tmp_path)
+    put_linearity(tmp_path)
+    put_scores(tmp_path)
     said = reproduce(tmp_path)
-    assert "path-length weight of 7" in said
 
     def line(start):
-        return next(l for l in said.splitlines() if l.startswith(start))
+        return next(row for row in said.splitlines() if row.startswith(start))
 
-    assert (
-        "12 min of training" in line("| [Interplay")
-        and "120 min of training" in line("| [FFHQ-140k")
-        and "not recorded" in line("| [Attribute")
-        and "not measured" in line("| [LSUN")
-    )
-    assert (
-        line("| neither |").split(" | ")[3:] == ["8.1", "21 |"]
-        and "6.1 (-24.7 %, -2 [-2, -2])" in line("| PLR |")
-        and "14 (-33.3 %, -7 [-7, -7])" in line("| PLR + HSR |")
-    )
-    assert (
-        line("| baseline, ours").startswith("| baseline, ours | 2.50 |")
-        and line("| reduction, ours").startswith("| reduction, ours | 40.0 % |")
-        and "[-1.25, -0.75]" in line("| difference, 95 %")
-    )
-    assert "3.75 (`fid`)" in line("| + HSR, ours, 25000 kimg") and "150.2 (`ppl2_wend`)" in line(
-        "| + HSR, ours, 25000 kimg"
-    )
+    assert "path-length weight of 7" in said
+    assert "12 min of training" in line("| [Interplay")
+    assert "120 min of training" in line("| [FFHQ-140k")
+    assert "not recorded" in line("| [Attribute")
+    assert "not measured" in line("| [LSUN")
+    assert line("| neither |").split(" | ")[3:] == ["8.1", "21 |"]
+    assert "6.1 (-24.7 %, -2 [-2, -2])" in line("| PLR |")
+    assert "14 (-33.3 %, -7 [-7, -7])" in line("| PLR + HSR |")
+    assert line("| baseline, ours").startswith("| baseline, ours | 2.50 |")
+    assert line("| reduction, ours").startswith("| reduction, ours | 40.0 % |")
+    assert "[-1.25, -0.75]" in line("| difference, 95 %")
+    assert "3.75 (`fid`)" in line("| + HSR, ours, 25000 kimg")
+    assert "150.2 (`ppl2_wend`)" in line("| + HSR, ours, 25000 kimg")
 
 
 # ---- building
 
 
 def docs(root, path):
-    return subprocess.run(
-        [sys.executable, "run.py", "docs", "--here"],
-        cwd=root,
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "run.py", "docs", "--here"]
+    return subprocess.run(command, cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True)
 
 
 def test_docs_without_quarto_says_how_to_get_it(tmp_path):
@@ -439,47 +414,47 @@ def test_docs_without_quarto_says_how_to_get_it(tmp_path):
 
 def public(path):
     "Names of the public functions and classes that a notebook exports."
-    cells = [
-        source(c)
-        for c in NOTEBOOKS[path]["cells"]
-        if c["cell_type"] == "code" and re.match(r"#\|\s*exports?\s*$", source(c).split("\n")[0])
-    ]
-    return [
-        n.name
-        for s in cells
-        for n in ast.parse(s).body
-        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"
-    ]
+    names = []
+    for cell in NOTEBOOKS[path]["cells"]:
+        first = source(cell).split("\n")[0]
+        if cell["cell_type"] == "code" and re.match(r"#\|\s*exports?\s*$", first):
+            body = ast.parse(source(cell)).body
+            names += [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return [name for name in names if name[0] != "_"]
+
+
+def shown_on(page):
+    "All that the outputs of a page show."
+    if not page.is_file():
+        return ""
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    return json.dumps([o for cell in cells for o in cell.get("outputs", [])]).replace("\\\\_", "_")
+
+
+QUARTO = """#!/bin/sh
+test "$1" = render && mkdir ../pages && cp -r . ../pages && mv ../pages _docs
+"""
 
 
 @pytest.mark.slow
 def test_docs_hands_every_page_to_quarto(tmp_path):
     "With a stand-in for Quarto: nbdev gets through every notebook, and every module page has its API."
     pytest.importorskip("nbdev", reason="nbdev is for development only")
-    root, stub = tmp_path / "copy", tmp_path / "bin" / "quarto"
+    root = tmp_path / "copy"
     skip = shutil.ignore_patterns(".*", "_proc", "_docs", "runs", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, root, ignore=skip)
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/sh\ntest "$1" = render && mkdir ../pages && cp -r . ../pages && mv ../pages _docs\n')
-    stub.chmod(0o755)
-    r = docs(root, f"{stub.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    quarto = tmp_path / "bin" / "quarto"
+    quarto.parent.mkdir()
+    quarto.write_text(QUARTO)
+    quarto.chmod(0o755)
+    r = docs(root, f"{quarto.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert r.returncode == 0, (r.stdout + r.stderr)[-3000:]
-    assert not (root / "_proc").exists() and (root / "README.md").read_text(encoding="utf-8") == (
-        ROOT / "README.md"
-    ).read_text(encoding="utf-8")
+    assert not (root / "_proc").exists()
+    readme, same = (root / "README.md"), (ROOT / "README.md")
+    assert readme.read_text(encoding="utf-8") == same.read_text(encoding="utf-8")
     faults = [f"{at(p)} did not reach Quarto" for p in PAGES if not (root / "_docs" / p.relative_to(NBS)).is_file()]
-    for p in LESSONS:
-        page = root / "_docs" / p.relative_to(NBS)
-        shown = (
-            ""
-            if not page.is_file()
-            else json.dumps(
-                [o for c in json.loads(page.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
-            )
-        )
-        faults += [
-            f"{at(p)}: {n} is not documented"
-            for n in public(p)
-            if not re.search(rf"### {n}\b", shown.replace("\\\\_", "_"))
-        ]
+    for page in LESSONS:
+        shown = shown_on(root / "_docs" / page.relative_to(NBS))
+        missing = [name for name in public(page) if not re.search(rf"### {name}\b", shown)]
+        faults += [f"{at(page)}: {name} is not documented" for name in missing]
     report(faults)

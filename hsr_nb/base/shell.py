@@ -23,8 +23,9 @@ def options(
     config,  # a dataclass; its comments are the help
     name: str,  # of the command
     default=None,  # an instance whose values are the defaults
+    positional: bool = True,  # fields without a default need no --name
 ) -> Callable:  # arguments -> an instance
-    "A reader of a command's options. Fields without a default are positional."
+    "A reader of a command's options."
 
     def read(args: list[str] | None):
         try:
@@ -32,7 +33,8 @@ def options(
         except ImportError:
             raise ImportError('the command line needs tyro: pip install "hsr_nb[cli]"') from None
         how = {} if default is None else {"default": default}
-        return tyro.cli(config, prog=name, args=args, config=(tyro.conf.PositionalRequiredArgs,), **how)
+        style = (tyro.conf.PositionalRequiredArgs,) if positional else ()
+        return tyro.cli(config, prog=name, args=args, config=style, **how)
 
     return read
 

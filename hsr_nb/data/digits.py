@@ -16,7 +16,7 @@ from .images import ImageSet, check_indices
 
 
 # %% ../../nbs/data/digits.ipynb #232781dc
-def _scans():
+def _scans() -> tuple[np.ndarray, np.ndarray]:
     "uint8 [1797, 8, 8] with values 0..16, and int64 [1797] classes."
     try:
         from sklearn.datasets import load_digits
@@ -26,13 +26,13 @@ def _scans():
     return d.images.astype(np.uint8), d.target.astype(np.int64)
 
 
-def _enlarge(scans, resolution, filter):
+def _enlarge(scans: np.ndarray, resolution: int, filter) -> torch.Tensor:
     "uint8 [n, 1, R, R]; resized as floats, so that overshoot is clipped once, at the end."
-    big = [
-        np.asarray(Image.fromarray(s.astype(np.float32) * (255 / 16)).resize((resolution, resolution), filter))
-        for s in scans
-    ]
-    return torch.from_numpy(np.stack(big).round().clip(0, 255).astype(np.uint8))[:, None]
+    enlarged = []
+    for scan in scans:
+        grey = Image.fromarray(scan.astype(np.float32) * (255 / 16))
+        enlarged.append(np.asarray(grey.resize((resolution, resolution), filter)))
+    return torch.from_numpy(np.stack(enlarged).round().clip(0, 255).astype(np.uint8))[:, None]
 
 
 # %% ../../nbs/data/digits.ipynb #8276533d
@@ -47,13 +47,18 @@ class Digits(ImageSet):
         if not 8 <= resolution <= 1024:
             raise ValueError(f"digits come in 8 to 1024 pixels, not {resolution}")
         scans, classes = _scans()
-        self._images = _enlarge(scans, resolution, Image.Resampling.BICUBIC)
-        self._labels, self._n, self.label_dim = classes, len(scans), 10 if labels else 0
-        self.name, self.image_shape = "digits", (1, resolution, resolution)
+        self.name = "digits"
+        self.image_shape = (1, resolution, resolution)
+        self.label_dim = 10 if labels else 0
         self.resize_filter = "none" if resolution == 8 else "bicubic"
-        self._sha = hashlib.sha256(scans.tobytes() + (classes.astype("<i8").tobytes() if labels else b""))
-        self._sha.update(f"{resolution} {self.resize_filter}".encode())
-        self._sha = self._sha.hexdigest()
+        self._n = len(scans)
+        self._images = _enlarge(scans, resolution, Image.Resampling.BICUBIC)
+        self._labels = classes
+        content = hashlib.sha256(scans.tobytes())
+        if labels:
+            content.update(classes.astype("<i8").tobytes())
+        content.update(f"{resolution} {self.resize_filter}".encode())
+        self._sha = content.hexdigest()
 
     def images(self, indices) -> torch.Tensor:
         "uint8 [n, 1, R, R]"

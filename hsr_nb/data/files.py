@@ -8,27 +8,31 @@ __all__ = [
     "SUFFIXES",
     "MAX_BYTES",
     "is_image_name",
-    "unsafe",
+    "Files",
     "FolderFiles",
     "ZipFiles",
     "open_files",
     "read_meta",
     "recorded_filter",
+    "label_pairs",
     "label_table",
 ]
 
 # %% ../../nbs/data/files.ipynb #9fe3bce3
+import hashlib
 import json
 import os
 import stat
 import threading
 import unicodedata
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ..base.errors import DataError, readable, shown
+from ..untrusted.zips import is_link, is_utf8, unsafe
 
 # %% ../../nbs/data/files.ipynb #6e459453
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")  # Pillow decoders a data set may use
@@ -56,120 +60,134 @@ MAX_BYTES = 1 << 30  # of one encoded file; a 16384 x 16384 RGB image stored unc
 
 def is_image_name(name: str) -> bool:
     "Whether a path, written with forward slashes, bears the name of an image."
-    return (
-        name.lower().endswith(SUFFIXES)
-        and "__MACOSX" not in name.split("/")
-        and not name.split("/")[-1].startswith("._")
-    )
-
-
-# %% ../../nbs/data/files.ipynb #3f915966
-def unsafe(name: str) -> str | None:
-    "What is wrong with an archive member's name, or None."
-    parts = name.replace("\\", "/").split("/")
-    if name[:1] in ("/", "\\") or name[1:2] == ":":
-        return "has an absolute path"
-    if ".." in parts:
-        return "leaves the folder (..)"
-    if "\\" in name:
-        return "has a backslash in its path; archives use forward slashes"
-    if "\0" in name:
-        return "has a zero byte in its name"
-    return None if _is_utf8(name) else "has a name that is not valid UTF-8"
-
-
-def _is_utf8(name):
-    return not any(0xD800 <= ord(c) <= 0xDFFF for c in name)
+    *folders, last = name.split("/")
+    litter = "__MACOSX" in folders or last.startswith("._")
+    return name.lower().endswith(SUFFIXES) and not litter
 
 
 # %% ../../nbs/data/files.ipynb #b8609745
-def _folder_fault(root, path):
+def _folder_fault(root: Path, path: Path) -> str | None:
     "Why this directory entry cannot be an image, or None."
+    counts = _counts(path.name)
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
         if not path.exists():
             return f"is a link to {shown(os.readlink(path))}, which does not exist"
         if path.is_dir():
             return "is a link to a folder; links to folders are not followed"
-        if not path.resolve().is_relative_to(root.resolve()) and _counts(path.name):
+        if counts and not path.resolve().is_relative_to(root.resolve()):
             return "is a link that leaves the folder"
         mode = path.stat().st_mode
-    if not _counts(path.name):
+    if not counts:
         return None
     if not stat.S_ISREG(mode):
         return "is not a regular file"
-    if not _is_utf8(str(path.relative_to(root))):
+    if not is_utf8(str(path.relative_to(root))):
         return "has a name that is not valid UTF-8"
-    return f"is larger than {MAX_BYTES >> 20} MB" if path.stat().st_size > MAX_BYTES else None
+    if path.stat().st_size > MAX_BYTES:
+        return f"is larger than {MAX_BYTES >> 20} MB"
+    return None
 
 
 def _counts(name):
     return is_image_name(name) or name == "dataset.json"
 
 
-def _walk(root):
-    "Every (path relative to root with forward slashes, Path) below root, links to folders included but not entered."
-    for folder, subs, files in os.walk(root):
-        for f in files + [s for s in subs if os.path.islink(os.path.join(folder, s))]:
-            p = Path(folder, f)
-            yield p.relative_to(root).as_posix(), p
+def _walk(root: Path) -> Iterator[Path]:
+    "Every file below root, and links to folders, which are not entered."
+    for folder, subfolders, files in os.walk(root):
+        links = [s for s in subfolders if os.path.islink(os.path.join(folder, s))]
+        for name in files + links:
+            yield Path(folder, name)
 
 
 # %% ../../nbs/data/files.ipynb #a4a64363
-class _Files:
+class Files:
     "What a folder and a zip share: `names` (sorted), `faults` [(name, reason)], `others` (count of non-images)."
 
-    def __init__(self, path):
-        self.path, self._raw, self.faults, self.others, self._has_json = Path(path), {}, [], 0, False
-        for name, raw, fault in self._list():
-            nfc = unicodedata.normalize("NFC", name)
-            if nfc == "dataset.json":
-                self._has_json, self._json = fault is None, raw
-            if fault is None and not is_image_name(nfc):
-                self.others += nfc != "dataset.json"
-            elif fault is None and nfc in self._raw:
-                self.faults.append((nfc, "is there twice"))
-            elif fault is None:
-                self._raw[nfc] = raw
-            else:
-                self.faults.append((nfc, fault))
-        self.names = sorted(self._raw)
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.faults: list[tuple[str, str]] = []
+        self.others = 0
+        self._stored: dict[str, str] = {}  # name of an image -> the name it is stored under
+        self._json: str | None = None  # the name dataset.json is stored under
+        for stored, fault in self._list():
+            self._sort_in(unicodedata.normalize("NFC", stored), stored, fault)
+        self.names = sorted(self._stored)
+
+    def _list(self) -> Iterable[tuple[str, str | None]]:
+        "(stored name, why it cannot be an image) of everything there is."
+        raise NotImplementedError
+
+    def _read(self, stored: str, limit: int | None) -> bytes:
+        raise NotImplementedError
+
+    def state(self) -> dict:
+        "JSON values by which a change is noticed without reading: count, size, newest time of change in ns."
+        raise NotImplementedError
+
+    def _sort_in(self, name, stored, fault):
+        if name == "dataset.json":
+            self._json = stored if fault is None else None
+        if fault is not None:
+            self.faults.append((name, fault))
+        elif name in self._stored:
+            self.faults.append((name, "is there twice"))
+        elif is_image_name(name):
+            self._stored[name] = stored
+        elif name != "dataset.json":
+            self.others += 1
 
     def require(self):
         "Self, or a DataError when listing found a fault or no image."
         if self.faults:
-            raise DataError(f"{shown(self.path)}: {shown(self.faults[0][0])} {self.faults[0][1]}")
+            name, why = self.faults[0]
+            raise DataError(f"{shown(self.path)}: {shown(name)} {why}")
         if not self.names:
             raise DataError(f"{shown(self.path)} holds no images ({self.others} other files)")
         return self
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         "The bytes of one image, or its first `limit` bytes. Safe to call from several threads and after a fork."
-        return self._read(self._raw[name], limit)
+        return self._read(self._stored[name], limit)
 
 
 # %% ../../nbs/data/files.ipynb #b1501bb0
-class FolderFiles(_Files):
+class FolderFiles(Files):
     "The images below a folder."
 
     def _list(self):
-        for name, p in _walk(self.path):
-            yield name, name, _folder_fault(self.path, p)
+        for path in _walk(self.path):
+            yield path.relative_to(self.path).as_posix(), _folder_fault(self.path, path)
 
-    def _read(self, raw, limit):
-        with readable("cannot be read"), open(self.path / raw, "rb") as f:
+    def _read(self, stored, limit):
+        with readable("cannot be read"), open(self.path / stored, "rb") as f:
             return f.read(MAX_BYTES if limit is None else limit)
+
+    def state(self) -> dict:
+        "Count, size and newest time of change, and a digest over name, size and time of every file."
+        digest = hashlib.sha256()
+        size, newest = 0, 0
+        labels = [] if self._json is None else [self._json]
+        for stored in [*(self._stored[n] for n in self.names), *labels]:
+            with readable(f"{shown(self.path)} changes while it is looked at"):
+                s = os.stat(self.path / stored)
+            size += s.st_size
+            newest = max(newest, s.st_mtime_ns)
+            digest.update(f"{stored}\0{s.st_size}\0{s.st_mtime_ns}\n".encode())
+        return {"images": len(self.names), "bytes": size, "mtime_ns": newest, "digest": digest.hexdigest()}
 
 
 # %% ../../nbs/data/files.ipynb #0f073197
 def _zip_fault(info):
     "Why this zip member cannot be an image, or None."
     name = info.orig_filename
-    if unsafe(name):
-        return unsafe(name)
+    why = unsafe(name)
+    if why:
+        return why
     if not _counts(name.split("/")[-1]):
         return None
-    if stat.S_ISLNK(info.external_attr >> 16):
+    if is_link(info):
         return "is a link; a zip must hold the images themselves"
     if info.flag_bits & 0x1:
         return "is encrypted"
@@ -181,16 +199,19 @@ def _zip_fault(info):
 
 
 # %% ../../nbs/data/files.ipynb #2b82ff5d
-class ZipFiles(_Files):
+class ZipFiles(Files):
     "The images in a zip."
 
-    def __init__(self, path):
-        self._size, self._open = os.path.getsize(path), None
+    def __init__(self, path: str | Path):
+        self._size = os.path.getsize(path)
+        self._open: tuple[int, threading.Lock, zipfile.ZipFile] | None = None  # of the process with this number
         with readable(f"{shown(path)} is no readable zip"):
             super().__init__(path)
 
     def _list(self):
-        return [(i.orig_filename, i.filename, _zip_fault(i)) for i in self._handle()[1].infolist() if not i.is_dir()]
+        _, archive = self._handle()
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        return [(info.orig_filename, _zip_fault(info)) for info in members]
 
     def _handle(self):
         "(lock, ZipFile) of this very process."
@@ -198,13 +219,19 @@ class ZipFiles(_Files):
             if os.path.getsize(self.path) != self._size:
                 raise DataError(f"{shown(self.path)} has changed since it was opened")
             self._open = os.getpid(), threading.Lock(), zipfile.ZipFile(self.path)
-        return self._open[1:]
+        _, lock, archive = self._open
+        return lock, archive
 
-    def _read(self, raw, limit):
-        lock, z = self._handle()
-        info = z.getinfo(raw)
-        with readable("cannot be read"), lock, z.open(info) as f:
+    def _read(self, stored, limit):
+        lock, archive = self._handle()
+        info = archive.getinfo(stored)
+        with readable("cannot be read"), lock, archive.open(info) as f:
             return f.read(info.file_size if limit is None else min(limit, info.file_size))
+
+    def state(self) -> dict:
+        "Count, size and time of change of the zip itself."
+        s = os.stat(self.path)
+        return {"images": len(self.names), "bytes": s.st_size, "mtime_ns": s.st_mtime_ns}
 
     def __getstate__(self):
         return {**self.__dict__, "_open": None}
@@ -226,9 +253,9 @@ def open_files(path) -> FolderFiles | ZipFiles:
 
 
 # %% ../../nbs/data/files.ipynb #913885c1
-def read_meta(files: _Files) -> dict:
+def read_meta(files: Files) -> dict:
     "The parsed `dataset.json` at the root, or {} where there is none."
-    if not files._has_json:
+    if files._json is None:
         return {}
     try:
         meta = json.loads(files._read(files._json, None))
@@ -247,54 +274,71 @@ def recorded_filter(meta: dict) -> str:
 
 
 # %% ../../nbs/data/files.ipynb #6c51da24
-def _pairs(meta):
-    "The label entries as (path, label), with what is wrong with the malformed ones."
-    entries, good, faults = meta.get("labels") or [], {}, []
-    for e in entries.items() if isinstance(entries, dict) else entries:
-        if not (isinstance(e, (list, tuple)) and len(e) == 2 and isinstance(e[0], str)):
-            faults.append(("dataset.json", f"has an entry that is not [path, label]: {shown(repr(e))[:60]}"))
+def label_pairs(meta: dict) -> tuple[dict, list]:  # ({path: label}, faults [(name, reason)])
+    "The label entries by path, with what is wrong with the malformed ones."
+    entries = meta.get("labels") or []
+    if isinstance(entries, dict):
+        entries = list(entries.items())
+    labels: dict = {}
+    faults = []
+    for entry in entries:
+        if not _is_pair(entry):
+            faults.append(("dataset.json", f"has an entry that is not [path, label]: {shown(repr(entry))[:60]}"))
             continue
-        name = unicodedata.normalize("NFC", e[0].replace("\\", "/"))
-        if name in good:
+        path, label = entry
+        name = unicodedata.normalize("NFC", path.replace("\\", "/"))
+        if name in labels:
             faults.append((name, "is labelled twice"))
-        good[name] = e[1]
-    return good, faults
+        labels[name] = label
+    return labels, faults
 
 
-def _label_fault(label, width):
-    "Why this label is bad, or None; `width` is 'int' or the length that a list must have."
+def _is_pair(entry):
+    return isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)
 
-    def number(v):
-        return isinstance(v, (int, float)) and not isinstance(v, bool)
 
-    if width == "int":
-        if not isinstance(label, int) or isinstance(label, bool):
-            return f"has the label {shown(repr(label))[:40]}; expected an integer"
-        if not 0 <= label < 1 << 16:
-            return f"has the {'negative ' * (label < 0)}label {shown(label)[:40]}; expected 0 to 65535"
-    elif not (isinstance(label, list) and len(label) == width and all(map(number, label))):
+def _class_fault(label) -> str | None:
+    "Why this label is no class, or None."
+    if not isinstance(label, int) or isinstance(label, bool):
+        return f"has the label {shown(repr(label))[:40]}; expected an integer"
+    if label < 0:
+        return f"has the negative label {shown(label)[:40]}; expected 0 to 65535"
+    if label >= 1 << 16:
+        return f"has the label {shown(label)[:40]}; expected 0 to 65535"
+    return None
+
+
+def _vector_fault(label, width: int) -> str | None:
+    "Why this label is no list of `width` numbers, or None."
+    numbers = isinstance(label, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in label)
+    if not numbers or len(label) != width:
         return f"has the label {shown(repr(label))[:40]}; expected a list of {width} numbers"
-    elif not all(abs(v) <= float(np.finfo(np.float32).max) for v in label):
+    largest = float(np.finfo(np.float32).max)
+    if not all(abs(v) <= largest for v in label):
         return "has a label that is not finite"
+    return None
 
 
 # %% ../../nbs/data/files.ipynb #8c925fe9
 def label_table(
     meta: dict,  # from `read_meta`
-    names: list,  # image names in order
-) -> tuple:  # (int64 [n] classes | float32 [n, k] | None, faults [(name, reason)])
+    names: list[str],  # image names in order
+) -> tuple[np.ndarray | None, list]:  # (int64 [n] classes | float32 [n, k] | None, faults [(name, reason)])
     "Labels in the order of the images, and everything that is wrong with them. No labels at all: (None, [])."
-    table, faults = _pairs(meta)
-    if not table:
+    labels, faults = label_pairs(meta)
+    if not labels:
         return None, faults
     present = set(names)
-    faults += [(n, "has a label but no image") for n in table if n not in present]
-    faults += [(n, "has no label") for n in names if n not in table]
-    labelled = [n for n in names if n in table]
-    first = table[labelled[0]] if labelled else 0
-    width = len(first) if isinstance(first, list) and first else "int"
-    wrong = [(n, _label_fault(table[n], width)) for n in labelled]
-    faults += [(n, why) for n, why in wrong if why]
+    faults += [(n, "has a label but no image") for n in labels if n not in present]
+    faults += [(n, "has no label") for n in names if n not in labels]
+    labelled = [n for n in names if n in labels]
+    first = labels[labelled[0]] if labelled else 0
+    width = len(first) if isinstance(first, list) else 0
+    for name in labelled:
+        label = labels[name]
+        why = _vector_fault(label, width) if width else _class_fault(label)
+        if why:
+            faults.append((name, why))
     if faults:
         return None, faults
-    return np.array([table[n] for n in names], np.int64 if width == "int" else np.float32), []
+    return np.array([labels[n] for n in names], np.float32 if width else np.int64), []

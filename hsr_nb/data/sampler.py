@@ -9,6 +9,7 @@ __all__ = ["permutation", "image_order", "check_batch", "load", "batches"]
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -16,6 +17,7 @@ from multiprocessing.util import Finalize
 
 import numpy as np
 import torch
+import torch.utils.data
 
 
 # %% ../../nbs/data/sampler.ipynb #b9eaefdc
@@ -44,16 +46,23 @@ def image_order(
     if n_images < 1 or min(start, count, seed) < 0:
         raise ValueError(f"need n_images > 0 and start, count, seed >= 0; got {n_images}, {start}, {count}, {seed}")
     n = n_images * (2 if mirror else 1)
-    parts, p = [np.zeros(0, np.int64)], start
-    while p < start + count:
-        epoch, offset = divmod(p, n)
-        parts.append(permutation(n, seed, epoch)[offset : offset + start + count - p])
-        p += len(parts[-1])
-    return np.concatenate(parts)
+    pieces = [np.zeros(0, np.int64)]
+    position, end = start, start + count
+    while position < end:
+        epoch, offset = divmod(position, n)
+        pieces.append(permutation(n, seed, epoch)[offset : offset + end - position])
+        position += len(pieces[-1])
+    return np.concatenate(pieces)
 
 
 # %% ../../nbs/data/sampler.ipynb #567e77b7
-def check_batch(n_images: int, batch: int, mirror: bool = False, world: int = 1, name: str = "the data set") -> None:
+def check_batch(
+    n_images: int,
+    batch: int,
+    mirror: bool = False,
+    world: int = 1,  # processes
+    name: str = "the data set",  # for the message
+) -> None:
     "ValueError when a batch cannot be drawn: larger than the set, or not a multiple of the processes."
     n = n_images * (2 if mirror else 1)
     copies = f" ({n} with the mirrored copies)" if mirror else ""
@@ -68,13 +77,14 @@ def check_batch(n_images: int, batch: int, mirror: bool = False, world: int = 1,
 def load(
     ds,  # any data set of this package
     indices: np.ndarray,  # from `image_order`
-) -> tuple:  # (uint8 [n, C, H, W], float32 [n, label_dim])
+) -> tuple[torch.Tensor, torch.Tensor]:  # (uint8 [n, C, H, W], float32 [n, label_dim])
     "The images and labels at these indices; indices from len(ds) on are flipped left to right."
-    base, flip = indices % len(ds), torch.from_numpy(indices >= len(ds))
-    images = ds.images(base)
+    originals = indices % len(ds)
+    flip = torch.from_numpy(indices >= len(ds))
+    images = ds.images(originals)
     if flip.any():
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    return images, ds.labels(base)
+    return images, ds.labels(originals)
 
 
 # %% ../../nbs/data/sampler.ipynb #42889893
@@ -82,16 +92,23 @@ class _Stream:
     "Iterates over the index arrays of one process, batch after batch, for ever."
 
     def __init__(self, n, batch, seed, start, mirror, rank, world):
-        self.args, self.batch, self.start, self.part = (n, seed), batch, start, (rank, world, mirror)
+        self.n = n
+        self.batch = batch
+        self.seed = seed
+        self.start = start
+        self.mirror = mirror
+        self.rank = rank
+        self.world = world
 
     def __iter__(self):
-        (rank, world, mirror), p = self.part, self.start
+        position = self.start
         while True:
-            yield image_order(*self.args, p, self.batch, mirror)[rank::world]
-            p += self.batch
+            indices = image_order(self.n, self.seed, position, self.batch, self.mirror)
+            yield indices[self.rank :: self.world]
+            position += self.batch
 
 
-class _Loads:
+class _Loads(torch.utils.data.Dataset):
     "What a worker does with one index array."
 
     def __init__(self, ds):
@@ -112,11 +129,10 @@ def batches(
     world: int = 1,  # of so many
     workers: int = 0,  # processes that load ahead; 0 loads in this one
     pin_memory: bool = False,  # page-locked memory, for copies to a GPU
-):
-    "Endless iterator of (uint8 [batch / world, C, H, W], float32 [batch / world, label_dim]). Refuses impossible batches at once."
-    check_batch(
-        len(ds), batch, mirror, world, f"the data set {ds.name!r}" if getattr(ds, "name", "") else "the data set"
-    )
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # endless: (uint8 [batch / world, C, H, W], float32 [.., label_dim])
+    "The batches of one process. ValueError for impossible ones, at once."
+    name = f"the data set {ds.name!r}" if getattr(ds, "name", "") else "the data set"
+    check_batch(len(ds), batch, mirror, world, name)
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} of {world} processes")
     image_order(len(ds), seed, start, 0, mirror)
@@ -124,22 +140,21 @@ def batches(
     pin_memory = pin_memory and torch.cuda.is_available()
     if workers == 0:
         return _in_process(ds, stream, pin_memory)
-    return _ahead(
-        torch.utils.data.DataLoader(
-            _Loads(ds),
-            sampler=stream,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),
-            worker_init_fn=_serve,
-        )
+    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+        _Loads(ds),
+        sampler=stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        worker_init_fn=_serve,
     )
+    return _ahead(loader)
 
 
 # %% ../../nbs/data/sampler.ipynb #a042f658
 def _serve(_):
-    "In a worker: a SIGTERM to the whole process group is for the parent, which ends its workers when it is ready; and nobody outlives the parent."
+    "In a worker: SIGTERM to the whole process group is the parent's, which ends its workers; and nobody outlives it."
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process().sentinel,), daemon=True).start()
 
@@ -151,18 +166,24 @@ def _end_with(sentinel):
 
 
 def _ahead(loader):
-    "The loader's batches; its workers end with the iterator, also after an error, and not whenever the garbage is collected."
+    "The loader's batches; its workers end with the iterator, even after an error, not when the garbage is collected."
     it = iter(loader)
-    end = Finalize(
-        None, getattr(it, "_shutdown_workers", lambda: None), exitpriority=100
-    )  # at exit before multiprocessing waits for children that do not hear it
+    shutdown = getattr(it, "_shutdown_workers", _nothing)
+    # at exit, before multiprocessing waits for children that do not hear it
+    end = Finalize(None, shutdown, exitpriority=100)
     try:
         yield from it
     finally:
         end()
 
 
+def _nothing():
+    pass
+
+
 def _in_process(ds, stream, pin):
     for indices in stream:
-        loaded = load(ds, indices)
-        yield tuple(x.pin_memory() for x in loaded) if pin else loaded
+        images, labels = load(ds, indices)
+        if pin:
+            images, labels = images.pin_memory(), labels.pin_memory()
+        yield images, labels

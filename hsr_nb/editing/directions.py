@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..interop.safetensors import load_safetensors, save_safetensors
-from ..metrics.als_paths import generator_hash
 from ..nets.generator import Generator
+from ..nets.seeds import generator_hash
 
 
 # %% ../../nbs/editing/directions.ipynb #bddf5593

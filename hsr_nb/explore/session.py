@@ -45,10 +45,10 @@ from ..editing.directions import Directions, check_layers, move, require_found
 from ..editing.ganspace import GANSpace
 from ..editing.sefa import SeFa
 from ..interop import load_generator
+from ..judges.attributes import AttributeBank, load_bank
 from ..metrics.als import deviations
-from ..metrics.als_paths import AttributeBank, generator_hash, load_bank
 from ..nets.generator import Generator
-from .generate import check_truncation, class_labels, z_from_seed
+from ..nets.seeds import check_truncation, class_labels, generator_hash, z_from_seed
 from .recipe import Recipe
 
 

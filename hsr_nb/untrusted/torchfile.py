@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "DTYPES",
+    "Lazy",
     "MAGIC",
     "Storage",
     "LazyTensor",
@@ -15,27 +16,23 @@ __all__ = [
     "load_heap",
     "Heaps",
     "read_legacy",
-    "zip_members",
     "read_zip",
     "read_torch",
-    "is_zip",
 ]
 
 # %% ../../nbs/untrusted/torchfile.ipynb #5dacb38f
-import io
 import math
-import stat
-import struct
-import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from ..base.errors import CheckpointError
 from .unpickle import unpickle
-from .window import BrokenFile, Budget, UnsafeFile, Window, as_window, record
+from .window import Blob, BrokenFile, Budget, Global, UnsafeFile, Window, as_window, record
+from .zips import is_zip, stored_members
 
 # %% ../../nbs/untrusted/torchfile.ipynb #c5439d49
 DTYPES = {
@@ -65,14 +62,16 @@ class Storage:
         "Some elements, [count]."
         if self.window is None:
             raise BrokenFile("a tensor refers to numbers that the file does not have")
-        out = torch.empty(count, dtype=torch.uint8 if self.dtype == torch.bool else self.dtype)
-        view = memoryview(out.view(torch.uint8).numpy())
-        self.window.file.seek(self.window.at + first * out.element_size())
-        if count and self.window.file.readinto(view) != len(view):
+        is_bool = self.dtype == torch.bool
+        out = torch.empty(count, dtype=torch.uint8 if is_bool else self.dtype)
+        raw = out.view(torch.uint8).numpy()  # the same memory as bytes
+        file = self.window.file
+        file.seek(self.window.at + first * out.element_size())
+        if count and file.readinto(raw.data) != len(raw):  # type: ignore[attr-defined]  # BinaryIO lacks what all files have
             raise BrokenFile(f"{self.window.name}: changed while it was read")
-        if self.crc is not None and count == self.numel and zlib.crc32(view) != self.crc:
+        if self.crc is not None and count == self.numel and zlib.crc32(raw.data) != self.crc:
             raise BrokenFile(f"{self.window.name}: is damaged: the checksum of a tensor differs")
-        return out != 0 if self.dtype == torch.bool else out
+        return out != 0 if is_bool else out
 
 
 @dataclass(eq=False)
@@ -89,7 +88,8 @@ class LazyTensor:
         n = math.prod(self.shape)
         if self.stride == contiguous(self.shape):
             return self.storage.read(self.offset, n).reshape(self.shape)
-        return self.storage.read(0, self.storage.numel).as_strided(self.shape, self.stride, self.offset).contiguous()
+        heap = self.storage.read(0, self.storage.numel)
+        return heap.as_strided(self.shape, self.stride, self.offset).contiguous()
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #248f61ec
@@ -98,11 +98,16 @@ class Derived:
     "A tensor that is made from others when it is read."
 
     shape: tuple
-    change: object  # function of the tensors that `parts` turn into
+    change: Callable  # of the tensors that `parts` turn into
     parts: tuple = ()
 
     def read(self) -> Tensor:
-        return self.change(*(p.read() for p in self.parts)).contiguous()
+        "The tensor itself, contiguous."
+        made = self.change(*(p.read() for p in self.parts))
+        return made.contiguous()
+
+
+Lazy = LazyTensor | Derived  # what is read later
 
 
 def contiguous(shape: tuple) -> tuple:
@@ -110,58 +115,61 @@ def contiguous(shape: tuple) -> tuple:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+# %% ../../nbs/untrusted/torchfile.ipynb #e8c2353a
 def claim(name: str, budget: Budget, storage, offset, shape, stride) -> LazyTensor:
     "A LazyTensor, if the heap is large enough for it. BrokenFile otherwise."
-    numbers = (
-        type(shape) is tuple
-        and type(stride) is tuple
-        and all(type(v) is int and 0 <= v < 1 << 40 for v in (offset, *shape, *stride))
-    )
-    if type(storage) is not Storage or not numbers or len(shape) != len(stride) or len(shape) > 8:
-        raise BrokenFile(f"{name}: a tensor of impossible shape, strides or offset")
+    impossible = BrokenFile(f"{name}: a tensor of impossible shape, strides or offset")
+    if type(storage) is not Storage or type(shape) is not tuple or type(stride) is not tuple:
+        raise impossible
+    if len(shape) != len(stride) or len(shape) > 8:
+        raise impossible
+    if any(type(v) is not int or not 0 <= v < 1 << 40 for v in (offset, *shape, *stride)):
+        raise impossible
     n = math.prod(shape)
-    last = offset + sum((s - 1) * t for s, t in zip(shape, stride)) if n else 0
-    if n and (last >= storage.numel or n > storage.numel):
+    if n == 0:
+        return LazyTensor(storage, offset, shape, contiguous(shape))
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride))
+    if last >= storage.numel or n > storage.numel:
         raise BrokenFile(
             f"{name}: a tensor of shape {list(shape)} at {offset} does not fit into its {storage.numel} numbers"
         )
-    if n == 0:
-        stride = contiguous(shape)
     budget.spend("tensors", n * storage.dtype.itemsize, name)
     return LazyTensor(storage, offset, shape, stride)
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #79319c5b
-def torch_names(name: str, budget: Budget) -> dict:
+def torch_names(name: str, budget: Budget) -> dict[tuple[str, str], Callable | None]:
     "The table for `unpickle`."
 
-    def v2(storage, offset, shape, stride, *_):
+    def tensor(storage, offset, shape, stride, *_):
         return claim(name, budget, storage, offset, shape, stride)
 
     def heap(data):
         return load_heap(data, name, budget)
 
-    table = {
-        ("torch._utils", "_rebuild_tensor_v2"): v2,
-        ("torch._utils", "_rebuild_tensor"): v2,
+    table: dict[tuple[str, str], Callable | None] = {
+        ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch.storage", "_load_from_bytes"): heap,
         ("torch._utils", "_rebuild_parameter"): _same_tensor,
         ("torch._utils", "_rebuild_parameter_with_state"): _same_tensor,
         ("torch", "Size"): tuple,
         ("torch", "device"): record("torch", "device").make,
     }
-    return table | {("torch", s): None for s in DTYPES}
+    for kind in DTYPES:
+        table["torch", kind] = None
+    return table
 
 
-def _same_tensor(tensor, *_):
+def _same_tensor(tensor, *_) -> LazyTensor:
     if type(tensor) is not LazyTensor:
         raise TypeError("a parameter that is no tensor")
     return tensor
 
 
-def load_heap(data, name, budget):
+def load_heap(data, name: str, budget: Budget) -> Storage:
     "The one Storage that these bytes hold in the old layout."
-    if not (type(data) is bytes or hasattr(data, "window")):
+    if type(data) not in (bytes, Blob):
         raise TypeError("numbers that are no bytes")
     found = read_legacy(as_window(data, name), {}, budget)
     if type(found) is not Storage:
@@ -174,34 +182,37 @@ class Heaps:
     "The heaps that a pickle mentions, by key."
 
     def __init__(self, name: str):
-        self.name, self.by_key = name, {}
+        self.name = name
+        self.by_key: dict[str, Storage] = {}
 
-    def __call__(self, pid):
+    def __call__(self, pid) -> Storage:
+        "The heap that a persistent id means."
         bad = BrokenFile(f"{self.name}: a persistent id that describes no numbers")
-        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
+        if type(pid) is not tuple or len(pid) not in (5, 6):
             raise bad
-        _, kind, key, _, numel = pid[:5]
-        if (
-            getattr(kind, "module", None) != "torch"
-            or kind.name not in DTYPES
-            or type(key) is not str
-            or type(numel) is not int
-            or not 0 <= numel < 1 << 40
-        ):
+        tag, kind, key, _, numel = pid[:5]
+        view = pid[5] if len(pid) == 6 else None
+        if tag != "storage" or view is not None:
             raise bad
-        known = self.by_key.setdefault(key, Storage(DTYPES[kind.name], numel))
-        if (known.dtype, known.numel) != (DTYPES[kind.name], numel):
+        if type(kind) is not Global or kind.module != "torch" or kind.name not in DTYPES:
+            raise bad
+        if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 40:
+            raise bad
+        dtype = DTYPES[kind.name]
+        known = self.by_key.setdefault(key, Storage(dtype, numel))
+        if known.dtype != dtype or known.numel != numel:
             raise BrokenFile(f"{self.name}: contradicts itself about the numbers {key[:40]!r}")
         return known
 
     def place(self, key: str, window: Window, crc: int | None = None):
         "Say where a heap lies."
         heap = self.by_key[key]
-        if window.stop - window.at != heap.numel * heap.dtype.itemsize:
+        if window.left != heap.numel * heap.dtype.itemsize:
             raise BrokenFile(
-                f"{self.name}: {heap.numel} numbers of {heap.dtype} are announced, {window.stop - window.at} bytes are there"
+                f"{self.name}: {heap.numel} numbers of {heap.dtype} are announced, {window.left} bytes are there"
             )
-        heap.window, heap.crc = window, crc
+        heap.window = window
+        heap.crc = crc
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #1a6ba7db
@@ -210,119 +221,68 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 def read_legacy(window: Window, names: dict, budget: Budget):
     "The value in a file of the old layout, with LazyTensors."
-    head = [unpickle(window, {}, budget) for _ in range(3)]
-    if head[:2] != [MAGIC, 1001] or type(head[2]) is not dict:
-        raise BrokenFile(f"{window.name}: does not begin as a file of torch.save")
-    if head[2].get("little_endian") is not True:
-        raise BrokenFile(f"{window.name}: was written on a big-endian machine, which is not read")
-    heaps = Heaps(window.name)
-    value = unpickle(window, torch_names(window.name, budget) | names, budget, heaps)
+    name = window.name
+    magic = unpickle(window, {}, budget)
+    version = unpickle(window, {}, budget)
+    machine = unpickle(window, {}, budget)
+    if magic != MAGIC or version != 1001 or type(machine) is not dict:
+        raise BrokenFile(f"{name}: does not begin as a file of torch.save")
+    if machine.get("little_endian") is not True:
+        raise BrokenFile(f"{name}: was written on a big-endian machine, which is not read")
+    heaps = Heaps(name)
+    value = unpickle(window, torch_names(name, budget) | names, budget, heaps)
     keys = unpickle(window, {}, budget)
     if type(keys) is not list or any(type(k) is not str for k in keys) or sorted(keys) != sorted(heaps.by_key):
-        raise BrokenFile(f"{window.name}: its list of numbers is not that of its tensors")
+        raise BrokenFile(f"{name}: its list of numbers is not that of its tensors")
     for key in keys:
-        heap, n = heaps.by_key[key], window.unpack("<q")
+        heap = heaps.by_key[key]
+        n = window.unpack("<q")
         if n != heap.numel:
-            raise BrokenFile(f"{window.name}: {heap.numel} numbers are announced, {n} are there")
+            raise BrokenFile(f"{name}: {heap.numel} numbers are announced, {n} are there")
         start = window.skip(n * heap.dtype.itemsize)
-        heaps.place(key, Window(window.file, window.name, start, window.at))
+        heaps.place(key, Window(window.file, name, start, window.at))
     return value
-
-
-# %% ../../nbs/untrusted/torchfile.ipynb #78bb2912
-def zip_members(window: Window) -> dict:  # {name: (Window, checksum)}
-    "The members of a torch zip, as windows of the same file. UnsafeFile or BrokenFile where one is odd."
-    name, size = window.name, window.stop
-    tail = Window(window.file, name, max(0, size - 70_000), size)
-    tail = tail.read(tail.stop - tail.at)
-    end, end64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
-    listed = [
-        struct.unpack_from(k, tail, i + at)[0]
-        for i, k, at in ((end, "<I", 12), (end64, "<Q", 40))
-        if i >= 0 and i + at + 8 <= len(tail)
-    ]
-    if any(n > 4 << 20 for n in listed if n != 0xFFFFFFFF):
-        raise UnsafeFile(f"{name}: its directory is too long for a file of weights")
-    try:
-        infos = zipfile.ZipFile(window.file).infolist()
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        ValueError,
-        LookupError,
-        OSError,
-        struct.error,
-        OverflowError,
-    ) as e:
-        raise BrokenFile(f"{name}: is no complete zip: {str(e)[:200]}") from None
-    if sum(i.file_size for i in infos) > size:
-        raise UnsafeFile(f"{name}: its members claim more bytes than the file has")
-    found = {i.filename: (_member(window, i), i.CRC) for i in infos}
-    if len(found) < len(infos):
-        raise UnsafeFile(f"{name}: two members have the same name")
-    return found
-
-
-def _member(window, i):
-    called = ascii(i.orig_filename)[:80]
-    parts = i.orig_filename.replace("\\", "/").split("/")
-    if (
-        ".." in parts
-        or i.orig_filename[:1] in ("/", "\\")
-        or ":" in parts[0]
-        or "\\" in i.orig_filename
-        or stat.S_ISLNK(i.external_attr >> 16)
-    ):
-        raise UnsafeFile(f"{window.name}: the member {called} leaves the archive")
-    if i.flag_bits & 1 or i.compress_type or i.compress_size != i.file_size:
-        raise UnsafeFile(f"{window.name}: the member {called} is compressed or encrypted, which torch.save never does")
-    head = Window(window.file, window.name, i.header_offset, window.stop)
-    head.skip(26)
-    head.skip(head.unpack("<H") + head.unpack("<H"))
-    start = head.skip(i.file_size)
-    return Window(window.file, window.name, start, head.at)
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #26078a87
 def read_zip(window: Window, names: dict, budget: Budget):
     "The value in a zip of torch.save, with LazyTensors."
-    members, name = zip_members(window), window.name
+    name = window.name
+    members = stored_members(window)
     roots = [n.removesuffix("/data.pkl") for n in members if n.endswith("/data.pkl") and n.count("/") == 1]
     if len(roots) != 1:
         raise BrokenFile(
             f"{name}: is a zip, but none that torch.save wrote: it has {len(roots)} members data.pkl, expected one"
         )
-    order = members.get(f"{roots[0]}/byteorder")
-    if order and order[0].read(min(order[0].stop - order[0].at, 16)) != b"little":
-        raise BrokenFile(f"{name}: was written on a big-endian machine, which is not read")
-    program, crc = members[f"{roots[0]}/data.pkl"]
-    if program.stop - program.at > 64 << 20:
-        raise UnsafeFile(f"{name}: its data.pkl is too long for a file of weights")
-    if zlib.crc32(Window(program.file, name, program.at, program.stop).read(program.stop - program.at)) != crc:
+    root = roots[0]
+    if f"{root}/byteorder" in members:
+        order = members[f"{root}/byteorder"].blob.window()
+        if order.read(min(order.left, 16)) != b"little":
+            raise BrokenFile(f"{name}: was written on a big-endian machine, which is not read")
+    program = members[f"{root}/data.pkl"]
+    if program.blob.size > 64 << 20:
+        raise UnsafeFile(f"{name}: its data.pkl is too long for a {budget.kind}")
+    if zlib.crc32(program.blob.window().read(program.blob.size)) != program.crc:
         raise BrokenFile(f"{name}: is damaged: the checksum of data.pkl differs")
     heaps = Heaps(name)
-    value = unpickle(program, torch_names(name, budget) | names, budget, heaps)
+    value = unpickle(program.blob.window(), torch_names(name, budget) | names, budget, heaps)
     for key in heaps.by_key:
-        if f"{roots[0]}/data/{key}" not in members:
+        if f"{root}/data/{key}" not in members:
             raise BrokenFile(f"{name}: lacks the numbers {key[:40]!r} of a tensor")
-        heaps.place(key, *members[f"{roots[0]}/data/{key}"])
+        heap = members[f"{root}/data/{key}"]
+        heaps.place(key, heap.blob.window(), heap.crc)
     return value
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #4f44e705
 def read_torch(
-    file,  # open, binary, seekable; it must stay open while tensors are read
+    file: BinaryIO,  # seekable; it must stay open while tensors are read
     name: str,  # of the file, for messages
-    names: dict = {},  # as for `unpickle`, on top of torch's own
-    budget: Budget = None,
-):  # what torch.save was given, with a LazyTensor for each tensor
+    names: dict | None = None,  # as for `unpickle`, on top of torch's own
+    budget: Budget | None = None,
+) -> Any:  # what torch.save was given, with a LazyTensor for each tensor
     "Read a file of torch.save in either layout, without running anything. UnsafeFile or BrokenFile otherwise."
     window = Window(file, name)
     budget = budget or Budget(tensors=2 * window.stop + 4096)
-    return (read_zip if is_zip(file) else read_legacy)(window, names, budget)
-
-
-def is_zip(file) -> bool:
-    "Whether a file begins as a zip does."
-    file.seek(0)
-    return file.read(4) == b"PK\3\4"
+    read = read_zip if is_zip(file) else read_legacy
+    return read(window, names or {}, budget)

@@ -13,6 +13,7 @@ __all__ = [
     "Global",
     "Object",
     "record",
+    "brief",
     "check_key",
     "check_nesting",
 ]
@@ -20,7 +21,9 @@ __all__ = [
 # %% ../../nbs/untrusted/window.ipynb #fd798d81
 import io
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from ..base.errors import CheckpointError
 
@@ -40,17 +43,19 @@ class Budget:
 
     opcodes: int = 1_000_000  # instructions of the machine
     memo: int = 500_000  # remembered values
+    copies: int = 96 << 20  # bytes of values that calls may copy
     text: int = 32 << 20  # bytes of strings, together
     string: int = 8 << 20  # bytes of one string
     integer: int = 64  # bytes of one integer
     depth: int = 200  # containers within containers
     tensors: int = 0  # bytes of tensors, together; whoever opens a file sets it by the size
+    kind: str = "file of weights"  # what the file should be, for messages
 
     def spend(self, what: str, n: int, name: str):
         "Take n from a limit; UnsafeFile where nothing is left."
         left = getattr(self, what) - n
         if left < 0:
-            raise UnsafeFile(f"{name}: needs too many {what} for a file of weights")
+            raise UnsafeFile(f"{name}: needs too many {what} for a {self.kind}")
         setattr(self, what, left)
 
 
@@ -58,22 +63,31 @@ class Budget:
 class Window:
     "A stretch of an open file, read forward and never beyond its end."
 
-    def __init__(self, file, name: str, start: int = 0, stop: int | None = None):
-        self.file, self.name, self.at = file, name, start
+    def __init__(self, file: BinaryIO, name: str, start: int = 0, stop: int | None = None):
+        self.file = file
+        self.name = name
+        self.at = start
         self.stop = file.seek(0, io.SEEK_END) if stop is None else stop
+
+    @property
+    def left(self) -> int:
+        "How many bytes are still to be read."
+        return self.stop - self.at
 
     def skip(self, n: int) -> int:
         "Step over n bytes; where they begin."
         if self.at < 0:
             raise BrokenFile(f"{self.name}: points to byte {self.at}, before its beginning")
-        if not 0 <= n <= self.stop - self.at:
+        if not 0 <= n <= self.left:
             raise BrokenFile(
-                f"{self.name}: ends too early: {n} bytes are announced at byte {self.at}, {self.stop - self.at} are left"
+                f"{self.name}: ends too early: {n} bytes are announced at byte {self.at}, {self.left} are left"
             )
+        start = self.at
         self.at += n
-        return self.at - n
+        return start
 
     def read(self, n: int) -> bytes:
+        "The next n bytes."
         self.file.seek(self.skip(n))
         data = self.file.read(n)
         if len(data) != n:
@@ -83,7 +97,7 @@ class Window:
     def line(self, limit: int) -> bytes:
         "The bytes up to the next newline, without it."
         self.file.seek(self.at)
-        data = self.file.readline(min(limit, self.stop - self.at))
+        data = self.file.readline(min(limit, self.left))
         if data[-1:] != b"\n":
             raise BrokenFile(f"{self.name}: a line at byte {self.at} does not end")
         self.at += len(data)
@@ -99,18 +113,21 @@ class Window:
 class Blob:
     "A long byte string, left in the file."
 
-    file: object
+    file: BinaryIO
     name: str
     start: int
     size: int
 
     def window(self) -> Window:
+        "A window over these bytes."
         return Window(self.file, self.name, self.start, self.start + self.size)
 
 
-def as_window(data, name: str) -> Window:
+def as_window(data: Blob | bytes, name: str) -> Window:
     "A window over a Blob or over bytes."
-    return data.window() if isinstance(data, Blob) else Window(io.BytesIO(data), name)
+    if isinstance(data, Blob):
+        return data.window()
+    return Window(io.BytesIO(data), name)
 
 
 # %% ../../nbs/untrusted/window.ipynb #98444677
@@ -120,7 +137,7 @@ class Global:
 
     module: str
     name: str
-    make: object = None
+    make: Callable | None = None
 
 
 @dataclass(eq=False)
@@ -130,45 +147,70 @@ class Object:
     module: str
     name: str
     args: tuple = ()
-    state: object = None
+    state: Any = None
+
+    def is_a(self, module: str, name: str) -> bool:
+        "Whether the file says that the object is of this class."
+        return self.module == module and self.name == name
 
 
 def record(module: str, name: str) -> Global:
     "The Global that makes Objects."
-    return Global(module, name, lambda *args: Object(module, name, args))
+
+    def make(*args):
+        return Object(module, name, args)
+
+    return Global(module, name, make)
+
+
+# %% ../../nbs/untrusted/window.ipynb #7a0fe11e
+def brief(value, limit: int = 40) -> str:
+    "A value of a file in a message: text and numbers cut to a limit, of everything else only the type."
+    if type(value) in (str, int, float, bool, type(None)):
+        return str(value)[:limit]
+    return f"a {type(value).__name__}"
 
 
 def check_key(k):
-    "Keys are text, numbers of at most 64 bits or None: those hash in a way that nobody can turn against us."
-    if not (type(k) in (str, bool, type(None)) or type(k) is int and k.bit_length() <= 64):
+    "Keys are text, bytes, numbers of at most 64 bits or None: those hash in a way that nobody can turn against us."
+    small = type(k) is int and k.bit_length() <= 64
+    if not small and type(k) not in (str, bytes, bool, type(None)):
         raise TypeError(f"a key of type {type(k).__name__}")
 
 
 # %% ../../nbs/untrusted/window.ipynb #80f513d7
-def _children(v):
+def _children(v) -> Sequence:
+    "The containers and records directly inside a value."
     if type(v) is dict:
-        return list(v.values())
-    if type(v) in (list, tuple):
-        return v
-    return [v.args, v.state] if type(v) is Object else ()
+        inside: Sequence = list(v.values())
+    elif type(v) in (list, tuple):
+        inside = v
+    elif type(v) is Object:
+        inside = [v.args, v.state]
+    else:
+        return ()
+    return [k for k in inside if type(k) in (dict, list, tuple, Object)]
 
 
 def check_nesting(value, depth: int, name: str):
     "UnsafeFile where a value is nested deeper than `depth` or contains itself."
-    height, open_, todo = {}, set(), [value]
+    height: dict[int, int] = {}  # of the values that are done, by id
+    entered: set[int] = set()  # ids of the values around the current one
+    todo = [value]
     while todo:
         v = todo[-1]
-        kids = [k for k in _children(v) if type(k) in (dict, list, tuple, Object)]
-        if id(v) in height:
+        if id(v) in height:  # reached a second time
             todo.pop()
-        elif id(v) in open_:
-            todo.pop()
-            open_.discard(id(v))
-            height[id(v)] = 1 + max((height[id(k)] for k in kids), default=0)
-            if height[id(v)] > depth:
-                raise UnsafeFile(f"{name}: values are nested more than {depth} deep")
-        else:
-            open_.add(id(v))
-            if any(id(k) in open_ for k in kids):
+            continue
+        children = _children(v)
+        if id(v) not in entered:
+            entered.add(id(v))
+            if any(id(k) in entered for k in children):
                 raise UnsafeFile(f"{name}: a value contains itself")
-            todo += [k for k in kids if id(k) not in height]
+            todo += [k for k in children if id(k) not in height]
+            continue
+        todo.pop()
+        entered.discard(id(v))
+        height[id(v)] = 1 + max((height[id(k)] for k in children), default=0)
+        if height[id(v)] > depth:
+            raise UnsafeFile(f"{name}: values are nested more than {depth} deep")
