@@ -22,7 +22,8 @@ from PIL import Image
 
 import hsr_nb.interop.safetensors as files
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.interop.checkpoint import checkpoints
+from hsr_nb.interop.safetensors import save_safetensors
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
 from hsr_nb.training.config import TrainConfig
 from hsr_nb.training.monitor import Scores
@@ -538,7 +539,7 @@ def test_another_run_is_refused_unless_forced(images, whole, tmp_path):
             train(config(run, images, kimg=0.052, **change), progress=False)
     with (
         pytest.warns(UserWarning, match="net.channel_max was 8, now 4"),
-        pytest.raises(CheckpointError, match="has shape"),
+        pytest.raises(CheckpointError, match="of the shape"),
     ):
         train(config(run, images, kimg=0.052, **{"net.channel_max": 4}), progress=False, force=True)
     assert all(torch.equal(before[k], v) for k, v in load_checkpoint(run)[0].items())

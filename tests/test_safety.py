@@ -1,4 +1,6 @@
-"""Hostile and broken files, written here: none runs, each is refused with a typed error that names the file and the reason, memory stays bounded."""
+"""Hostile and broken files, written here: none runs, and memory stays bounded.
+
+Each is refused with a typed error that names the file and the reason."""
 
 import io
 import json
@@ -143,7 +145,46 @@ def bombs():
         + b"".join(b"](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40))
         + b"."
     )
+    deep = b")" + b"\x85" * 900_000
+    doubled = b"]q\0" + b"".join(
+        b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60)
+    )  # two to the power of 60 lists
+    many = b"](" + b"N" * 100_000 + b"eq\0"
+    long_text = text("x" * (1 << 20)) + b"q\0"
     return {
+        "hash of a deep tuple, set": (P2 + name("builtins", "set") + b"]" + deep + b"a\x85R.", "a key of type tuple"),
+        "hash of a deep tuple, dictionary": (
+            P2 + name("collections", "OrderedDict") + b"]" + deep + b"N\x86a\x85R.",
+            "a key of type tuple",
+        ),
+        "hash of a deep tuple, EasyDict": (
+            P2 + name("dnnlib.util", "EasyDict") + b"]" + deep + b"N\x86a\x85R.",
+            "a key of type tuple",
+        ),
+        "copies of text": (
+            P2 + long_text + (name("_codecs", "encode") + b"h\0\x85R") * 1000 + b".",
+            "too many copies",
+        ),
+        "copies of a list": (P2 + many + (name("torch", "Size") + b"h\0\x85R") * 1000 + b".", "too many copies"),
+        "copies of a list, sets": (
+            P2 + b"](" + b"K\1" * 100_000 + b"eq\0" + (name("builtins", "set") + b"h\0\x85R") * 1000 + b".",
+            "too many copies",
+        ),
+        "a long list seen often": (P2 + many + b"0](" + b"h\0" * 100_000 + b"e.", "without networks"),
+        "a long name, asked for often": (
+            P4 + long_text + (text("torch.nn.modules.x") + b"h\0\x930") * 10_000 + b".",
+            "asks for",
+        ),
+        "number of a type that is lists in lists": (
+            P2
+            + name("numpy.core.multiarray", "scalar")
+            + name("numpy", "dtype")
+            + doubled
+            + b"\x85R"
+            + text("x")
+            + b"\x86R.",
+            "of type 'a list'",
+        ),
         "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"),
         "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"),
         "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
@@ -184,60 +225,44 @@ def _typed(t):
         return t.storage()
 
 
+def official(top):
+    "A pickle as the official code writes it."
+    with foreign.modules():
+        return pickle.dumps(top, 4)
+
+
+def persistent(state, **changes):
+    "A module of the official code with this state."
+    meta = dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state)
+    return Call(foreign._reconstruct_persistent_obj, meta | changes)
+
+
+def parameter(value):
+    "A generator with one parameter."
+    return official({"G_ema": persistent({"_parameters": {"w": value}})})
+
+
+def tensor(*args):
+    "A generator with a tensor of four numbers, seen with this offset, shape and stride."
+    return parameter(Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {}))
+
+
+def heap(data):
+    "A generator with a tensor whose numbers are these bytes."
+    storage = Call(torch.storage._load_from_bytes, data)
+    return parameter(Call(torch._utils._rebuild_tensor_v2, storage, 0, (4,), (1,), False, {}))
+
+
 def networks():
     "Files in the layouts of networks, broken or hostile inside."
-    G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
-    good, old = foreign.official(G_ema=G), foreign.saved(G.state_dict(), zip=False)
+    return official_networks() | tensors() | broken_networks() | state_dicts()
 
-    def official(top):
-        with foreign.modules():
-            return pickle.dumps(top, 4)
 
-    def persistent(state, **changes):
-        return Call(
-            foreign._reconstruct_persistent_obj,
-            dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state) | changes,
-        )
-
+def official_networks():
+    G = tiny()
     shared = persistent({"_modules": {}})
     for _ in range(60):
         shared = persistent({"_modules": {"a": shared, "b": shared}})
-
-    def tensor(*args):
-        return official(
-            {
-                "G_ema": persistent(
-                    {
-                        "_parameters": {
-                            "w": Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {})
-                        }
-                    }
-                )
-            }
-        )
-
-    def heap(data):
-        return official(
-            {
-                "G_ema": persistent(
-                    {
-                        "_parameters": {
-                            "w": Call(
-                                torch._utils._rebuild_tensor_v2,
-                                Call(torch.storage._load_from_bytes, data),
-                                0,
-                                (4,),
-                                (1,),
-                                False,
-                                {},
-                            )
-                        }
-                    }
-                )
-            }
-        )
-
-    nan = tiny(**{"synthesis.b4.const": lambda v: v * float("nan")})
     return {
         "evil beside the networks": (official({"G_ema": foreign.Persistent(G), "x": Evil()}), "asks for"),
         "evil in the state": (
@@ -250,9 +275,16 @@ def networks():
         "version 7": (official({"G_ema": persistent({}, version=7)}), "version 7"),
         "no source": (official({"G_ema": persistent({}, module_src=None)}), "without a class name or source"),
         "no module": (official({"G_ema": persistent({"_modules": {"a": 3}})}), "is no module"),
+        "modules that are a number": (official({"G_ema": persistent({"_modules": 5})}), "are no dictionary"),
         "no tensor": (official({"G_ema": persistent({"_parameters": {"a": "b"}})}), "is no tensor"),
         "modules in modules": (official({"G_ema": shared}), "too many opcodes|nested more than"),
         "not StyleGAN2": (official({"G_ema": persistent({})}), "no StyleGAN2 generator"),
+    }
+
+
+def tensors():
+    good = foreign.official(G_ema=tiny())
+    return {
         "shape too large": (tensor(0, (5,), (1,)), "does not fit"),
         "offset too large": (tensor(3, (2,), (1,)), "does not fit"),
         "stride too large": (tensor(0, (2,), (4,)), "does not fit"),
@@ -266,6 +298,14 @@ def networks():
             "numbers are announced",
         ),
         "a heap that is no file": (heap(b"N."), "does not begin|ends too early|persistent"),
+    }
+
+
+def broken_networks():
+    G = tiny()
+    good, old = foreign.official(G_ema=G), foreign.saved(G.state_dict(), zip=False)
+    nan = tiny(**{"synthesis.b4.const": lambda v: v * float("nan")})
+    return {
         "cut in the middle": (good[: len(good) // 2], "ends too early|a frame of|announced"),
         "cut at the end": (good[:-1], "ends too early|a frame of"),
         "NaN": (foreign.official(G_ema=nan), "not finite"),
@@ -284,6 +324,16 @@ def networks():
             re.sub(rb"(little_endianq.)\x88", lambda m: m[1] + b"\x89", old, count=1, flags=re.S),
             "big-endian",
         ),
+    }
+
+
+def state_dicts():
+    G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
+    twice = ("z",)
+    for _ in range(60):
+        twice = (twice, twice)  # a nesting of 60 tuples that would take 2^60 words to write down
+    theirs = foreign.rosinality(G, average=False)
+    return {
         "rosinality with one name more": (
             foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}),
             "extra",
@@ -294,11 +344,31 @@ def networks():
         ),
         "state dict with another shape": (
             foreign.saved(G.state_dict() | {"synthesis.b8.conv0.bias": torch.zeros(99)}),
-            "has shape",
+            "has synthesis.b8.conv0.bias of the shape",
         ),
         "configuration of a giant": (
             foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": 1 << 50}}}),
-            "describes no generator|has shape",
+            "describes no generator|of the shape",
+        ),
+        "configuration of lists in lists": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": twice}}}),
+            "more than 10000 values",
+        ),
+        "activation that is lists in lists": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"activation": twice}}}),
+            "more than 10000 values",
+        ),
+        "rosinality with a number for a name": (
+            foreign.saved({"g_ema": {"input.input": torch.zeros(1, 4, 4, 4), 3: torch.zeros(1), None: torch.zeros(1)}}),
+            "lacks",
+        ),
+        "rosinality, latents too long to measure an average": (
+            foreign.saved({"g_ema": theirs["g_ema"] | {"style.1.weight": torch.zeros(4, 100_000)}}),
+            "too long to measure",
+        ),
+        "rosinality without a mapping network": (
+            foreign.saved({"g_ema": {k: v for k, v in theirs["g_ema"].items() if not k.startswith("style.")}}),
+            "no mapping network",
         ),
         "configuration with evil": (
             foreign.saved({"G_ema": G.state_dict(), "config": {"G": {"synthesis_kwargs": {"low_precision": "load"}}}}),
@@ -347,7 +417,7 @@ def containers():
     def entry(a, b, shape=(2,)):
         return {"dtype": "F32", "shape": list(shape), "data_offsets": [a, b]}
 
-    whole, meta = {f"G_ema.{k}": v for k, v in G.state_dict().items()}, lambda kwargs: {"G": json.dumps(kwargs)}
+    whole = {f"G_ema.{k}": v for k, v in G.state_dict().items()}
 
     def file(state, kwargs=G.init_kwargs):
         from safetensors.torch import save
@@ -374,7 +444,7 @@ def containers():
         "safetensors, metadata in metadata": (file(whole, "[" * 200_000), slip),
         "safetensors, metadata that is no JSON": (file(whole, "rm -rf"), slip),
         "safetensors, description that is a list": (file(whole, [1]), "has no entry G"),
-        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "has shape|describes no"),
+        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "of the shape|describes no"),
         "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
         "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"),
         "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"),
@@ -414,7 +484,9 @@ def _flip(data, where):
 
 
 def _zip_before_itself():
-    "The end record says that the directory begins later than it does, so that every entry seems to lie before the file (found by fuzzing)."
+    """The end record says that the directory begins later than it does (found by fuzzing).
+
+    So every entry seems to lie before the file."""
     data = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
     at = data.rindex(b"PK\5\6") + 16
     data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
@@ -467,21 +539,28 @@ def pictures():
     }
 
 
-# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports, compiles or connects; memory has a hard limit.
+# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports,
+# compiles or connects; memory has a hard limit.
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 import torch
 from hsr_nb.interop import CheckpointError, load_generator
-import hsr_nb.interop.foreign, hsr_nb.interop.architecture
+import hsr_nb.interop.convert
 from hsr_nb.data import ImageDataset
 from hsr_nb.base.errors import DataError
 folder, good = Path(sys.argv[1]), sys.argv[2]
 for kind in ("pkl", "pt"): load_generator(f"{good}.{kind}")         # whatever is imported late is imported now
 ImageDataset(f"{good}.zip", threads=1).images([0])
 seen = []
-sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile", "pickle", "socket", "ctypes", "marshal", "shutil", "os.remove", "os.rename")) else None)
-peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024   # ru_maxrss is inherited from the parent
+PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile")
+OTHERS = ("pickle", "socket", "ctypes", "marshal", "shutil", "os.remove", "os.rename")
+def note(event, args):
+    if event.startswith(PROGRAMS + OTHERS):
+        seen.append(event)
+sys.addaudithook(note)
+def peak():  # ru_maxrss is inherited from the parent
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + (1 << 30),) * 2)
 out, before = {}, peak()
@@ -499,7 +578,7 @@ print(json.dumps(dict(files=out, mb=peak() - before)))
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    "What the reader said to every file, and what the process did meanwhile: {name: verdict and the reason that was expected}."
+    "What the reader said to every file, beside the reason that was expected, and what the process did meanwhile."
     home = tmp_path_factory.mktemp("hostile")
     corpus, images = {**programs(), **bombs(), **networks(), **containers()}, pictures()
     (home / "files").mkdir()
@@ -539,9 +618,8 @@ def test_each_hostile_or_broken_file_is_refused_by_name_and_reason(verdicts):
             or not re.search(v["expected"], message)
             or len(message) > 700
         ):
-            faults.append(
-                f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, found {kind}: {message[:700]}"
-            )
+            wanted = f"expected a typed error that names file {v['id']} and matches {v['expected']!r}"
+            faults.append(f"{what}: {wanted}, found {kind}: {message[:700]}")
     assert not faults, "\n" + "\n".join(faults)
 
 
@@ -602,7 +680,7 @@ def test_flipped_bits_end_in_a_network_or_a_typed_error(tmp_path, kind):
         "tensorflow": lambda: foreign.tensorflow(G, D),
     }[kind]()
     refused = 0
-    for i, flipped in enumerate(flips(data, 40, seed=len(kind))):
+    for flipped in flips(data, 40, seed=len(kind)):
         (tmp_path / "x").write_bytes(flipped)
         try:
             load_generator(tmp_path / "x", tensorflow=True)

@@ -329,7 +329,8 @@ def result(folder, name, config, rows):
 
 def put_ablation(folder):
     "Four arms on three seeds, with and without path-length penalty and HSR."
-    from hsr_nb.studies.sweep import SweepConfig, result_name
+    from hsr_nb.studies.sweep_jobs import SweepConfig
+    from hsr_nb.studies.sweep_tables import result_name
 
     rows = []
     for seed in (0, 1, 2):

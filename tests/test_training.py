@@ -15,7 +15,8 @@ from PIL import Image
 
 from hsr_nb.data import DataError
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.interop.checkpoint import checkpoints
+from hsr_nb.interop.safetensors import save_safetensors
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
 from hsr_nb.training.run import sample_sheet
 from hsr_nb.training.state import build_state, flatten, restore

@@ -45,7 +45,8 @@ from ..base.streams import stream
 from ..data.checked import open_checked, open_known
 from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import batches, check_batch
-from ..interop.safetensors import checkpoints, load_safetensors
+from ..interop.checkpoint import checkpoints
+from ..interop.safetensors import load_safetensors
 from ..judges.detectors import require_independent
 from .config import TrainConfig
 from .gpu import compiles, fast_math

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..base.errors import CheckpointError
 from ..base.whole import append_line, write_whole
-from ..interop.safetensors import checkpoints
+from ..interop.checkpoint import checkpoints
 from .config import TrainConfig
 from .state import TrainState, save_state
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
+from ..base.state_dicts import load_strict
 from ..base.streams import stream_seed
-from ..interop.safetensors import load_checkpoint, load_strict, save_safetensors, subset
+from ..interop.checkpoint import load_checkpoint
+from ..interop.safetensors import save_safetensors, subset
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .augment import NoAugment
