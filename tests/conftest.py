@@ -4,9 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a look-up without a network takes 46 s to fail, this 0.2 s
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # the networks are small, and two threads on a busy core are many times slower; before torch is imported
+# The networks are small, and two threads on a busy core are many times slower. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -10,8 +10,9 @@ import torch
 
 from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
-from hsr_nb.judges.backbones import read_card
-from hsr_nb.metrics import fid, fid_se, load_detector
+from hsr_nb.judges.cards import read_card
+from hsr_nb.metrics import fid, load_detector
+from hsr_nb.metrics.fidelity import fid_se
 from hsr_nb.nets import Generator
 from hsr_nb.studies import EvalConfig, compare_reports, evaluate_run
 from hsr_nb.studies import evaluate as E
@@ -206,7 +207,7 @@ def test_another_detector_is_named_and_its_file_checked(run, tmp_path, monkeypat
         (dict(detector="test_resnet"), "HSR_NB_TEST_RESNET"),
         (dict(detector="inception"), "HSR_NB_INCEPTION"),
         (dict(detector="test_resnet", weights=str(bad)), "cannot be read"),
-        (dict(detector="inception", weights=str(good)), "not the published file"),
+        (dict(detector="inception", weights=str(good)), "does not fit"),
         (dict(scores=("is",), classifier="inception"), "HSR_NB_INCEPTION"),
     ):
         with pytest.raises((ValueError, OSError), match=says):

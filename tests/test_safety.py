@@ -1,4 +1,6 @@
-"""Hostile and broken files, written here: none runs, each is refused with a typed error that names the file and the reason, memory stays bounded."""
+"""Hostile and broken files, written here: none runs, and memory stays bounded.
+
+Each is refused with a typed error that names the file and the reason."""
 
 import io
 import json
@@ -184,60 +186,44 @@ def _typed(t):
         return t.storage()
 
 
+def official(top):
+    "A pickle as the official code writes it."
+    with foreign.modules():
+        return pickle.dumps(top, 4)
+
+
+def persistent(state, **changes):
+    "A module of the official code with this state."
+    meta = dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state)
+    return Call(foreign._reconstruct_persistent_obj, meta | changes)
+
+
+def parameter(value):
+    "A generator with one parameter."
+    return official({"G_ema": persistent({"_parameters": {"w": value}})})
+
+
+def tensor(*args):
+    "A generator with a tensor of four numbers, seen with this offset, shape and stride."
+    return parameter(Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {}))
+
+
+def heap(data):
+    "A generator with a tensor whose numbers are these bytes."
+    storage = Call(torch.storage._load_from_bytes, data)
+    return parameter(Call(torch._utils._rebuild_tensor_v2, storage, 0, (4,), (1,), False, {}))
+
+
 def networks():
     "Files in the layouts of networks, broken or hostile inside."
-    G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
-    good, old = foreign.official(G_ema=G), foreign.saved(G.state_dict(), zip=False)
+    return official_networks() | tensors() | broken_networks() | state_dicts()
 
-    def official(top):
-        with foreign.modules():
-            return pickle.dumps(top, 4)
 
-    def persistent(state, **changes):
-        return Call(
-            foreign._reconstruct_persistent_obj,
-            dict(type="class", version=6, module_src=foreign.SOURCE, class_name="Generator", state=state) | changes,
-        )
-
+def official_networks():
+    G = tiny()
     shared = persistent({"_modules": {}})
     for _ in range(60):
         shared = persistent({"_modules": {"a": shared, "b": shared}})
-
-    def tensor(*args):
-        return official(
-            {
-                "G_ema": persistent(
-                    {
-                        "_parameters": {
-                            "w": Call(torch._utils._rebuild_tensor_v2, _typed(torch.zeros(4)), *args, False, {})
-                        }
-                    }
-                )
-            }
-        )
-
-    def heap(data):
-        return official(
-            {
-                "G_ema": persistent(
-                    {
-                        "_parameters": {
-                            "w": Call(
-                                torch._utils._rebuild_tensor_v2,
-                                Call(torch.storage._load_from_bytes, data),
-                                0,
-                                (4,),
-                                (1,),
-                                False,
-                                {},
-                            )
-                        }
-                    }
-                )
-            }
-        )
-
-    nan = tiny(**{"synthesis.b4.const": lambda v: v * float("nan")})
     return {
         "evil beside the networks": (official({"G_ema": foreign.Persistent(G), "x": Evil()}), "asks for"),
         "evil in the state": (
@@ -253,6 +239,12 @@ def networks():
         "no tensor": (official({"G_ema": persistent({"_parameters": {"a": "b"}})}), "is no tensor"),
         "modules in modules": (official({"G_ema": shared}), "too many opcodes|nested more than"),
         "not StyleGAN2": (official({"G_ema": persistent({})}), "no StyleGAN2 generator"),
+    }
+
+
+def tensors():
+    good = foreign.official(G_ema=tiny())
+    return {
         "shape too large": (tensor(0, (5,), (1,)), "does not fit"),
         "offset too large": (tensor(3, (2,), (1,)), "does not fit"),
         "stride too large": (tensor(0, (2,), (4,)), "does not fit"),
@@ -266,6 +258,14 @@ def networks():
             "numbers are announced",
         ),
         "a heap that is no file": (heap(b"N."), "does not begin|ends too early|persistent"),
+    }
+
+
+def broken_networks():
+    G = tiny()
+    good, old = foreign.official(G_ema=G), foreign.saved(G.state_dict(), zip=False)
+    nan = tiny(**{"synthesis.b4.const": lambda v: v * float("nan")})
+    return {
         "cut in the middle": (good[: len(good) // 2], "ends too early|a frame of|announced"),
         "cut at the end": (good[:-1], "ends too early|a frame of"),
         "NaN": (foreign.official(G_ema=nan), "not finite"),
@@ -284,6 +284,12 @@ def networks():
             re.sub(rb"(little_endianq.)\x88", lambda m: m[1] + b"\x89", old, count=1, flags=re.S),
             "big-endian",
         ),
+    }
+
+
+def state_dicts():
+    G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
+    return {
         "rosinality with one name more": (
             foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}),
             "extra",
@@ -347,7 +353,7 @@ def containers():
     def entry(a, b, shape=(2,)):
         return {"dtype": "F32", "shape": list(shape), "data_offsets": [a, b]}
 
-    whole, meta = {f"G_ema.{k}": v for k, v in G.state_dict().items()}, lambda kwargs: {"G": json.dumps(kwargs)}
+    whole = {f"G_ema.{k}": v for k, v in G.state_dict().items()}
 
     def file(state, kwargs=G.init_kwargs):
         from safetensors.torch import save
@@ -414,7 +420,9 @@ def _flip(data, where):
 
 
 def _zip_before_itself():
-    "The end record says that the directory begins later than it does, so that every entry seems to lie before the file (found by fuzzing)."
+    """The end record says that the directory begins later than it does (found by fuzzing).
+
+    So every entry seems to lie before the file."""
     data = bytearray(zipped(("a/data.pkl", P2 + b"N."), ("a/data/0", b"abcd")))
     at = data.rindex(b"PK\5\6") + 16
     data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
@@ -467,7 +475,8 @@ def pictures():
     }
 
 
-# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports, compiles or connects; memory has a hard limit.
+# Reads every file of a folder in one process that is watched: an audit hook notes whatever starts a program, imports,
+# compiles or connects; memory has a hard limit.
 CHILD = """
 import json, resource, sys, time
 from pathlib import Path
@@ -480,8 +489,14 @@ folder, good = Path(sys.argv[1]), sys.argv[2]
 for kind in ("pkl", "pt"): load_generator(f"{good}.{kind}")         # whatever is imported late is imported now
 ImageDataset(f"{good}.zip", threads=1).images([0])
 seen = []
-sys.addaudithook(lambda event, args: seen.append(event) if event.startswith(("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile", "pickle", "socket", "ctypes", "marshal", "shutil", "os.remove", "os.rename")) else None)
-peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024   # ru_maxrss is inherited from the parent
+PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess", "exec", "compile")
+OTHERS = ("pickle", "socket", "ctypes", "marshal", "shutil", "os.remove", "os.rename")
+def note(event, args):
+    if event.startswith(PROGRAMS + OTHERS):
+        seen.append(event)
+sys.addaudithook(note)
+def peak():  # ru_maxrss is inherited from the parent
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + (1 << 30),) * 2)
 out, before = {}, peak()
@@ -499,7 +514,7 @@ print(json.dumps(dict(files=out, mb=peak() - before)))
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    "What the reader said to every file, and what the process did meanwhile: {name: verdict and the reason that was expected}."
+    "What the reader said to every file, beside the reason that was expected, and what the process did meanwhile."
     home = tmp_path_factory.mktemp("hostile")
     corpus, images = {**programs(), **bombs(), **networks(), **containers()}, pictures()
     (home / "files").mkdir()
@@ -539,9 +554,8 @@ def test_each_hostile_or_broken_file_is_refused_by_name_and_reason(verdicts):
             or not re.search(v["expected"], message)
             or len(message) > 700
         ):
-            faults.append(
-                f"{what}: expected a typed error that names file {v['id']} and matches {v['expected']!r}, found {kind}: {message[:700]}"
-            )
+            wanted = f"expected a typed error that names file {v['id']} and matches {v['expected']!r}"
+            faults.append(f"{what}: {wanted}, found {kind}: {message[:700]}")
     assert not faults, "\n" + "\n".join(faults)
 
 
@@ -602,7 +616,7 @@ def test_flipped_bits_end_in_a_network_or_a_typed_error(tmp_path, kind):
         "tensorflow": lambda: foreign.tensorflow(G, D),
     }[kind]()
     refused = 0
-    for i, flipped in enumerate(flips(data, 40, seed=len(kind))):
+    for flipped in flips(data, 40, seed=len(kind)):
         (tmp_path / "x").write_bytes(flipped)
         try:
             load_generator(tmp_path / "x", tensorflow=True)

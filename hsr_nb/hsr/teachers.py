@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import WeightsNotFound
-from ..judges.backbones import build_backbone, check_name, embedded, load_embedded, read_card, shapes, stages
+from ..judges.backbones import build_backbone, check_name, load_embedded, shapes, stages
+from ..judges.cards import embedded, read_card
 
 # %% ../../nbs/hsr/teachers.ipynb #f0c8ae4e
 TAPS = (8, 16, 32, 64)  # the generator blocks that can be tapped, coarse to fine

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..base.errors import CheckpointError
-from ..judges.backbones import embedded, read_card, read_embedded, save_embedded
+from ..judges.cards import embedded, read_card, read_embedded, save_embedded
 from .safetensors import load_checkpoint, subset
 
 

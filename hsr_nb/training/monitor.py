@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..judges.detectors import load_detector
-from ..metrics.fidelity import FeatureStats, fid
-from ..metrics.kid_is import kid
+from ..metrics.fidelity import FeatureStats, fid, kid
 from ..metrics.real_features import draw_pictures
 from .config import TrainConfig
 from .parallel import Processes
@@ -48,12 +47,13 @@ def all_stats(features: Tensor, procs: Processes) -> FeatureStats:
     s = FeatureStats(features.shape[1]).append(features)
     if procs.world == 1:
         return s
-    own = torch.zeros_like(s.total) if s.origin is None else s.origin
-    n = int(procs.sum(torch.tensor(s.n)))
-    origin = procs.sum(own * s.n) / n
-    d = own - origin
-    outer = s.outer + s.total.outer(d) + d.outer(s.total) + s.n * d.outer(d)
-    s.n, s.origin, s.total, s.outer = n, origin, procs.sum(s.total + s.n * d), procs.sum(outer)
+    own = s.moments
+    n = procs.sum(own.n)
+    mean = procs.sum(own.mean * own.n) / n
+    d = own.mean - mean
+    own.scatter = procs.sum(own.scatter + own.n * d.outer(d))
+    own.mean = mean
+    own.n = n
     return s
 
 

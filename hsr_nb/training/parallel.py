@@ -10,12 +10,15 @@ import atexit
 import ctypes
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # building an optimiser imports it; then its functions' defaults would keep the group alive
 from torch import Tensor
+
+from ..base.errors import Failure
 
 
 # %% ../../nbs/training/parallel.ipynb #e2aaad44
@@ -54,6 +57,28 @@ class Processes:
         "Until all processes are here."
         if self.world > 1:
             dist.barrier()
+
+    def from_first(self, make: Callable):
+        "What `make` returns in the first process, for all. The others wait as long as it takes; if it fails, they fail."
+        if self.world == 1:
+            return make()
+        patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+        said = [None, "it was interrupted"]  # (value, why there is none)
+        if self.rank > 0:
+            dist.broadcast_object_list(said, 0, patient)
+        else:
+            try:
+                said = [make(), None]
+            except Exception as e:
+                said = [None, str(e) or type(e).__name__]
+                raise
+            finally:
+                dist.broadcast_object_list(said, 0, patient)
+        dist.destroy_process_group(patient)
+        value, failure = said
+        if failure:
+            raise Failure(f"the first process could not go on: {failure}")
+        return value
 
 
 # %% ../../nbs/training/parallel.ipynb #32854a2d

@@ -42,8 +42,8 @@ from ..base.errors import CheckpointError
 from ..base.pictures import image_grid
 from ..base.provenance import provenance
 from ..base.streams import stream
-from ..data.check import require_dataset
-from ..data.registry import BUILT_IN, open_dataset
+from ..data.checked import open_checked, open_known
+from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import batches, check_batch
 from ..interop.safetensors import checkpoints, load_safetensors
 from ..judges.detectors import require_independent
@@ -107,14 +107,20 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
 
 
 # %% ../../nbs/training/run.ipynb #6deadeca
-def open_data(cfg: TrainConfig, check: bool = False):
-    "The data set of a configuration; with `check`, every file of a folder or zip is looked at and the bad ones are named."
+def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool = False):
+    "The data set of a configuration; with `procs`, the first of them reads all files once, and bad ones are named."
     d = cfg.data
     files = d.path not in BUILT_IN
-    if files and check and Path(d.path).exists():
-        require_dataset(d.path, resolution=d.resolution, labels=d.labels)
     size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
-    return open_dataset(d.path, resolution=d.resolution, labels=d.labels, **size)
+    options = {"resolution": d.resolution, "labels": d.labels, **size}
+    if procs is None or not files:
+        return open_dataset(d.path, **options)
+
+    def checked():
+        memo = Path(cfg.run_dir, "data.json")
+        return open_checked(dataset_path(d.path), memo, progress=progress, **options).identity
+
+    return open_known(d.path, procs.from_first(checked), **options)
 
 
 # %% ../../nbs/training/run.ipynb #979bd40c
@@ -294,7 +300,7 @@ def train(
 ) -> Path:  # the run folder
     "Train, or go on training, until cfg.kimg thousand images have been shown. Karras et al. 2019, 2020; HSR: Karmali et al. 2022. SIGTERM saves and raises `Stopped`."
     procs, device = join(cfg.device)
-    ds = open_data(cfg, check=procs.rank == 0)
+    ds = open_data(cfg, procs, progress)
     check_config(cfg, ds, procs)
     scores = Scores(cfg, ds, procs, device)
     with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:

@@ -31,15 +31,10 @@ def seeds(folder: Path):
         synthesis_kwargs=dict(channel_base=16, channel_max=2),
     )
     D = Discriminator(img_resolution=8, channel_base=16, channel_max=2)
-    files = [foreign.official(p, G_ema=G, p=0.5) for p in range(6)] + [
-        foreign.tensorflow(G, D, 3),
-        foreign.tensorflow(G, D, 4),
-    ]
-    files += [
-        foreign.saved(v, zip)
-        for v in (foreign.rosinality(G, D), G.state_dict(), {"w": torch.ones(2)})
-        for zip in (True, False)
-    ]
+    files = [foreign.official(protocol, G_ema=G, p=0.5) for protocol in range(6)]
+    files += [foreign.tensorflow(G, D, protocol) for protocol in (3, 4)]
+    for value in (foreign.rosinality(G, D), G.state_dict(), {"w": torch.ones(2)}):
+        files += [foreign.saved(value, zip=True), foreign.saved(value, zip=False)]
     files += [pickle.dumps({"a": [1, 2**70, "x", b"y", {1, 2}, (None, True, 1.5)]}, p) for p in range(6)]
     for i, data in enumerate(files):
         (folder / f"{i:02d}").write_bytes(data)
@@ -54,7 +49,7 @@ def fuzz(seconds: float, corpus: str, out: str):
     import torch  # before the instrumentation, and the rest that is not the target
 
     torch.set_num_threads(1)
-    with atheris.instrument_imports(include=["hsr_nb.interop"]):
+    with atheris.instrument_imports(include=["hsr_nb.interop", "hsr_nb.untrusted"]):
         from hsr_nb.interop import foreign as reader
     from hsr_nb.base.errors import CheckpointError
 
@@ -65,12 +60,11 @@ def fuzz(seconds: float, corpus: str, out: str):
             seeds_read += 1
         except CheckpointError:
             pass
-    start, count = None, {"runs": 0, "refused": 0, "read": 0, "seeds_read": seeds_read}
+    start = None
+    count = {"runs": 0, "refused": 0, "read": 0, "seeds_read": seeds_read}
 
-    def peak():
-        return next(
-            int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")
-        )  # kB; ru_maxrss is inherited from the parent
+    def peak():  # kB; ru_maxrss is inherited from the parent
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
     base = peak()
 
@@ -85,9 +79,8 @@ def fuzz(seconds: float, corpus: str, out: str):
             count["refused"] += 1
         if time.monotonic() - start > seconds:
             grown = (peak() - base) / 1024
-            Path(out).write_text(
-                json.dumps(count | {"seconds": round(time.monotonic() - start, 1), "memory_grown_mb": round(grown, 1)})
-            )
+            found = count | {"seconds": round(time.monotonic() - start, 1), "memory_grown_mb": round(grown, 1)}
+            Path(out).write_text(json.dumps(found))
             os._exit(0)
 
     atheris.Setup(
@@ -124,6 +117,16 @@ def run(seconds: float) -> dict:
         return json.loads(out.read_text()) | {"seeds": n, "corpus": len(list(corpus.iterdir()))}
 
 
+def write(found: dict):
+    "The counts into data/results."
+    import importlib.metadata
+
+    from hsr_nb.base.provenance import write_result
+
+    config = {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"}
+    write_result(ROOT / "data/results", "fuzz-unpickle", config, [found])
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--child":
         fuzz(float(sys.argv[2]), sys.argv[3], sys.argv[4])
@@ -132,14 +135,5 @@ if __name__ == "__main__":
         if len(sys.argv) > 2:
             Path(sys.argv[2]).write_text(json.dumps(found))
         else:
-            import importlib.metadata
-
-            from hsr_nb.base.provenance import write_result
-
-            write_result(
-                ROOT / "data/results",
-                "fuzz-unpickle",
-                {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"},
-                [found],
-            )
+            write(found)
         print(found)

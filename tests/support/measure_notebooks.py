@@ -1,7 +1,8 @@
-"""How long every notebook runs, for the table of the README: python tests/support/measure_notebooks.py, from the repository's root.
+"""How long every notebook runs, for the table of the README: python tests/support/measure_notebooks.py, from the root.
 
-Lessons by nbdev_test's own figures, two notebooks at a time; with `experiments` after the command the pages of experiments by papermill, one after the other
-(a quarter of an hour), and the trainings of the shipped networks from their cards."""
+Lessons by nbdev_test's own figures, two notebooks at a time. With `experiments` after the command: the pages of
+experiments by papermill, one after the other (a quarter of an hour), and the trainings of the shipped networks from
+their cards."""
 
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from hsr_nb.base.provenance import write_result
 
-CARD = "hsr_nb/weights/synthfaces-{}.json".format
+WEIGHTS = Path("hsr_nb/weights")
 PAGES = {  # parameters that differ from the page's own
     "ablation": {},
     "als": {"baseline": "synthfaces-baseline", "hsr": "synthfaces-hsr"},
@@ -26,93 +27,77 @@ PAGES = {  # parameters that differ from the page's own
     "benchmark": {},
     "train": {"kimg": 40},
 }
+TRAININGS = {"teacher": "tiny", "attributes": "attributes", "identity": "identity"}  # page -> shipped network
 
 
 def tool(name):
     return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
+def put(name: str, how: str, rows: list):
+    "Write rows in the order of their pages."
+    rows = sorted(rows, key=lambda row: row["notebook"])
+    print(write_result("data/results", name, {"how": how}, rows))
+
+
 def lessons():
-    done = subprocess.run(
-        [tool("nbdev_test"), "--n_workers", "2", "--timing"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"},
-    )
+    "Folder by folder, for nbdev_test tells pages by their file names alone."
+    rows = []
+    for folder in sorted(p for p in Path("nbs").iterdir() if p.is_dir()):
+        rows += lessons_of(folder)
+    put("notebook-times", "nbdev_test --timing, two notebooks at a time, one thread each; whole seconds", rows)
+
+
+def lessons_of(folder: Path) -> list:
+    files = {p.name: p for p in folder.rglob("*.ipynb") if "skip_exec: true" not in p.read_text()}
+    if not files:
+        return []
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+    command = [tool("nbdev_test"), "--path", str(folder), "--n_workers", "2", "--timing"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet)
+    said = done.stdout + done.stderr
     if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    files = {}
-    for p in Path("nbs").rglob("*.ipynb"):
-        files.setdefault(p.name, []).append(p.relative_to("nbs").as_posix())
-    found = re.findall(r"(?m)^(\S+\.ipynb): (\d+) secs", done.stdout + done.stderr)
-    rows = [
-        {"notebook": files[name][0], "seconds": int(s)}
-        for name, s in found
-        if len(files[name]) == 1 and "skip_exec: true" not in (Path("nbs") / files[name][0]).read_text()
-    ]
-    print(
-        write_result(
-            "data/results",
-            "notebook-times",
-            {"how": "nbdev_test --timing, two notebooks at a time, one thread each; whole seconds"},
-            sorted(rows, key=lambda r: r["notebook"]),
-        )
-    )
+        sys.exit(said)
+    times = re.findall(r"(?m)^(\S+\.ipynb): (\d+) secs", said)
+    pages = {name: files[name].relative_to("nbs").as_posix() for name, _ in times if name in files}
+    return [{"notebook": pages[name], "seconds": int(s)} for name, s in times if name in pages]
 
 
 def experiments():
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for page, parameters in PAGES.items():
-            extra = {
-                "train": {"run_dir": f"{folder}/run"},
-                "als": {"out": folder},
-                "evaluate": {"out": folder, "report": f"{folder}/report.json"},
-            }.get(page, {})
-            given = [a for k, v in (parameters | extra).items() for a in ("-p", k, str(v))]
-            began = time.perf_counter()
-            done = subprocess.run(
-                [
-                    tool("papermill"),
-                    "-k",
-                    "python3",
-                    "--no-progress-bar",
-                    f"nbs/experiments/{page}.ipynb",
-                    f"{folder}/{page}.ipynb",
-                    *given,
-                ],
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                sys.exit(f"{page}: {done.stderr[-2000:]}")
-            rows.append(
-                {
-                    "notebook": f"experiments/{page}.ipynb",
-                    "seconds": round(time.perf_counter() - began),
-                    "parameters": parameters,
-                    "how": "papermill",
-                }
-            )
-            print(rows[-1], flush=True)
-    for page, name in (("teacher", "tiny"), ("attributes", "attributes"), ("identity", "identity")):
-        card = json.loads(Path(CARD(name)).read_text())
+        rows = [experiment(page, parameters, folder) for page, parameters in PAGES.items()]
+    for page, name in TRAININGS.items():
+        training = json.loads((WEIGHTS / f"synthfaces-{name}.json").read_text())["training"]
         rows.append(
             {
                 "notebook": f"experiments/{page}.ipynb",
-                "seconds": round(card["training"].get("cpu_seconds", card["training"]["seconds"])),
+                "seconds": round(training.get("cpu_seconds", training["seconds"])),
                 "parameters": {},
                 "how": "processor time of the training, from the card of the shipped network",
             }
         )
-    print(
-        write_result(
-            "data/results",
-            "experiment-times",
-            {"how": "one page after the other, all cores"},
-            sorted(rows, key=lambda r: r["notebook"]),
-        )
-    )
+    put("experiment-times", "one page after the other, all cores", rows)
+
+
+def experiment(page: str, parameters: dict, folder: str) -> dict:
+    "Run a page of an experiment; what it writes goes into `folder`."
+    places = {
+        "train": {"run_dir": f"{folder}/run"},
+        "als": {"out": folder},
+        "evaluate": {"out": folder, "report": f"{folder}/report.json"},
+    }
+    command = [tool("papermill"), "-k", "python3", "--no-progress-bar"]
+    command += [f"nbs/experiments/{page}.ipynb", f"{folder}/{page}.ipynb"]
+    for name, value in (parameters | places.get(page, {})).items():
+        command += ["-p", name, str(value)]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = round(time.perf_counter() - began)
+    if done.returncode:
+        sys.exit(f"{page}: {done.stderr[-2000:]}")
+    row = {"notebook": f"experiments/{page}.ipynb", "seconds": seconds, "parameters": parameters, "how": "papermill"}
+    print(row, flush=True)
+    return row
 
 
 if __name__ == "__main__":
