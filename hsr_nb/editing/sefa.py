@@ -17,7 +17,7 @@ from .directions import Directions, calibrated, check_layers, move, require_foun
 # %% ../../nbs/editing/sefa.ipynb #00734cb9
 def style_affines(G: Generator) -> list[FullyConnectedLayer]:
     "The affine map of every layer of ws, in order."
-    blocks = [getattr(G.synthesis, f"b{level}") for level in G.synthesis.levels]
+    blocks = G.synthesis.blocks
     affines = [blocks[0].conv1.affine]
     for block in blocks[1:]:
         affines += [block.conv0.affine, block.conv1.affine]

@@ -33,9 +33,8 @@ from torch import Tensor
 from ..base.errors import CheckpointError
 from ..base.shell import pick_device
 from ..data.registry import open_dataset
-from ..interop import load_checkpoint, load_generator
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..interop.safetensors import checkpoints
 from ..judges.attributes import AttributeBank, load_bank
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
