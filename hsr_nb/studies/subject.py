@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..base.errors import CheckpointError
 from ..base.shell import pick_device
@@ -40,6 +40,7 @@ from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
+from ..nets import Generator
 from .request import EvalConfig, check_config, fill_in, lpips_files
 
 
@@ -70,7 +71,7 @@ def card_metadata(name: str) -> dict:
     }
 
 
-def open_network(network, device="cpu") -> tuple[nn.Module, dict, Path]:  # generator, metadata, file or name
+def open_network(network, device="cpu") -> tuple[Generator, dict, Path]:  # generator, metadata, file or name
     "The generator of a run folder or a file, or one that ships with the package."
     if str(network) in embedded_generators() and not Path(network).exists():
         return load_generator(network, device), card_metadata(str(network)), Path(network)
