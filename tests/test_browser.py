@@ -1,4 +1,7 @@
-"""The explorer in a real browser: JupyterLab and Voilà are started, a slider is moved by the keyboard, undone, compared, saved, loaded, and fed bad files."""
+"""The explorer in a real browser, in JupyterLab and in Voilà.
+
+A slider is moved by the keyboard, undone, compared, saved, loaded, and fed bad files.
+"""
 
 import hashlib
 import json
@@ -67,7 +70,8 @@ def server(cmd, log, ready, env, cwd=ROOT):
 
 
 def environment(home):
-    "Jupyter's own folders, so that nothing of this machine's user is read or changed; no announcements, which steal the focus."
+    """Jupyter's own folders, so that nothing of this machine's user is read or changed; no announcements, which steal
+    the focus."""
     (home / "cfg/labconfig").mkdir(parents=True)
     (home / "cfg/labconfig/page_config.json").write_text(
         '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'

@@ -1,4 +1,4 @@
-"""What was written before the floors were laid loads as it did: runs go on to the same bits, reports compare, recipes draw the same picture.
+"""What earlier code wrote loads as it did: runs go on to the same bits, reports compare, recipes draw the same picture.
 
 The files were made by the code of the commit in `about.json`; `make.py` beside them says how."""
 
@@ -15,7 +15,8 @@ from hsr_nb.base.provenance import provenance, results_markdown
 from hsr_nb.editing import SeFa, load_directions
 from hsr_nb.explore import Explorer
 from hsr_nb.interop import load_generator
-from hsr_nb.metrics.als_paths import generator_hash, load_logits
+from hsr_nb.metrics.als_paths import load_logits
+from hsr_nb.nets.seeds import generator_hash
 from hsr_nb.studies import EvalConfig, compare_reports, evaluate_run, read_report
 from hsr_nb.training import override, preset, train
 

@@ -1,4 +1,4 @@
-"""The networks of the published scores against torch-fidelity and torchmetrics, and their files: found, checked, refused."""
+"""The networks of published scores against torch-fidelity and torchmetrics; their files: found, checked, refused."""
 
 import hashlib
 import re
@@ -52,10 +52,6 @@ def inception_file(tmp_path_factory):
     return path
 
 
-def trusted(path):
-    return (sha256(path)[:16],)
-
-
 # ---- Inception
 
 
@@ -64,7 +60,7 @@ def test_inception_is_torch_fidelity_s(inception_file):
     oracle = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
         "oracle", ["2048", "logits_unbiased"], str(inception_file)
     )
-    ours = load_detector("inception", weights=inception_file, trust=trusted(inception_file))
+    ours = load_detector("inception", weights=inception_file)
     for shape in ((2, 3, 32, 32), (1, 3, 64, 48)):
         x = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(shape[2]))
         features, logits = oracle(x)
@@ -139,7 +135,7 @@ def test_lpips_is_torchmetrics_s(tmp_path):
         for name, layer in part.named_children():
             if isinstance(layer, nn.Conv2d):
                 layer.load_state_dict(net[int(name)].state_dict())
-    ours, (x, y) = LPIPS(vgg, linear, trust=trusted(vgg)), torch.rand(2, 3, 3, 40, 40) * 2 - 1
+    ours, (x, y) = LPIPS(vgg, linear), torch.rand(2, 3, 3, 40, 40) * 2 - 1
     with torch.no_grad():
         want = theirs(x, y).flatten()
     assert want.min() > 0
@@ -218,20 +214,22 @@ def test_where_a_file_is_looked_for(tmp_path, monkeypatch):
     )
 
 
-def test_only_the_published_file_or_a_trusted_one(inception_file, tmp_path, monkeypatch):
+def test_only_the_published_file_has_the_plain_name(inception_file, tmp_path, monkeypatch):
     digest = sha256(inception_file)
-    with pytest.raises(
-        ValueError,
-        match=f"is not the published file of inception: its SHA-256 is {digest}, expected 6726825d.*; trust {digest[:16]}",
-    ):
-        load_detector("inception", weights=inception_file)
-    with pytest.raises(ValueError, match="8 to 64 hexadecimal digits"):
-        load_detector("inception", weights=inception_file, trust=(digest[:4],))
-    with pytest.raises(ValueError, match="not the published file"):
-        load_detector("inception", weights=inception_file, trust=("0" * 16,))
+    named = load_detector("inception", weights=inception_file)
+    assert (named.name, named.sha256) == (f"inception-{digest[:8]}", digest)
+    monkeypatch.setenv("HSR_NB_INCEPTION", str(inception_file))
+    assert load_detector("inception").name == f"inception-{digest[:8]}"
+    monkeypatch.delenv("HSR_NB_INCEPTION")
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED["inception"].file
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(inception_file.read_bytes())  # a file that nobody named
+    wanted = f"is not the published file of inception: its SHA-256 is {digest}, expected 6726825d.*; give its path"
+    with pytest.raises(ValueError, match=wanted):
+        load_detector("inception")
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="the file of inception does not fit"):
-        load_detector("inception", weights=tmp_path / "x.pth", trust=trusted(tmp_path / "x.pth"))
+        load_detector("inception", weights=tmp_path / "x.pth")
     from hsr_nb.judges import inception_vgg as published
 
     monkeypatch.setitem(published.PUBLISHED, "inception", published.Published("https://nowhere", "x", digest[:8]))
@@ -247,7 +245,7 @@ def test_a_pickle_that_does_something_is_never_run(tmp_path):
 
     torch.save({"fc.weight": Bomb()}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="not a file of plain tensors"):
-        load_detector("inception", weights=tmp_path / "x.pth", trust=trusted(tmp_path / "x.pth"))
+        load_detector("inception", weights=tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
 
 

@@ -1,4 +1,4 @@
-"""Experiments through papermill: those that train the embedded networks run with a tiny budget, into a folder of their own, and what they ship keeps its word."""
+"""Experiments through papermill: the embedded networks train on a tiny budget, and what is shipped keeps its word."""
 
 import hashlib
 import json
@@ -161,7 +161,8 @@ def test_embedded_teacher_serves_both_sizes_and_is_light():
 
 def test_judge_and_teacher_do_not_swap_places():
     from hsr_nb.hsr import load_teacher
-    from hsr_nb.metrics import load_detector, require_independent
+    from hsr_nb.judges import require_independent
+    from hsr_nb.metrics import load_detector
 
     with pytest.raises(ValueError, match="judge"):
         load_teacher("synthfaces-attributes")
@@ -177,7 +178,7 @@ def test_judge_and_teacher_do_not_swap_places():
 
 def test_judge_reads_faces_and_sees_blur():
     from hsr_nb.data import SynthFaces
-    from hsr_nb.metrics import feature_stats, frechet, load_detector
+    from hsr_nb.metrics import feature_stats, fid, load_detector
 
     judge, ds = load_detector(), SynthFaces(32, 2000, seed=11)
     assert judge.name == "synthfaces-attributes" and judge.num_features <= 128
@@ -191,8 +192,7 @@ def test_judge_reads_faces_and_sees_blur():
         .byte()
     )
     near, far = (
-        frechet(reals, s, judge)["frechet[synthfaces-attributes]"]
-        for s in (more, feature_stats(blurred.split(250), judge))
+        fid(reals, s, judge)["fid[synthfaces-attributes]"] for s in (more, feature_stats(blurred.split(250), judge))
     )
     assert far > 3 * near
     grey = judge(x[:2].float().mean(1, keepdim=True).byte())

@@ -1,4 +1,4 @@
-"""Path length, precision and recall, KID, inception score and the cache of real features, against oracles that share no code with them."""
+"""Path length, precision and recall, KID, IS and the cache of real features, against oracles that share no code."""
 
 import json
 import os
@@ -13,16 +13,13 @@ from torch import nn
 
 from hsr_nb.data import SynthFaces
 from hsr_nb.judges.inception_vgg import VGG16_PLAN
+from hsr_nb.judges.perceptual import map_distance
 from hsr_nb.metrics import (
     LPIPS,
     DetectorDistance,
-    FeatureStats,
-    SquaredL2,
     collect_features,
-    feature_scores,
+    feature_stats,
     fid,
-    frechet,
-    frechet_distance,
     generated_images,
     inception_score,
     kid,
@@ -30,21 +27,12 @@ from hsr_nb.metrics import (
     ppl,
     precision_recall,
     reference_features,
-    reference_stats,
 )
-from hsr_nb.metrics.kid_is import mmd2
-from hsr_nb.metrics.path_length import (
-    filtered,
-    map_distance,
-    path_distances,
-    sample_seed,
-    seeded_noise,
-    slerp,
-    synthesize,
-    view,
-)
+from hsr_nb.metrics.fidelity import FeatureStats, frechet_distance, mmd2
+from hsr_nb.metrics.path_length import filtered, path_distances, slerp, view
 from hsr_nb.metrics.real_features import real_images
 from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import Stream, sample_generator, sample_seed, seeded_noise, synthesize
 
 
 def generator(z_dim=16, res=16, c_dim=0):
@@ -68,6 +56,15 @@ def G():
     return generator()
 
 
+class SquaredL2:
+    "Sum of squared pixel differences: a distance that can be checked by hand."
+
+    name = "l2"
+
+    def __call__(self, a, b):
+        return (a - b).square().flatten(1).sum(1)
+
+
 class Linear(nn.Module):
     "z -> w -> pixels, both linear, in float64."
 
@@ -82,6 +79,25 @@ class Linear(nn.Module):
 
     def mapping(self, z, c=None):
         return (z.double() @ self.B)[:, None]
+
+
+# ---- seeds of samples
+
+
+def test_the_streams_of_results_keep_their_numbers():
+    "Every measured result depends on them."
+    assert {s.name: int(s) for s in Stream} == {
+        "SAMPLE": 0,
+        "STEP": 1,
+        "STEP_NOISE": 2,
+        "PATH": 3,
+        "PATH_NOISE": 4,
+        "PICTURE": 5,
+        "PICTURE_NOISE": 6,
+    }
+    assert sample_seed(3, 7, Stream.STEP_NOISE) == (3 * 1_000_003 + 7) * 16 + 2
+    first = torch.randn(4, generator=sample_generator(0, 0, Stream.PICTURE))
+    assert torch.equal(first, torch.randn(4, generator=torch.Generator().manual_seed(5)))
 
 
 # ---- perceptual path length
@@ -183,13 +199,12 @@ def test_ppl_is_never_nan(G):
 
 
 def test_lpips_is_the_sum_over_normalised_maps():
-    layers = [i for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)]
+    layers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     widths, g = [3, *sum(VGG16_PLAN, ())], torch.Generator().manual_seed(0)
-    vgg = {
-        f"features.{l}.{k}": torch.randn(s, generator=g) / (9 * i) ** 0.5
-        for l, i, o in zip(layers, widths, widths[1:])
-        for k, s in (("weight", (o, i, 3, 3)), ("bias", (o,)))
-    }
+    vgg = {}
+    for layer, cin, cout in zip(layers, widths, widths[1:]):
+        for name, shape in (("weight", (cout, cin, 3, 3)), ("bias", (cout,))):
+            vgg[f"features.{layer}.{name}"] = torch.randn(shape, generator=g) / (9 * cin) ** 0.5
     lin = {f"lin{i}.model.1.weight": torch.rand(1, b[-1], 1, 1, generator=g) for i, b in enumerate(VGG16_PLAN)}
     lpips, (x, y) = LPIPS(vgg, lin), torch.rand(2, 2, 3, 32, 32, generator=g) * 2 - 1
     torchvision = pytest.importorskip("torchvision")
@@ -263,7 +278,7 @@ def test_exactly_brute_force_with_ties(trial):
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_exactly_brute_force_on_a_sphere(offset):
-    "Generated vectors at the real ones' k-th neighbours: on the spheres to the last bit, in floating point numbers that round."
+    "Generated vectors at the real ones' k-th neighbours: on the spheres to the last bit, in numbers that round."
     real = torch.randn(80, 33, generator=torch.Generator().manual_seed(1)) + offset
     near = torch.cdist(real.double(), real.double()).argsort(1)[:, 3]
     for fake in (real[near], torch.cat([real[near], torch.randn(40, 33) * 1.3 + offset])):
@@ -381,17 +396,10 @@ def test_cache_knows_what_it_keeps(tmp_path):
     ds, d = SynthFaces(16, 40, seed=1), Colour()
     first = reference_features(ds, d, cache=tmp_path)
     assert d.calls == 40 and torch.equal(reference_features(ds, d, cache=tmp_path), first) and d.calls == 40
-    stats = reference_stats(ds, d, cache=tmp_path)
-    again = reference_stats(ds, d, cache=tmp_path)
-    direct = FeatureStats(3).append(first)
-    assert (
-        d.calls == 80
-        and again.n == 40
-        and torch.equal(stats.cov, again.cov)
-        and torch.allclose(again.cov, direct.cov)
-        and torch.allclose(again.mean, direct.mean)
-    )
-    assert frechet(stats, again, d)["frechet[colour]"] == pytest.approx(0, abs=1e-6)
+    stats, direct = feature_stats(real_images(ds), d), FeatureStats(3).append(first)
+    assert d.calls == 80 and stats.n == 40
+    assert torch.allclose(stats.cov, direct.cov) and torch.allclose(stats.mean, direct.mean)
+    assert fid(stats, first, d)["fid[colour]"] == pytest.approx(0, abs=1e-6)
     for change in (dict(n=30), dict(ds=SynthFaces(16, 40, seed=2)), dict(ds=SynthFaces(32, 40, seed=1))):
         before = d.calls
         reference_features(**{"ds": ds, "detector": d, "cache": tmp_path, **change})
@@ -399,7 +407,7 @@ def test_cache_knows_what_it_keeps(tmp_path):
     other = Colour()
     other.sha256 = "c1"
     reference_features(ds, other, cache=tmp_path)
-    assert other.calls == 40 and not list(tmp_path.glob("*.tmp"))
+    assert other.calls == 40 and all(f.suffix == ".safetensors" for f in tmp_path.iterdir())  # no leftovers
 
 
 def test_a_damaged_or_foreign_cache_file_is_made_again(tmp_path):
@@ -421,7 +429,7 @@ def test_a_damaged_or_foreign_cache_file_is_made_again(tmp_path):
 
 def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    reference_features(SynthFaces(16, 5), Colour()), reference_stats(SynthFaces(16, 5), Colour())
+    reference_features(SynthFaces(16, 5), Colour())
     assert not os.listdir(tmp_path)
     nameless = SimpleNamespace(name="nameless", num_features=3)
     with pytest.raises(ValueError, match="no sha256"):
@@ -459,12 +467,9 @@ def test_distances_rise_with_blur_noise_and_dropped_kinds():
     }
 
     def both(x):
-        return (
-            lambda f: [
-                fid(real, f, judge)[f"fid[{judge.name}]"],
-                kid(real, f, judge, subsets=1, size=240)[f"kid[{judge.name}]"],
-            ]
-        )(collect_features(x.split(60), judge))
+        fake = collect_features(x.split(60), judge)
+        kernel = kid(real, fake, judge, subsets=1, size=240)
+        return [fid(real, fake, judge)[f"fid[{judge.name}]"], kernel[f"kid[{judge.name}]"]]
 
     whole = both(clean)
     for kind, steps in damage.items():
@@ -478,20 +483,18 @@ def test_scores_rise_with_damage_and_carry_the_judge_s_name(G):
     real, clean = reference_features(ds, judge, 120), ds.images(range(120, 240))
 
     def blurred(k):
-        return (
-            nn.functional.avg_pool2d(nn.functional.pad(clean.float(), [k // 2] * 4, mode="replicate"), k, 1).byte()
-            if k > 1
-            else clean
-        )
+        if k == 1:
+            return clean
+        return nn.functional.avg_pool2d(nn.functional.pad(clean.float(), [k // 2] * 4, mode="replicate"), k, 1).byte()
 
-    rows = [
-        feature_scores(real, collect_features(blurred(k).split(60), judge), judge, subsets=5, size=100)
-        for k in (1, 5, 9)
-    ]
-    assert set(rows[0]) == {
-        f"{k}[synthfaces-attributes]" for k in ("frechet", "kid", "kid_std", "precision", "recall")
-    } and "NaN" not in json.dumps(rows)
-    for key, order in (("frechet", 1), ("kid", 1), ("precision", -1)):
+    rows = []
+    for k in (1, 5, 9):
+        fake = collect_features(blurred(k).split(60), judge)
+        found = fid(real, fake, judge) | kid(real, fake, judge, subsets=5, size=100)
+        rows.append(found | precision_recall(real, fake, judge))
+    names = {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std", "precision", "recall")}
+    assert set(rows[0]) == names and "NaN" not in json.dumps(rows)
+    for key, order in (("fid", 1), ("kid", 1), ("precision", -1)):
         values = [order * r[f"{key}[synthfaces-attributes]"] for r in rows]
         assert values == sorted(values) and values[0] < values[-1], key
 
@@ -522,7 +525,7 @@ def clouds():
 
 @pytest.mark.parametrize("d", [1, 64, 512])
 def test_fid_of_given_statistics_is_the_closed_form(d):
-    "Covariances that commute, in rotated coordinates: squared gap of the means plus squared gaps of the standard deviations."
+    "Covariances that commute, in rotated coordinates: squared gaps of the means and of the standard deviations."
     g = torch.Generator().manual_seed(d)
     turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
     one, two = (

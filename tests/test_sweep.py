@@ -1,4 +1,4 @@
-"""Sweeps: finished cells are kept through a kill, arms are lengthened, a failing cell is named, other people's schedulers are used."""
+"""Sweeps keep finished cells through a kill, lengthen arms, name a failing cell, and use other people's schedulers."""
 
 import json
 import os
@@ -14,20 +14,10 @@ import pytest
 
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
-from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
-from hsr_nb.studies.sweep import (
-    SweepConfig,
-    SweepFailed,
-    asked,
-    collect,
-    finished,
-    jobs,
-    main,
-    missing,
-    publish,
-    summary,
-    sweep,
-)  # noqa: E402
+from hsr_nb.interop.checkpoint import load_checkpoint  # noqa: E402
+from hsr_nb.studies.sweep import SweepFailed, main, sweep  # noqa: E402
+from hsr_nb.studies.sweep_jobs import SweepConfig, finished, jobs  # noqa: E402
+from hsr_nb.studies.sweep_tables import asked, collect, missing, publish, summary  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -43,8 +33,10 @@ TINY = {
 TRAIN = """
 from hsr_nb.training import train, override, preset as preset_config
 if fail and fail in run_dir: raise RuntimeError("this arm was meant to fail")
-train(override(preset_config(preset), run_dir=run_dir, seed=seed, kimg=kimg, device=device, **settings), progress=False)
+cfg = override(preset_config(preset), run_dir=run_dir, seed=seed, kimg=kimg, device=device, **settings)
+train(cfg, progress=False)
 """
+FID = "fid[synthfaces-attributes]"
 
 
 @pytest.fixture
@@ -53,17 +45,12 @@ def ask(tmp_path):
 
     def make(fail="", **changes):
         python = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
-        nb = nbformat.v4.new_notebook(
-            metadata=python,
-            cells=[
-                nbformat.v4.new_code_cell(
-                    f"run_dir = preset = settings = None\nseed = kimg = 0\ndevice = 'cpu'\nfail = {fail!r}",
-                    metadata={"tags": ["parameters"]},
-                ),
-                nbformat.v4.new_code_cell(TRAIN),
-            ],
-        )
-        nbformat.write(nb, tmp_path / "train.ipynb")
+        parameters = f"run_dir = preset = settings = None\nseed = kimg = 0\ndevice = 'cpu'\nfail = {fail!r}"
+        cells = [
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(TRAIN),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(metadata=python, cells=cells), tmp_path / "train.ipynb")
         given = dict(
             axis="teacher",
             folder=str(tmp_path / "sweep"),
@@ -83,45 +70,49 @@ def ask(tmp_path):
 
 
 def stamps(cfg):
-    return {
-        j["run_dir"]: (Path(j["run_dir"]) / "config.json").stat().st_mtime_ns
-        for j in jobs(cfg)
-        if finished(j) is not None
-    }
+    "When the runs that are finished were begun, by folder."
+    done = [job["run_dir"] for job in jobs(cfg) if finished(job) is not None]
+    return {run_dir: Path(run_dir, "config.json").stat().st_mtime_ns for run_dir in done}
+
+
+def checkpoints(run_dir):
+    return sorted(Path(run_dir, "checkpoints").glob("*.safetensors"))
 
 
 def test_arms_branch_from_their_own_seed_and_finished_cells_are_kept(ask):
     cfg = ask()
     rows = sweep(cfg)
-    assert [r["teacher"] for r in rows] == ["none", "synthfaces-tiny"] and all(
-        r["kimg"] == 0.064 and "fid[synthfaces-attributes]" in r and r["curve"]["kimg"] for r in rows
-    )
+    assert [r["teacher"] for r in rows] == ["none", "synthfaces-tiny"]
+    assert all(r["kimg"] == 0.064 and FID in r and r["curve"]["kimg"] for r in rows)
     for job in jobs(cfg):
-        meta = load_checkpoint(sorted(Path(job["run_dir"], "checkpoints").glob("*.safetensors"))[-1])[1]
-        assert meta["config"]["init_from"] == (f"{cfg.folder}/seed0/baseline" if "row" in job else None)
+        _, meta = load_checkpoint(checkpoints(job["run_dir"])[-1])
+        trunk = f"{cfg.folder}/seed0/baseline" if "row" in job else None
+        assert meta["config"]["init_from"] == trunk
+
     before = stamps(cfg)
-    assert len(before) == 3 and sweep(cfg) == rows and stamps(cfg) == before  # nothing was run again
-    assert all(finished(j) is None for j in jobs(ask(n=121)) if "row" in j)  # a score of another kind is another score
-    assert all(
-        finished(j) is None for j in jobs(ask(settings={"loss.r1_gamma": "2"}))
-    )  # and a run of other settings another run
+    assert len(before) == 3
+    assert sweep(cfg) == rows
+    assert stamps(cfg) == before  # nothing was run again
+    # a score of another kind is another score, and a run of other settings another run
+    assert all(finished(j) is None for j in jobs(ask(n=121)) if "row" in j)
+    assert all(finished(j) is None for j in jobs(ask(settings={"loss.r1_gamma": "2"})))
+
     longer = ask(kimg=0.128)
-    assert [r["kimg"] for r in sweep(longer)] == [0.128] * 2 and len(
-        list(Path(cfg.folder, "seed0/baseline/checkpoints").iterdir())
-    ) == 1
+    assert [r["kimg"] for r in sweep(longer)] == [0.128] * 2
+    assert len(list(Path(cfg.folder, "seed0/baseline/checkpoints").iterdir())) == 1
     file = json.loads(publish(longer, collect(longer)).read_text())
-    assert file["name"] == "ablation-teacher" and {"seed", "teacher", "kimg"} <= set(file["rows"][0])
+    assert file["name"] == "ablation-teacher"
+    assert {"seed", "teacher", "kimg"} <= set(file["rows"][0])
     assert missing(longer) == []
-    shutil.rmtree(cfg.folder)
-    assert (
-        missing(longer) == [] and sweep(longer) == file["rows"] and not Path(cfg.folder).exists()
-    )  # the result file is enough
-    assert (
-        len(missing(cfg)) == 3 and len(missing(ask(kimg=0.128, seeds=(0, 1)))) == 3
-    )  # other settings, another seed: not done
-    assert (
-        summary(file["rows"], "teacher")[1]["fid[synthfaces-attributes]"]["difference"]["low"] is None
-    )  # one seed: no interval
+
+    shutil.rmtree(cfg.folder)  # the result file is enough
+    assert missing(longer) == []
+    assert sweep(longer) == file["rows"]
+    assert not Path(cfg.folder).exists()
+    assert len(missing(cfg)) == 3  # other settings: not done
+    assert len(missing(ask(kimg=0.128, seeds=(0, 1)))) == 3  # another seed: not done
+    one_seed = summary(file["rows"], "teacher")[1][FID]["difference"]
+    assert one_seed["low"] is None  # no interval
 
 
 def test_a_failing_arm_is_named_and_the_others_are_kept(ask):
@@ -134,44 +125,21 @@ def test_a_failing_arm_is_named_and_the_others_are_kept(ask):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(ask):
     cfg = ask(kimg=0.512)
-    flags = [x for k, v in TINY.items() for x in (k, v)]
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from hsr_nb.studies.sweep import main; sys.exit(main())",
-        "--axis",
-        "teacher",
-        "--folder",
-        cfg.folder,
-        "--seeds",
-        "0",
-        "--baseline-kimg",
-        "0.032",
-        "--kimg",
-        "0.512",
-        "--n",
-        "120",
-        "--pairs",
-        "8",
-        "--paths",
-        "4",
-        "--notebook",
-        cfg.notebook,
-        "--out",
-        cfg.out,
-        "--settings",
-        *flags,
-    ]
+    script = "import sys; from hsr_nb.studies.sweep import main; sys.exit(main())"
+    size = ["--baseline-kimg", "0.032", "--kimg", "0.512", "--n", "120", "--pairs", "8", "--paths", "4"]
+    where = ["--folder", cfg.folder, "--notebook", cfg.notebook, "--out", cfg.out]
+    flags = [x for item in TINY.items() for x in item]
     p = subprocess.Popen(
-        command,
+        [sys.executable, "-c", script, "--axis", "teacher", "--seeds", "0", *size, *where, "--settings", *flags],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    todo, until = [j for j in jobs(cfg) if "row" in j], time.time() + 180
-    while not any(finished(j) for j in todo) and time.time() < until and p.poll() is None:
+    arms = [j for j in jobs(cfg) if "row" in j]
+    until = time.time() + 180
+    while not any(finished(j) for j in arms) and time.time() < until and p.poll() is None:
         time.sleep(0.2)
     os.killpg(p.pid, signal.SIGKILL)
     p.wait()
@@ -201,7 +169,9 @@ def test_wrong_requests_are_one_sentence(capfd):
     ):
         assert main(args) == 2
         err = capfd.readouterr().err
-        assert words in err and "Traceback" not in err and err.count("\n") == 1
+        assert words in err
+        assert "Traceback" not in err
+        assert err.count("\n") == 1
     assert main(["--scheduler", "tcp://127.0.0.1:9", "--kimg", "5"]) == 2
 
 
@@ -210,9 +180,9 @@ def test_shell_page_and_committed_table_ask_for_the_same():
     page = {}
     exec(next(c.source for c in cells if "parameters" in c.metadata.get("tags", [])), page)
     shell = SweepConfig()
-    assert (
-        all(page[k] == (list(v) if isinstance(v, tuple) else v) for k, v in vars(shell).items() if k in page)
-        and page["results"] == shell.out
-    )
+    assert page["results"] == shell.out
+    for k, v in vars(shell).items():
+        if k in page:
+            assert page[k] == (list(v) if isinstance(v, tuple) else v), k
     for file in (ROOT / "data/results").glob("ablation-plr-hsr-cpu*.json"):
         assert json.loads(file.read_text())["config"] == asked(shell) | {"seeds": list(shell.seeds)}

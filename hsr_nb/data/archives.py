@@ -7,9 +7,12 @@ __all__ = ["read_plain_pickle", "read_cifar10", "read_idx", "read_mnist", "read_
 
 # %% ../../nbs/data/archives.ipynb #f3d78994
 import gzip
+import math
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -47,19 +50,27 @@ class _Bounded(gzip.GzipFile):
 
 
 # %% ../../nbs/data/archives.ipynb #3a3156aa
-def _cifar_batches(path, split):
-    "(member name, parsed dict) of the batches, in the order of their names."
-    wanted, found = ("test_batch" if split == "test" else "data_batch_"), {}
+def _cifar_files(path, wanted: str) -> dict[str, bytes]:
+    "The wanted files of the tar by their last names, in memory."
+    found = {}
     try:
         with _Bounded(path) as gz, tarfile.open(fileobj=gz, mode="r:") as tar:
-            for m in tar:
-                if m.size > _LIMIT or m.offset_data > 4 * _LIMIT:
+            for member in tar:
+                if member.size > _LIMIT or member.offset_data > 4 * _LIMIT:
                     raise DataError("unpacks to far more than CIFAR-10 does")
-                last = m.name.split("/")[-1]
-                if m.isreg() and last.startswith(wanted):
-                    found[last] = tar.extractfile(m).read(m.size)
+                last = member.name.split("/")[-1]
+                content = tar.extractfile(member) if member.isreg() and last.startswith(wanted) else None
+                if content is not None:
+                    found[last] = content.read(member.size)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise DataError(f"is no readable tar.gz ({shown(e)})") from None
+    return found
+
+
+def _cifar_batches(path, split: str) -> Iterator[tuple[str, object]]:
+    "(member name, parsed content) of the batches, in the order of their names."
+    wanted = "test_batch" if split == "test" else "data_batch_"
+    found = _cifar_files(path, wanted)
     if not found:
         raise DataError(f"holds no {wanted}* file; expected cifar-10-python.tar.gz")
     for name in sorted(found):
@@ -67,61 +78,68 @@ def _cifar_batches(path, split):
 
 
 # %% ../../nbs/data/archives.ipynb #ca7589ca
-def read_cifar10(path, split: str = "train"):
+def read_cifar10(path, split: str = "train") -> Iterator[tuple[str, np.ndarray, int]]:
     "Yield (name, uint8 [32, 32, 3], class) from cifar-10-python.tar.gz."
-    for batch, d in _cifar_batches(path, split):
-        d = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in d.items()} if isinstance(d, dict) else {}
-        data, labels = d.get("data"), d.get("labels")
-        if (
-            not isinstance(data, np.ndarray)
-            or data.ndim != 2
-            or data.shape[1] != 3072
-            or not isinstance(labels, list)
-            or len(labels) != len(data)
-            or not all(type(v) is int and 0 <= v < 1000 for v in labels)
-        ):
+    for batch, content in _cifar_batches(path, split):
+        found = content if isinstance(content, dict) else {}
+        named = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in found.items()}
+        rows, classes = named.get("data"), named.get("labels")
+        if not _are_rows(rows) or not _are_classes(classes) or len(rows) != len(classes):
             raise DataError(f"{shown(batch)} is no CIFAR-10 batch: expected data [n, 3072] and n classes")
-        for i, (row, label) in enumerate(zip(data, labels)):
+        for i, (row, label) in enumerate(zip(rows, classes)):
             yield f"{batch}/{i:05d}", row.reshape(3, 32, 32).transpose(1, 2, 0), label
+
+
+def _are_rows(value) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 3072
+
+
+def _are_classes(value) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1000 for v in value)
 
 
 # %% ../../nbs/data/archives.ipynb #d8869dbd
 def read_idx(path) -> np.ndarray:
-    "The uint8 array in an idx file, gzipped or not."
+    "The uint8 array in an idx file, gzipped or not. DataError when its size is not the one it states."
     path = Path(path)
+    named = shown(path.name)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
             raw = f.read(_LIMIT + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-        raise DataError(f"{shown(path.name)} is no readable gzip file ({shown(e)})") from None
+        raise DataError(f"{named} is no readable gzip file ({shown(e)})") from None
     if len(raw) > _LIMIT:
-        raise DataError(f"{shown(path.name)} holds more than {_LIMIT >> 20} MB")
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4 or len(raw) < 4 + 4 * raw[3]:
-        raise DataError(f"{shown(path.name)} is no idx file of bytes")
-    shape = tuple(int.from_bytes(raw[4 + 4 * k : 8 + 4 * k], "big") for k in range(raw[3]))
-    body = len(raw) - 4 - 4 * raw[3]
-    if body != int(np.prod(shape, dtype=object)):
-        raise DataError(f"{shown(path.name)} says {list(shape)} but holds {body} bytes: truncated or damaged")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+        raise DataError(f"{named} holds more than {_LIMIT >> 20} MB")
+    dimensions = raw[3] if len(raw) > 3 else 0
+    start = 4 + 4 * dimensions
+    if raw[:3] != b"\0\0\x08" or len(raw) < max(4, start):
+        raise DataError(f"{named} is no idx file of bytes")
+    shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
+    body = len(raw) - start
+    if body != math.prod(shape):
+        raise DataError(f"{named} says {shape} but holds {body} bytes: truncated or damaged")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def read_mnist(path):
+def read_mnist(path) -> Iterator[tuple[str, np.ndarray, int | None]]:
     "Yield (name, uint8 [32, 32] padded from 28, class or None) from an idx3 file and the idx1 file beside it."
     path = Path(path)
     images = read_idx(path)
     if images.ndim != 3 or max(images.shape[1:]) > 4096:
         raise DataError(f"{shown(path.name)} holds {images.ndim} dimensions; expected images, rows, columns")
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = read_idx(beside).tolist() if beside != path and beside.exists() else [None] * len(images)
+    labels = [None] * len(images)
+    if beside != path and beside.exists():
+        labels = read_idx(beside).tolist()
     if len(labels) != len(images):
         raise DataError(f"{shown(beside.name)} holds {len(labels)} labels for {len(images)} images")
-    pad = [(2, 2), (2, 2)] if images.shape[1:] == (28, 28) else [(0, 0), (0, 0)]
-    for i, (x, label) in enumerate(zip(images, labels)):
-        yield f"{i:08d}", np.pad(x, pad), label
+    frame = 2 if images.shape[1:] == (28, 28) else 0
+    for i, (image, label) in enumerate(zip(images, labels)):
+        yield f"{i:08d}", np.pad(image, frame), label
 
 
 # %% ../../nbs/data/archives.ipynb #599edabb
-def read_lmdb(path):
+def read_lmdb(path) -> Iterator[tuple[str, bytes, None]]:
     "Yield (key, encoded image, None) from an LSUN lmdb folder, in the order of the keys."
     try:
         import lmdb

@@ -8,7 +8,6 @@ __all__ = [
     "SUFFIXES",
     "MAX_BYTES",
     "is_image_name",
-    "unsafe",
     "Files",
     "FolderFiles",
     "ZipFiles",
@@ -33,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import DataError, readable, shown
+from ..untrusted.zips import is_link, is_utf8, unsafe
 
 # %% ../../nbs/data/files.ipynb #6e459453
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")  # Pillow decoders a data set may use
@@ -65,25 +65,6 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not litter
 
 
-# %% ../../nbs/data/files.ipynb #3f915966
-def unsafe(name: str) -> str | None:
-    "What is wrong with an archive member's name, or None."
-    parts = name.replace("\\", "/").split("/")
-    if name[:1] in ("/", "\\") or name[1:2] == ":":
-        return "has an absolute path"
-    if ".." in parts:
-        return "leaves the folder (..)"
-    if "\\" in name:
-        return "has a backslash in its path; archives use forward slashes"
-    if "\0" in name:
-        return "has a zero byte in its name"
-    return None if _is_utf8(name) else "has a name that is not valid UTF-8"
-
-
-def _is_utf8(name):
-    return not any(0xD800 <= ord(c) <= 0xDFFF for c in name)
-
-
 # %% ../../nbs/data/files.ipynb #b8609745
 def _folder_fault(root: Path, path: Path) -> str | None:
     "Why this directory entry cannot be an image, or None."
@@ -101,7 +82,7 @@ def _folder_fault(root: Path, path: Path) -> str | None:
         return None
     if not stat.S_ISREG(mode):
         return "is not a regular file"
-    if not _is_utf8(str(path.relative_to(root))):
+    if not is_utf8(str(path.relative_to(root))):
         return "has a name that is not valid UTF-8"
     if path.stat().st_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES >> 20} MB"
@@ -206,7 +187,7 @@ def _zip_fault(info):
         return why
     if not _counts(name.split("/")[-1]):
         return None
-    if stat.S_ISLNK(info.external_attr >> 16):
+    if is_link(info):
         return "is a link; a zip must hold the images themselves"
     if info.flag_bits & 0x1:
         return "is encrypted"

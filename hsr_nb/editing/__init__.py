@@ -1,4 +1,4 @@
-"""Editing: directions in W, and the methods that find them."""
+"""Editing: directions in W, in units of their own spread, and the methods that find them."""
 
 from .directions import Directions, load_directions, save_directions
 from .ganspace import GANSpace

@@ -6,47 +6,49 @@
 __all__ = ["principal_components", "GANSpace"]
 
 # %% ../../nbs/editing/ganspace.ipynb #4cc298ec
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterable
 
-from .directions import calibrated, move, sample_w
+import torch
+from torch import Tensor
+
+from ..base.moments import Moments
+from ..nets.generator import Generator
+from .directions import Directions, calibrated, check_layers, move, require_found, sample_w
 from .sefa import positive
 
 
 # %% ../../nbs/editing/ganspace.ipynb #2406568e
 def principal_components(
-    batches,  # iterable of [n, d]
-) -> tuple:  # mean [d], share of the variance [d] descending, components [d, d] one per row
-    "Exact PCA of a stream. Signs: each component's largest entry is positive."
-    n = 0
+    batches: Iterable[Tensor],  # each [n, d]
+) -> tuple[Tensor, Tensor, Tensor]:  # mean [d], share of the variance [d] descending, components [d, d] one per row
+    "Exact PCA of a stream. Signs: each component's largest entry is positive. ValueError for fewer than two samples."
+    seen = None
     for x in batches:
-        x = x.double().cpu()
-        if not n:
-            origin, total, square = (
-                x.mean(0),
-                torch.zeros(x.shape[1], dtype=x.dtype),
-                torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype),
-            )
-        x = x - origin
-        n, total, square = n + len(x), total + x.sum(0), square + x.T @ x
-    if n < 2:
+        if seen is None:
+            seen = Moments(x.shape[1])
+        seen.add(x)
+    n = 0 if seen is None else int(seen.n)
+    if seen is None or n < 2:
         raise ValueError(f"principal components need at least 2 samples, found {n}")
-    mean = total / n
-    values, vectors = torch.linalg.eigh(square / n - mean.outer(mean))
-    values = values.flip(0).clamp_min(0)
-    return (origin + mean).float(), (values / values.sum()).float(), positive(vectors.T.flip(0)).float()
+    values, vectors = torch.linalg.eigh(seen.cov)  # ascending, one vector per column
+    variances = values.flip(0).clamp_min(0)
+    components = positive(vectors.T.flip(0))
+    return seen.mean.float(), (variances / variances.sum()).float(), components.float()
 
 
 # %% ../../nbs/editing/ganspace.ipynb #dce1b9a5
 class GANSpace:
-    "Principal components of W. Härkönen et al. 2020."
+    "Principal components of W. [GANSpace]"
 
     space = "w+"
 
     def __init__(self, components: int = 80, samples: int = 1_000_000, seed: int = 1):
-        self.components, self.samples, self.seed, self.found = components, samples, seed, None
+        self.components = components
+        self.samples = samples
+        self.seed = seed
+        self.found: Directions | None = None
 
-    def fit(self, G: nn.Module, latents: Tensor = None, scores=None, cfg=None) -> "GANSpace":
+    def fit(self, G: Generator, latents: Tensor | None = None, scores=None, cfg=None) -> "GANSpace":
         "PCA of `latents` [n, w_dim], or of fresh samples; scores are not needed."
         batches = sample_w(G, self.samples, self.seed) if latents is None else latents.split(5000)
         self.mean, self.share, vectors = principal_components(batches)
@@ -54,19 +56,25 @@ class GANSpace:
         return self
 
     @torch.no_grad()
-    def edit(self, ws: Tensor, attribute: int, strength: float, layers=None, absolute: bool = False) -> Tensor:
-        "ws [n, num_ws, w_dim] moved along component number `attribute` (0 is the first) on layers (first, last), both included."
-        if self.found is None:
-            raise ValueError("there are no directions yet: call fit(G) first")
-        v = self.found.vectors[attribute].to(ws)
-        step = v * (strength * self.found.sigma[attribute].to(ws))
+    def edit(
+        self,
+        ws: Tensor,  # [n, num_ws, w_dim]
+        attribute: int,  # number of the component; 0 is the first
+        strength: float,  # in standard deviations of the component
+        layers: tuple[int, int] | None = None,  # (first, last), both included; None: all
+        absolute: bool = False,  # True: end at `strength`, wherever ws is
+    ) -> Tensor:  # [n, num_ws, w_dim]
+        "Move along a component. ValueError before `fit`, or when the network lacks a layer."
+        found = require_found(self.found)
+        v = found.vectors[attribute].to(ws)
+        step = v * (strength * found.sigma[attribute].to(ws))
         if absolute:
-            step = step - ((ws - self.mean.to(ws)) @ v)[..., None] * v
-        return move(ws, step if not absolute else _rows(step, layers), layers)
+            first, last = check_layers(layers, ws.shape[1])
+            coordinate = (ws - self.mean.to(ws)) @ v  # [n, num_ws]
+            step = step - coordinate[:, first : last + 1, None] * v
+        return move(ws, step, layers)
 
     def directions(self) -> dict[str, Tensor]:
-        return dict(zip(self.found.names, self.found.vectors))
-
-
-def _rows(step, layers):
-    return step if layers is None else step[:, layers[0] : layers[1] + 1]
+        "Unit vectors [w_dim] by name. ValueError before `fit`."
+        found = require_found(self.found)
+        return dict(zip(found.names, found.vectors))

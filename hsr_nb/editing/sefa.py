@@ -7,27 +7,28 @@ __all__ = ["style_affines", "factorize", "positive", "SeFa"]
 
 # %% ../../nbs/editing/sefa.ipynb #0960d1a5
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .directions import calibrated, check_layers, move
+from ..nets.generator import Generator
+from ..nets.layers import FullyConnectedLayer
+from .directions import Directions, calibrated, check_layers, move, require_found
 
 
 # %% ../../nbs/editing/sefa.ipynb #00734cb9
-def style_affines(G: nn.Module) -> list[nn.Module]:
+def style_affines(G: Generator) -> list[FullyConnectedLayer]:
     "The affine map of every layer of ws, in order."
-    levels = [getattr(G.synthesis, f"b{r}") for r in G.synthesis.levels]
-    return [
-        levels[0].conv1.affine,
-        *(m.affine for b in levels[1:] for m in (b.conv0, b.conv1)),
-        levels[-1].torgb.affine,
-    ]
+    blocks = G.synthesis.blocks
+    affines = [blocks[0].conv1.affine]
+    for block in blocks[1:]:
+        affines += [block.conv0.affine, block.conv1.affine]
+    return [*affines, blocks[-1].torgb.affine]
 
 
 # %% ../../nbs/editing/sefa.ipynb #7864ef5b
 def factorize(
     W: Tensor,  # [d, columns]
 ) -> tuple[Tensor, Tensor]:  # eigenvalues [d] descending; eigenvectors [d, d], one per row
-    "Eigenvectors of the Gram matrix of unit columns. Shen and Zhou 2021, section 3.2."
+    "Eigenvectors of the Gram matrix of unit columns. [SeFa] section 3.2."
     W = W.double()
     W = W / W.norm(dim=0, keepdim=True).clamp_min(1e-12)
     values, vectors = torch.linalg.eigh(W @ W.T)
@@ -36,35 +37,45 @@ def factorize(
 
 def positive(vectors: Tensor) -> Tensor:
     "The sign that makes the largest entry of each row positive."
-    return vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+    largest = vectors.abs().argmax(1, keepdim=True)
+    return vectors * vectors.gather(1, largest).sign()
 
 
 # %% ../../nbs/editing/sefa.ipynb #f411b903
 class SeFa:
-    "Closed-form factorisation. Shen and Zhou 2021."
+    "Closed-form factorisation. [SeFa]"
 
     space = "w+"
 
-    def __init__(self, layers=None, components: int = 10):  # layers (first, last), both included; None: all
-        self.layers, self.components, self.found = layers, components, None
+    def __init__(
+        self,
+        layers: tuple[int, int] | None = None,  # (first, last), both included; None: all
+        components: int = 10,
+    ):
+        self.layers = layers
+        self.components = components
+        self.found: Directions | None = None
 
-    def fit(self, G: nn.Module, latents=None, scores=None, cfg=None) -> "SeFa":
-        "Factorise the style weights; latents and scores are not needed."
+    def fit(self, G: Generator, latents=None, scores=None, cfg=None) -> "SeFa":
+        "Factorise the style weights; latents and scores are not needed. ValueError when the network lacks a layer."
         first, last = check_layers(self.layers, G.num_ws)
-        W = torch.cat([a.weight.detach().float().cpu().T for a in style_affines(G)[first : last + 1]], 1)
-        self.values, vectors = factorize(W)
+        weights = [a.weight.detach().float().cpu() for a in style_affines(G)[first : last + 1]]
+        self.values, vectors = factorize(torch.cat([w.T for w in weights], 1))
         self.found = calibrated(G, "sefa", vectors[: self.components], (first, last))
         return self
 
     @torch.no_grad()
-    def edit(self, ws: Tensor, attribute: int, strength: float) -> Tensor:
-        "ws [n, num_ws, w_dim] moved by `strength` along direction number `attribute` (0 is the first)."
-        return move(ws, self._found().vectors[attribute] * strength, self.found.layers)
+    def edit(
+        self,
+        ws: Tensor,  # [n, num_ws, w_dim]
+        attribute: int,  # number of the direction; 0 is the first
+        strength: float,  # in units of W
+    ) -> Tensor:  # [n, num_ws, w_dim]
+        "Move along a direction, on the layers it was found for. ValueError before `fit`."
+        found = require_found(self.found)
+        return move(ws, found.vectors[attribute] * strength, found.layers)
 
     def directions(self) -> dict[str, Tensor]:
-        return dict(zip(self._found().names, self.found.vectors))
-
-    def _found(self):
-        if self.found is None:
-            raise ValueError("there are no directions yet: call fit(G) first")
-        return self.found
+        "Unit vectors [w_dim] by name. ValueError before `fit`."
+        found = require_found(self.found)
+        return dict(zip(found.names, found.vectors))

@@ -7,37 +7,40 @@ __all__ = ["walk_frames", "there_and_back", "encode", "save_walk"]
 
 # %% ../../nbs/explore/film.ipynb #812b0d81
 import io
-import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
+from torch import Tensor
 
-from ..base.pictures import enlarge, image_grid
+from ..base.pictures import enlarge, gif, mp4, strip
+from ..base.whole import write_whole
 from .recipe import Recipe
-from .session import Studio
+from .session import Session
 
 
 # %% ../../nbs/explore/film.ipynb #55cc2a3c
 @torch.no_grad()
 def walk_frames(
-    s: Studio,
+    s: Session,
     stations: list[Recipe],  # at least two
     steps: int = 24,  # frames from one station to the next
     loop: bool = True,  # return to the first station
     which: str = "A",
     gentle: bool = True,  # start and stop slowly at every station
-):  # iterator of uint8 [C, H, W]
-    "The pictures of a walk, one by one."
+) -> Iterator[Tensor]:  # each uint8 [C, H, W]
+    "The pictures of a walk, one by one. ValueError for too few stations or frames."
     if len(stations) < 2:
         raise ValueError(f"a walk needs at least two stations, found {len(stations)}")
     if steps < 1:
         raise ValueError(f"a walk needs at least one frame between stations, not {steps}")
     ws = [s.ws(r, which) for r in stations]
-    for one, two in zip(ws, [*ws[1:], *([ws[0]] if loop else [])]):
+    ends = [*ws[1:], ws[0]] if loop else ws[1:]
+    for one, two in zip(ws, ends):
         for i in range(steps):
             t = i / steps
-            yield s.draw(one + (two - one) * (t * t * (3 - 2 * t) if gentle else t), which)[0]
+            share = t * t * (3 - 2 * t) if gentle else t
+            yield s.draw(one + (two - one) * share, which)[0]
     if not loop:
         yield s.draw(ws[-1], which)[0]
 
@@ -45,21 +48,17 @@ def walk_frames(
 def there_and_back(
     r: Recipe,
     direction: str,
-    layers,
-    all_layers,
+    layers: tuple[int, int],
+    all_layers: tuple[int, int],
     reach: float = 3.0,
 ) -> list[Recipe]:
     "Stations of a walk along one direction: here, minus, here, plus."
-
-    def to(a):
-        return r.moved(direction, a, layers, all_layers)
-
-    return [to(0.0), to(-reach), to(0.0), to(reach)]
+    return [r.moved(direction, strength, layers, all_layers) for strength in (0.0, -reach, 0.0, reach)]
 
 
 # %% ../../nbs/explore/film.ipynb #eeec1985
 def encode(
-    frames: list,  # uint8 [C, H, W]
+    frames: Iterable[Tensor],  # uint8 [C, H, W]
     kind: str = "gif",  # gif, mp4, or png: a strip of at most twelve stills
     fps: int = 24,
     side: int = 256,  # least size on the screen
@@ -71,50 +70,27 @@ def encode(
     if not frames:
         raise ValueError("a film without frames cannot be saved")
     if kind == "png":
-        frames = [
-            frames[i * (len(frames) - 1) // max(1, min(12, len(frames)) - 1)] for i in range(min(12, len(frames)))
-        ]
-    images, out = [enlarge(f, side if kind != "png" else 64) for f in frames], io.BytesIO()
-    if kind == "gif":
-        images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
-    elif kind == "mp4":
-        return _mp4(images, fps)
-    else:
-        strip = Image.new("RGB", (sum(im.width for im in images), images[0].height))
-        for i, im in enumerate(images):
-            strip.paste(im, (i * im.width, 0))
-        strip.save(out, "PNG")
+        return _stills(frames)
+    images = [enlarge(f, side) for f in frames]
+    return gif(images, fps) if kind == "gif" else mp4(images, fps)
+
+
+def _stills(frames: list[Tensor], most: int = 12) -> bytes:
+    n = min(most, len(frames))
+    chosen = [frames[i * (len(frames) - 1) // max(1, n - 1)] for i in range(n)]
+    out = io.BytesIO()
+    strip(enlarge(f, 64) for f in chosen).save(out, "PNG")
     return out.getvalue()
-
-
-def _mp4(images, fps):
-    try:
-        import av  # noqa: F401
-        import imageio.v3 as iio
-        import numpy as np
-    except ImportError as e:
-        raise ImportError('an mp4 needs imageio and av: pip install "hsr_nb[explore]"') from e
-    even = np.stack([np.asarray(im)[: im.height // 2 * 2, : im.width // 2 * 2] for im in images])
-    return iio.imwrite(
-        "<bytes>", even, extension=".mp4", plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p"
-    )
 
 
 # %% ../../nbs/explore/film.ipynb #67c5d877
 def save_walk(
     path,  # its ending chooses: .gif, .mp4, .png
-    s: Studio,
+    s: Session,
     stations: list[Recipe],
     fps: int = 24,
     **how,  # steps, loop, which, gentle: see `walk_frames`
 ) -> Path:
-    "Write a walk; an existing file is replaced when the new one is complete."
-    path = Path(path)
-    data = encode(walk_frames(s, stations, **how), path.suffix[1:].lower(), fps)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        tmp.write_bytes(data)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-    return path
+    "Write a walk; an existing file is replaced when the new one is complete. ValueError for what is no walk."
+    kind = Path(path).suffix[1:].lower()
+    return write_whole(path, encode(walk_frames(s, stations, **how), kind, fps))

@@ -12,9 +12,21 @@ from dataclasses import asdict, dataclass, field, replace
 
 
 # %% ../../nbs/explore/recipe.ipynb #92e6a2f0
+def _whole(x) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _number(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _seed(x) -> bool:
+    return _whole(x) and 0 <= x < 2**32
+
+
 @dataclass(frozen=True)
 class Edit:
-    "A step along a direction."
+    "A step along a direction. ValueError names the value that means nothing."
 
     direction: str  # such as pca 1
     strength: float  # in standard deviations of W along it
@@ -26,26 +38,15 @@ class Edit:
             raise ValueError(f"a direction has a name, not {self.direction!r}")
         if not _number(self.strength) or abs(self.strength) > 100:
             raise ValueError(f"the strength of {self.direction} is a number from -100 to 100, not {self.strength!r}")
-        if (
-            len(self.layers) != 2
-            or not all(_whole(i) for i in self.layers)
-            or not 0 <= self.layers[0] <= self.layers[1]
-        ):
+        pair = len(self.layers) == 2 and all(_whole(i) for i in self.layers)
+        if not pair or not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(f"the layers of {self.direction} are a first and a last one, not {list(self.layers)}")
-
-
-def _whole(x):
-    return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _number(x):
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 # %% ../../nbs/explore/recipe.ipynb #bf879189
 @dataclass(frozen=True)
 class Recipe:
-    "Everything that a picture of a generator depends on."
+    "Everything that a picture of a generator depends on. ValueError names the value that means nothing."
 
     seed: int = 0
     psi: float = 0.7  # truncation
@@ -57,40 +58,46 @@ class Recipe:
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self):
-        for name in ("bred", "mix_layers", "edits"):
-            object.__setattr__(self, name, tuple(tuple(x) if name == "bred" else x for x in getattr(self, name)))
-        for name in ("seed", "mix_seed"):
-            s = getattr(self, name)
-            if not (s is None and name == "mix_seed" or _whole(s) and 0 <= s < 2**32):
-                raise ValueError(f"{name} is a whole number from 0 to {2**32 - 1}, not {s!r}")
-        if not _number(self.psi) or abs(self.psi) > 10:
-            raise ValueError(f"psi is a number from -10 to 10, not {self.psi!r}")
-        for name in ("cutoff", "class_index"):
-            if (v := getattr(self, name)) is not None and not (_whole(v) and v >= 0):
-                raise ValueError(f"{name} is a whole number from 0 on, not {v!r}")
-        if not all(_whole(i) and i >= 0 for i in self.mix_layers):
-            raise ValueError(f"mix_layers are numbers of layers, not {list(self.mix_layers)}")
-        if not all(
-            len(b) == 2 and _whole(b[0]) and 0 <= b[0] < 2**32 and _number(b[1]) and 0 <= b[1] <= 1 for b in self.bred
-        ):
-            raise ValueError(f"bred holds pairs of a seed and an amount from 0 to 1, not {list(self.bred)[:3]}")
+        # lists, as JSON has them, become tuples: a recipe is a value and can be hashed
+        object.__setattr__(self, "bred", tuple(tuple(pair) for pair in self.bred))
+        object.__setattr__(self, "mix_layers", tuple(self.mix_layers))
+        object.__setattr__(self, "edits", tuple(self.edits))
+        _check_recipe(self)
 
     def edit(self, direction: str) -> Edit | None:
+        "The edit along a direction, if there is one."
         return next((e for e in self.edits if e.direction == direction), None)
 
-    def moved(self, direction: str, strength: float, layers, all_layers) -> "Recipe":
+    def moved(
+        self,
+        direction: str,
+        strength: float,  # in standard deviations
+        layers: tuple[int, int],  # first and last, both included
+        all_layers: tuple[int, int],  # of the network
+    ) -> "Recipe":
         "The recipe with this edit; one that does nothing on `all_layers` is left out."
-        new = Edit(direction, strength, tuple(layers))
-        rest = tuple(e for e in self.edits if e.direction != direction)
-        return replace(
-            self,
-            edits=tuple(
-                sorted(
-                    (*rest, *([] if not strength and new.layers == tuple(all_layers) else [new])),
-                    key=lambda e: e.direction,
-                )
-            ),
-        )
+        new = Edit(direction, strength, layers)
+        edits = [e for e in self.edits if e.direction != direction]
+        if strength or new.layers != tuple(all_layers):
+            edits.append(new)
+        return replace(self, edits=tuple(sorted(edits, key=lambda e: e.direction)))
+
+
+def _check_recipe(r: Recipe):
+    for name, seed in (("seed", r.seed), ("mix_seed", r.mix_seed)):
+        optional = name == "mix_seed" and seed is None
+        if not optional and not _seed(seed):
+            raise ValueError(f"{name} is a whole number from 0 to {2**32 - 1}, not {seed!r}")
+    if not _number(r.psi) or abs(r.psi) > 10:
+        raise ValueError(f"psi is a number from -10 to 10, not {r.psi!r}")
+    for name, count in (("cutoff", r.cutoff), ("class_index", r.class_index)):
+        if count is not None and not (_whole(count) and count >= 0):
+            raise ValueError(f"{name} is a whole number from 0 on, not {count!r}")
+    if not all(_whole(i) and i >= 0 for i in r.mix_layers):
+        raise ValueError(f"mix_layers are numbers of layers, not {list(r.mix_layers)}")
+    for pair in r.bred:
+        if len(pair) != 2 or not _seed(pair[0]) or not _number(pair[1]) or not 0 <= pair[1] <= 1:
+            raise ValueError(f"bred holds pairs of a seed and an amount from 0 to 1, not {list(r.bred)[:3]}")
 
 
 # %% ../../nbs/explore/recipe.ipynb #c464e6fa
@@ -98,28 +105,34 @@ class Recipe:
 class History:
     "Recipes in the order they were made, a position among them, and names."
 
-    steps: list = field(default_factory=lambda: [Recipe()])
+    steps: list[Recipe] = field(default_factory=lambda: [Recipe()])
     at: int = 0
-    named: dict = field(default_factory=dict)
+    named: dict[str, Recipe] = field(default_factory=dict)
     longest = 500
 
     @property
     def now(self) -> Recipe:
+        "The recipe at the position."
         return self.steps[self.at]
 
     def push(self, r: Recipe, instead: bool = False) -> bool:
         "Add a step, or put it in the place of the present one; False when it equals that."
         if r == self.now:
             return False
-        past = self.steps[: self.at + (not instead or self.at == 0)]
-        self.steps = (past if past[-1] == r else [*past, r])[-self.longest :]
+        replaced = instead and self.at > 0  # the first step has nothing before it to return to
+        past = self.steps[: self.at if replaced else self.at + 1]
+        if past[-1] != r:
+            past.append(r)
+        self.steps = past[-self.longest :]
         self.at = len(self.steps) - 1
         return True
 
     def undo(self) -> bool:
+        "Step back; False at the beginning."
         return self._go(self.at - 1)
 
     def redo(self) -> bool:
+        "Step forward; False at the end."
         return self._go(self.at + 1)
 
     def _go(self, i):
@@ -129,13 +142,14 @@ class History:
         return True
 
     def keep(self, name: str):
-        "Give the present recipe a name."
-        if not (name := name.strip()):
+        "Give the present recipe a name. ValueError for an empty one."
+        name = name.strip()
+        if not name:
             raise ValueError("a kept picture needs a name")
         self.named[name[:80]] = self.now
 
     def recall(self, name: str):
-        "Step to a named recipe."
+        "Step to a named recipe. ValueError for an unknown name."
         if name not in self.named:
             raise ValueError(f"no picture is called {name!r}; there are {', '.join(self.named) or 'none'}")
         self.push(self.named[name])
@@ -151,16 +165,18 @@ def dump_history(
     network: str = "",  # its name, for people
 ) -> str:  # JSON
     "A history as text."
-    steps, named = [asdict(r) for r in h.steps], {k: asdict(r) for k, r in h.named.items()}
-    return (
-        json.dumps(
-            {"format": FORMAT, "network": network, "generator": generator, "at": h.at, "steps": steps, "named": named},
-            indent=1,
-        )
-        + "\n"
-    )
+    content = {
+        "format": FORMAT,
+        "network": network,
+        "generator": generator,
+        "at": h.at,
+        "steps": [asdict(r) for r in h.steps],
+        "named": {name: asdict(r) for name, r in h.named.items()},
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
+# %% ../../nbs/explore/recipe.ipynb #4ec1be02
 def parse_history(
     text: str | bytes,  # as `dump_history` writes it
     generator: str,  # hash of the network at hand
@@ -173,17 +189,23 @@ def parse_history(
     if not isinstance(d, dict) or d.get("format") != FORMAT:
         raise ValueError(f"this is no recipe file: it lacks the entry format {FORMAT!r}")
     if d.get("generator") != generator:
-        raise ValueError(
-            f"this recipe belongs to another generator ({str(d.get('network'))[:60]}, {str(d.get('generator'))[:12]}); the one at hand is {generator[:12]}"
-        )
+        theirs = f"{str(d.get('network'))[:60]}, {str(d.get('generator'))[:12]}"
+        raise ValueError(f"this recipe belongs to another generator ({theirs}); the one at hand is {generator[:12]}")
     try:
-        h = History([_recipe(r) for r in d["steps"]], d["at"], {str(k)[:80]: _recipe(r) for k, r in d["named"].items()})
-        if not _whole(h.at) or not 0 <= h.at < len(h.steps) <= h.longest:
-            raise ValueError(f"position {h.at!r} of {len(h.steps)} steps")
+        return _history(d)
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         raise ValueError(f"this recipe file is damaged: {type(e).__name__}, {str(e)[:200]}") from e
+
+
+def _history(d: dict) -> History:
+    steps = [_recipe(r) for r in d["steps"]]
+    named = {str(name)[:80]: _recipe(r) for name, r in d["named"].items()}
+    h = History(steps, d["at"], named)
+    if not _whole(h.at) or not 0 <= h.at < len(h.steps) <= h.longest:
+        raise ValueError(f"position {h.at!r} of {len(h.steps)} steps")
     return h
 
 
-def _recipe(d):
-    return Recipe(**{**d, "edits": tuple(Edit(**e) for e in d.get("edits", ()))})
+def _recipe(d: dict) -> Recipe:
+    edits = tuple(Edit(**e) for e in d.get("edits", ()))
+    return Recipe(**{**d, "edits": edits})

@@ -10,47 +10,41 @@ __all__ = [
     "run_hooks",
     "Backbone",
     "shapes",
-    "read_weights",
-    "load_strict",
+    "without_classifier",
     "check_name",
     "build_net",
-    "wanted",
     "build_backbone",
-    "weights_dir",
-    "embedded",
-    "read_card",
-    "read_embedded",
-    "save_embedded",
     "load_embedded",
 ]
 
 # %% ../../nbs/judges/backbones.ipynb #bd95ce5a
-import json
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.errors import WeightsNotFound
+from ..base.state_dicts import load_strict
 from ..base.whole import sha256
+from .cards import read_embedded, read_weights
 
 
 # %% ../../nbs/judges/backbones.ipynb #267292b1
 def prepare(
     img: Tensor,  # [N, C, H, W], nominal [-1, 1]; one channel is repeated
-    size: tuple,  # (height, width) the network wants
+    size: Sequence[int],  # (height, width) the network wants
     mean,  # per channel, of images in [0, 1]
     std,  # per channel
     clamp: bool = True,
 ) -> Tensor:  # float32 [N, len(mean), *size]
-    "Clamp to [-1, 1], move to [0, 1], resize by area, normalise."
+    "Clamp to [-1, 1], move to [0, 1], resize by area, normalise. ValueError for other shapes or channels."
     if img.ndim != 4:
         raise ValueError(f"images have the shape [N, C, H, W], not {tuple(img.shape)}")
     if img.shape[1] not in (1, len(mean)):
         raise ValueError(f"the network wants {len(mean)} channels, the images have {img.shape[1]}")
-    mean, std = (torch.as_tensor(v, dtype=torch.float32, device=img.device).reshape(1, -1, 1, 1) for v in (mean, std))
+    mean = torch.as_tensor(mean, dtype=torch.float32, device=img.device).reshape(1, -1, 1, 1)
+    std = torch.as_tensor(std, dtype=torch.float32, device=img.device).reshape(1, -1, 1, 1)
 
     def normalise(x):
         return x * (0.5 / std) + (0.5 - mean) / std  # [-1, 1] -> [0, 1] -> (x - mean) / std, in one step
@@ -58,26 +52,30 @@ def prepare(
     def resize(x):
         return x if x.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(x, tuple(size))
 
-    x, grows = img.float().clamp(-1, 1) if clamp else img.float(), size[0] * size[1] > img.shape[-2] * img.shape[-1]
+    x = img.float()
+    if clamp:
+        x = x.clamp(-1, 1)
+    grows = size[0] * size[1] > img.shape[-2] * img.shape[-1]
     x = resize(normalise(x)) if grows else normalise(resize(x))  # both linear, so the order is a matter of cost
     return x.contiguous(memory_format=torch.channels_last)
 
 
 # %% ../../nbs/judges/backbones.ipynb #c8329514
-def stages(net: nn.Module) -> dict:  # {module path: {"num_chs", "reduction", "index"}}
+def stages(net) -> dict[str, dict]:  # {module path: {"num_chs", "reduction", "index"}}
     "The layers that timm can return by itself, in order of depth."
     info = net.feature_info
     info = info if isinstance(info, list) else info.get_dicts()
     return {d["module"]: dict(d, index=i) for i, d in enumerate(info)}
 
 
-def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
+def run_hooks(net, x: Tensor, layers: Iterable[str]) -> list[Tensor]:
     "Outputs of the modules named in `layers`, each read by a forward hook that lives for this call."
-    out, hooks = {}, []
+    out: dict[str, Tensor] = {}
+    hooks = []
     for name in layers:
 
-        def keep(_m, _i, y, name=name):
-            return out.__setitem__(name, y)
+        def keep(module, inputs, output, name=name):
+            out[name] = output
 
         hooks.append(net.get_submodule(name).register_forward_hook(keep))
     try:
@@ -90,36 +88,45 @@ def run_hooks(net: nn.Module, x: Tensor, layers: tuple) -> list:
 
 # %% ../../nbs/judges/backbones.ipynb #b374a794
 class Backbone(nn.Module):
-    "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}."
+    "A frozen timm network: images in [-1, 1] to {layer name: [N, C, h, w]}. ValueError for a layer it has not."
 
-    def __init__(self, net: nn.Module, layers, name: str, input_size, mean, std, sha256: str | None = None):
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, net, layers: Iterable[str], name: str, input_size, mean, std, sha256: str | None = None):
         super().__init__()
-        net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.net, self.layers, self.name, self.sha256 = net, tuple(layers), name, sha256
-        self.input_size, self.mean, self.std = tuple(input_size), tuple(mean), tuple(std)
-        for k, v in (("shift", mean), ("scale", std)):
-            self.register_buffer(
-                k, torch.tensor(v, dtype=torch.float32), persistent=False
-            )  # lists would be sent to the device at every call
-        known, modules = stages(net), dict(net.named_modules())
-        if missing := [l for l in self.layers if l not in known and l not in modules]:
-            raise ValueError(f"{name} has no layer {missing[0]!r}; timm names {', '.join(known)}")
-        self.indices = [known[l]["index"] for l in self.layers] if set(self.layers) <= set(known) else None
-        if self.indices is None:  # a hooked output must not be overwritten by an in-place ReLU
-            for m in modules.values():
-                if getattr(m, "inplace", False):
-                    m.inplace = False
+        self.net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.layers = tuple(layers)
+        self.name = name
+        self.sha256 = sha256
+        self.input_size = tuple(input_size)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        # buffers, because lists would be sent to the device at every call
+        self.register_buffer("shift", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(std, dtype=torch.float32), persistent=False)
+        known = stages(self.net)
+        modules = dict(self.net.named_modules())
+        for layer in self.layers:
+            if layer not in known and layer not in modules:
+                raise ValueError(f"{name} has no layer {layer!r}; timm names {', '.join(known)}")
+        self.indices: list[int] | None = None  # None: read by hooks
+        if set(self.layers) <= set(known):
+            self.indices = [known[layer]["index"] for layer in self.layers]
+            return
+        for m in modules.values():
+            if getattr(m, "inplace", False):
+                m.inplace = False  # a hooked output must not be overwritten by an in-place ReLU
 
-    def forward(self, img: Tensor, clamp: bool = True) -> dict:
+    def forward(self, img: Tensor, clamp: bool = True) -> dict[str, Tensor]:
         "Every layer's map, in the order of `layers`; `clamp` as for `prepare`."
         x = prepare(img, self.input_size, self.shift, self.scale, clamp)
         if self.indices is None:
             return dict(zip(self.layers, run_hooks(self.net, x, self.layers)))
-        maps = self.net.forward_intermediates(
-            x, indices=sorted(set(self.indices)), norm=True, stop_early=True, intermediates_only=True
-        )
-        found = dict(zip(sorted(set(self.indices)), maps))
-        return {l: found[i] for l, i in zip(self.layers, self.indices)}
+        indices = sorted(set(self.indices))
+        maps = self.net.forward_intermediates(x, indices=indices, norm=True, stop_early=True, intermediates_only=True)
+        found = dict(zip(indices, maps))
+        return {layer: found[i] for layer, i in zip(self.layers, self.indices)}
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -128,80 +135,34 @@ class Backbone(nn.Module):
 # %% ../../nbs/judges/backbones.ipynb #1551b5ee
 def shapes(
     backbone: Backbone,
-) -> dict:  # {layer: (channels, height, width)}
+) -> dict[str, tuple[int, int, int]]:  # {layer: (channels, height, width)}
     "Shape of every layer's map: from metadata where timm has it, otherwise from one blank image."
     if backbone.indices is None:
         device = next(backbone.parameters()).device
         with torch.no_grad():
             maps = backbone(torch.zeros(1, len(backbone.mean), 8, 8, device=device))
-        return {l: tuple(m.shape[1:]) for l, m in maps.items()}
+        return {layer: tuple(m.shape[1:]) for layer, m in maps.items()}
     known = stages(backbone.net)
-
-    def side(l, n):
-        return -(-n // known[l]["reduction"])
-
-    return {l: (known[l]["num_chs"], *(side(l, n) for n in backbone.input_size)) for l in backbone.layers}
-
-
-# %% ../../nbs/judges/backbones.ipynb #612f4a9e
-def read_weights(
-    path,  # .safetensors, or a file written by torch.save
-) -> dict:  # {name: tensor} on the CPU
-    "Tensors of a weights file; never executes anything in it."
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsNotFound(f"weights file not found: {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e:
-            raise ValueError(
-                f"{path}: not a file of plain tensors ({type(e).__name__}); convert it to safetensors"
-            ) from e
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    for prefix in ("module.", "backbone."):
-        if state and all(k.startswith(prefix) for k in state):
-            state = {k[len(prefix) :]: v for k, v in state.items()}
-    return state
+    height, width = backbone.input_size
+    found = {}
+    for layer in backbone.layers:
+        step = known[layer]["reduction"]
+        found[layer] = (known[layer]["num_chs"], -(-height // step), -(-width // step))
+    return found
 
 
 # %% ../../nbs/judges/backbones.ipynb #7c3d151f
-CLASSIFIER = (
-    "head.",
-    "head_dist.",
-    "fc.",
-    "classifier.",
-    "pre_logits.",
-    "last_linear.",
-)  # unused by a feature extractor
+CLASSIFIER = ("head.", "head_dist.", "fc.", "classifier.", "pre_logits.", "last_linear.")
 
 
-def load_strict(net: nn.Module, state: dict, source: str):
-    "Copy `state` into `net`; only classifier tensors may be left over. Raises ValueError naming `source`."
-    want = net.state_dict()
-    state = {k: v for k, v in state.items() if k in want or not k.startswith(CLASSIFIER)}
-    missing, extra = sorted(want.keys() - state.keys()), sorted(state.keys() - want.keys())
-    wrong = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(want[k].shape)}"
-        for k in want.keys() & state.keys()
-        if state[k].shape != want[k].shape
-    ]
-    for what, names in (("lacks", missing), ("has unknown", extra), ("has the wrong shape for", sorted(wrong))):
-        if names:
-            raise ValueError(
-                f"{source} does not fit: it {what} {len(names)} tensor{'s' * (len(names) > 1)}, first {names[0]}"
-            )
-    net.load_state_dict(state)
+def without_classifier(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "A state without the classifier that a feature extractor has no use for; what the network has stays."
+    own = net.state_dict()
+    return {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIER)}
 
 
 # %% ../../nbs/judges/backbones.ipynb #500efb8b
-def check_name(name: str, also=()):
+def check_name(name: str, also: Iterable[str] = ()):
     "Raise ValueError, with the nearest names of timm's and `also`, unless timm knows the network."
     import timm
 
@@ -218,7 +179,7 @@ def build_net(
     kwargs: dict | None = None,  # constructor arguments beyond the name
     seed: int = 0,  # of the random weights
     pretrained: bool = False,  # let timm fetch its weights from the hub
-) -> nn.Module:  # without a classifier
+):  # the network, without a classifier unless kwargs give num_classes
     "A timm network; the caller's random stream stays untouched."
     import timm
 
@@ -232,7 +193,7 @@ def build_net(
 
 
 # %% ../../nbs/judges/backbones.ipynb #c383eabd
-def wanted(name: str, url: str | None = None) -> str:
+def _wanted(name, url):
     "The sentence that says which file is missing and how to hand it over."
     url = url or f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
     return (
@@ -243,102 +204,45 @@ def wanted(name: str, url: str | None = None) -> str:
 
 def build_backbone(
     name: str,  # timm name with a tag, e.g. "vit_base_patch16_224.dino"
-    layers,  # module paths, e.g. ("blocks.11", "blocks.8"), or a function of the network that names them
+    layers: Iterable[str] | Callable,  # module paths, e.g. ("blocks.11", "blocks.8"), or a function of the network
     weights=None,  # a local file, or "random" for an untrained network
     allow_download: bool = False,  # permit timm to fetch the weights
     url: str | None = None,  # where the file is published, for the error
     seed: int = 0,  # for weights="random"
-    size: int
-    | None = None,  # side of its input; None: what it was trained at (transformers with a position table can be asked for another)
+    size: int | None = None,  # side of its input; None: what it was trained at
 ) -> Backbone:
     "Build, fill and freeze a timm network. Raises WeightsNotFound (at once) and ValueError."
     if weights is None and not allow_download:
-        raise WeightsNotFound(wanted(name, url))
-    if weights not in (None, "random"):
-        state = read_weights(weights)
-    kwargs = (
-        {"dynamic_img_size": True} if size else None
-    )  # the stored table of positions stays, and is resampled when used
+        raise WeightsNotFound(_wanted(name, url))
+    from_file = weights not in (None, "random")
+    state = read_weights(weights) if from_file else {}
+    # with a size of its own a transformer keeps its stored table of positions, which is resampled when used
+    kwargs = {"dynamic_img_size": True} if size else None
     try:
         net = build_net(name, kwargs, seed, pretrained=weights is None)
     except (OSError, RuntimeError) as e:
-        raise WeightsNotFound(f"{wanted(name, url)} with a network ({type(e).__name__}: {e})") from e
-    sha = None
-    if weights not in (None, "random"):
-        load_strict(net, state, str(weights))
-        sha = sha256(weights)
+        raise WeightsNotFound(f"{_wanted(name, url)} with a network ({type(e).__name__}: {e})") from e
+    if from_file:
+        load_strict(net, without_classifier(net, state), str(weights))
+    digest = sha256(weights) if from_file else None
     cfg = net.pretrained_cfg
-    return Backbone(
-        net,
-        layers(net) if callable(layers) else layers,
-        name,
-        (size, size) if size else cfg["input_size"][1:],
-        cfg["mean"],
-        cfg["std"],
-        sha,
-    )
-
-
-# %% ../../nbs/judges/backbones.ipynb #890cccc2
-def weights_dir(folder=None) -> Path:
-    "Where the embedded networks live: the package's own folder, or the one given."
-    return Path(folder) if folder else Path(str(resources.files("hsr_nb.weights")))
-
-
-def embedded(folder=None) -> list:
-    return sorted(p.stem for p in weights_dir(folder).glob("*.json") if p.with_suffix(".safetensors").exists())
-
-
-def read_card(name: str, folder=None) -> dict:
-    "The card of an embedded network. Raises WeightsNotFound naming those that exist."
-    path = weights_dir(folder) / f"{name}.json"
-    if not path.exists():
-        raise WeightsNotFound(f"no embedded network {name!r}; there are {', '.join(embedded(folder)) or 'none'}")
-    return json.loads(path.read_text())
-
-
-def read_embedded(name: str, folder=None) -> tuple:  # ({tensor name: float32 tensor}, card)
-    "Tensors and card of an embedded network; the file must have the hash that its card states."
-    card, path = read_card(name, folder), weights_dir(folder) / f"{name}.safetensors"
-    if (found := sha256(path)) != card["sha256"]:
-        raise ValueError(
-            f"{path.name} has SHA-256 {found[:12]}…, its card says {card['sha256'][:12]}…: the pair does not belong together"
-        )
-    return {k: v.float() if v.is_floating_point() else v for k, v in read_weights(path).items()}, card
-
-
-def save_embedded(name: str, state: dict, card: dict, folder=None, dtype=torch.float16) -> Path:
-    "Write an embedded network and its card; floating tensors are stored as `dtype`."
-    from safetensors.torch import save_file
-
-    folder = weights_dir(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.safetensors"
-    save_file({k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}, path)
-    path.chmod(0o644)  # safetensors makes files that only their owner can read
-    card = {
-        "name": name,
-        **card,
-        "stored_as": str(dtype).split(".")[-1],
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-    }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-    return path
+    input_size = (size, size) if size else cfg["input_size"][1:]
+    chosen = layers(net) if callable(layers) else layers
+    return Backbone(net, chosen, name, input_size, cfg["mean"], cfg["std"], digest)
 
 
 # %% ../../nbs/judges/backbones.ipynb #ef5c1ff0
 def load_embedded(
     name: str,  # an embedded network whose card has "timm", "input" and "layers"
-    layers=None,  # None: those of the card
+    layers: Iterable[str] | None = None,  # None: those of the card
     folder=None,  # None: the package's own weights
     random_seed: int | None = None,  # not None: keep random weights of this seed (the untrained twin)
 ) -> Backbone:
-    "Build an embedded timm network from nothing but its card and its file."
+    "Build an embedded timm network from nothing but its card and its file. Raises WeightsNotFound and ValueError."
     state, card = read_embedded(name, folder)
     net = build_net(card["timm"]["name"], card["timm"]["kwargs"], seed=random_seed or 0)
     if random_seed is None:
-        load_strict(net, state, f"{name}.safetensors")
+        load_strict(net, without_classifier(net, state), f"{name}.safetensors")
     spec = card["input"]
-    layers = card["layers"].values() if layers is None else layers
-    return Backbone(net, layers, name, spec["size"], spec["mean"], spec["std"], card["sha256"])
+    chosen = card["layers"].values() if layers is None else layers
+    return Backbone(net, chosen, name, spec["size"], spec["mean"], spec["std"], card["sha256"])

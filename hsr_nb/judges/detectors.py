@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "IMAGENET",
+    "halving_convolutions",
     "AttributeNet",
     "Detector",
     "InceptionDetector",
@@ -15,25 +16,37 @@ __all__ = [
 ]
 
 # %% ../../nbs/judges/detectors.ipynb #ebae5f1c
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from .backbones import build_net, check_name, embedded, load_strict, prepare, read_embedded
-from .inception_vgg import VGG16, Inception, fill, read_published, resize_tf1
+from ..base.state_dicts import load_strict
+from .backbones import build_net, check_name, prepare, without_classifier
+from .cards import embedded, read_embedded
+from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
 
 
 # %% ../../nbs/judges/detectors.ipynb #31f84057
-class AttributeNet(nn.Module):
+def halving_convolutions(widths: Sequence[int]) -> nn.Sequential:
+    "Pairs of 3 x 3 convolutions from three channels to the last width; the first of each pair halves the picture."
+    layers: list[nn.Module] = []
+    cin = 3
+    for width in widths:
+        for stride in (2, 1):
+            layers += [nn.Conv2d(cin, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            cin = width
+    return nn.Sequential(*layers)
+
+
+class AttributeNet(FeatureNet):
     "A plain convolutional regressor; its pooled last map is the feature vector."
 
-    def __init__(self, widths=(24, 48, 72, 96), attributes: int = 9):
+    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96), attributes: int = 9):
         super().__init__()
-        pairs, cin = [], 3
-        for w in widths:
-            for stride, c in ((2, cin), (1, w)):
-                pairs += [nn.Conv2d(c, w, 3, stride, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True)]
-            cin = w
-        self.body, self.head, self.num_features = nn.Sequential(*pairs), nn.Linear(cin, attributes), cin
+        self.num_features = widths[-1]
+        self.body = halving_convolutions(widths)
+        self.head = nn.Linear(self.num_features, attributes)
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))  # [N, 3, H, W] -> [N, widths[-1]]
@@ -44,22 +57,21 @@ class AttributeNet(nn.Module):
 
 # %% ../../nbs/judges/detectors.ipynb #d2f3ac67
 class Detector:
-    "A frozen judge: uint8 pictures to float32 features, and to attribute estimates."
+    "A frozen judge: uint8 pictures to float32 features, and to attribute estimates. ValueError for other pictures."
 
-    def __init__(self, net: nn.Module, card: dict, device="cpu"):
-        self.net, self.card = net.requires_grad_(False).eval().to(device, memory_format=torch.channels_last), card
-        self.name, self.sha256, self.num_features, self.device = (
-            card["name"],
-            card["sha256"],
-            net.num_features,
-            torch.device(device),
-        )
-        self.attribute_names = tuple(card["attributes"])
+    def __init__(self, net: FeatureNet, card: dict, device="cpu"):
+        net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+        self.net = net
+        self.card = card
+        self.name: str = card["name"]
+        self.sha256: str = card["sha256"]
+        self.num_features = net.num_features
+        self.attribute_names: tuple[str, ...] = tuple(card["attributes"])
+        self.device = torch.device(device)
 
     def prepare(self, images: Tensor) -> Tensor:
         "uint8 [n, C, H, W] -> normalised float32 at the detector's input size."
-        if images.dtype != torch.uint8:
-            raise ValueError(f"{self.name} sees uint8 images, as they would be saved; found {images.dtype}")
+        self._check(images)
         spec = self.card["input"]
         return prepare(images.to(self.device).float() / 127.5 - 1, spec["size"], spec["mean"], spec["std"])
 
@@ -71,28 +83,34 @@ class Detector:
     def attributes(self, images: Tensor) -> Tensor:
         return self.net(self.prepare(images))  # [n, attributes], 0..1 but not clamped
 
+    def _check(self, images):
+        if images.dtype != torch.uint8:
+            raise ValueError(f"{self.name} sees uint8 images, as they would be saved; found {images.dtype}")
+
 
 # %% ../../nbs/judges/detectors.ipynb #ac0d1c62
 class InceptionDetector(Detector):
-    "The judge of the published scores."
+    "The judge of the published scores. [FID]"
 
     def prepare(self, images: Tensor) -> Tensor:
         "uint8 [n, C, H, W] -> 299 x 299 by TensorFlow's rule, (x - 128) / 128."
-        if images.dtype != torch.uint8:
-            raise ValueError(f"{self.name} sees uint8 images, as they would be saved; found {images.dtype}")
+        self._check(images)
         return (resize_tf1(images.to(self.device).float().expand(-1, 3, -1, -1), 299) - 128) / 128
 
 
-class Pooled(nn.Module):
-    "A timm network without its classifier."
+class Pooled(FeatureNet):
+    "A timm network; its answer, pooled features or the logits of its own classes, is the feature vector."
 
-    def __init__(self, net: nn.Module, size):
+    def __init__(self, net, size: Sequence[int]):
         super().__init__()
         self.net = net.eval()
         with torch.no_grad():
-            self.num_features = net(torch.zeros(1, 3, *size)).shape[1]
+            self.num_features: int = net(torch.zeros(1, 3, *size)).shape[1]
 
     def features(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
@@ -103,12 +121,14 @@ IMAGENET = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.
 def load_embedded_detector(name: str, device="cpu", folder=None) -> Detector:
     "A detector that ships with the package: a judge, or a teacher that judges what it did not teach."
     state, card = read_embedded(name, folder)
-    net = (
-        Pooled(build_net(card["timm"]["name"], card["timm"]["kwargs"]), card["input"]["size"])
-        if "timm" in card
-        else AttributeNet(**card["architecture"]["kwargs"])
-    )
-    load_strict(net.net if "timm" in card else net, state, f"{name}.safetensors")
+    net: FeatureNet
+    if "timm" in card:
+        timm_net = build_net(card["timm"]["name"], card["timm"]["kwargs"])
+        load_strict(timm_net, without_classifier(timm_net, state), f"{name}.safetensors")
+        net = Pooled(timm_net, card["input"]["size"])
+    else:
+        net = AttributeNet(**card["architecture"]["kwargs"])
+        load_strict(net, state, f"{name}.safetensors")
     return Detector(net, {"attributes": [], **card}, device)
 
 
@@ -117,7 +137,6 @@ def load_detector(
     device="cpu",
     folder=None,  # where embedded networks live; None: in the package
     weights=None,  # local file, for a network that is not embedded
-    trust=(),  # first digits of the SHA-256 of files that are not the published ones and wanted all the same
     allow_download: bool = False,
 ) -> Detector:
     "Load a detector. Raises WeightsNotFound (at once, saying which file is wanted) and ValueError."
@@ -125,27 +144,37 @@ def load_detector(
         return load_embedded_detector(name, device, folder)
     if name not in ("inception", "vgg16"):
         check_name(name, ("inception", "vgg16", *embedded(folder)))
-    state, digest, name_of_scores = read_published(name, weights, trust, allow_download)
+    state, digest, name_of_scores = read_published(name, weights, allow_download)
     card = {"name": name_of_scores, "sha256": digest, "attributes": [], "input": IMAGENET}
+    source = f"the file of {name}"
     if name == "inception":
-        net, card["attributes"] = Inception(), [f"class {i}" for i in range(Inception.classes)]
-    elif name == "vgg16":
-        net = VGG16()
-    else:
-        cfg = (timm_net := build_net(name)).pretrained_cfg
-        net, card["input"] = (
-            Pooled(timm_net, cfg["input_size"][1:]),
-            {"size": cfg["input_size"][1:], "mean": cfg["mean"], "std": cfg["std"]},
-        )
-    fill(net.net if isinstance(net, Pooled) else net, state, f"the file of {name}")
-    return (InceptionDetector if name == "inception" else Detector)(net, card, device)
+        inception = Inception()
+        fill(inception, state, source)
+        classes = [f"class {i}" for i in range(Inception.classes)]
+        return InceptionDetector(inception, card | {"attributes": classes}, device)
+    if name == "vgg16":
+        vgg16 = VGG16()
+        fill(vgg16, state, source)
+        return Detector(vgg16, card, device)
+    timm_net = build_net(name)
+    fill(timm_net, state, source)
+    cfg = timm_net.pretrained_cfg
+    size = cfg["input_size"][1:]
+    spec = {"size": size, "mean": cfg["mean"], "std": cfg["std"]}
+    return Detector(Pooled(timm_net, size), card | {"input": spec}, device)
 
 
-def require_independent(judge, teacher: dict | None = None):
-    "Raise ValueError when the judge is the network that taught; `teacher` as a checkpoint records it, None: there was none."
-    if teacher and (
-        judge.sha256 == teacher.get("sha256") or judge.name in (teacher.get("name"), teacher.get("network"))
-    ):
+def require_independent(
+    judge,  # anything with .name and .sha256
+    teacher: dict | None = None,  # as a checkpoint records it; None: there was none
+):
+    "Raise ValueError when the judge is the network that taught."
+    if not teacher:
+        return
+    same_weights = judge.sha256 == teacher.get("sha256")
+    same_name = judge.name in (teacher.get("name"), teacher.get("network"))
+    if same_weights or same_name:
         raise ValueError(
-            f"{judge.name} taught this network and cannot judge it: the network that judges is never the one that teaches"
+            f"{judge.name} taught this network and cannot judge it: "
+            "the network that judges is never the one that teaches"
         )

@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = [
+    "ARCHITECTURES",
     "block_levels",
     "channels_at",
     "size_at",
     "low_precision_from",
+    "dtype_at",
     "SynthesisLayer",
     "ToRGBLayer",
     "SynthesisBlock",
+    "check_architecture",
     "SynthesisNetwork",
     "Generator",
 ]
 
 # %% ../../nbs/nets/generator.ipynb #cb73456a
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +62,18 @@ def low_precision_from(img_resolution: int, num_fp16_res: int) -> float:
     return max(2 * img_resolution // 2**num_fp16_res, 8) if num_fp16_res else math.inf
 
 
+def dtype_at(level: int, img_resolution: int, num_fp16_res: int, low_precision: str = "float16") -> torch.dtype:
+    "Type of a level's maps on a GPU."
+    half = level >= low_precision_from(img_resolution, num_fp16_res)
+    return getattr(torch, low_precision) if half else torch.float32
+
+
 # %% ../../nbs/nets/generator.ipynb #531ed15b
 class SynthesisLayer(nn.Module):
     "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h*up, w*up]."
+
+    resample_filter: Tensor
+    noise_const: Tensor
 
     def __init__(
         self,
@@ -75,13 +88,11 @@ class SynthesisLayer(nn.Module):
         conv_clamp: float | None = None,
     ):
         super().__init__()
-        self.up, self.use_noise, self.activation, self.conv_clamp, self.size = (
-            up,
-            use_noise,
-            activation,
-            conv_clamp,
-            tuple(size),
-        )
+        self.up = up
+        self.use_noise = use_noise
+        self.activation = activation
+        self.conv_clamp = conv_clamp
+        self.size = tuple(size)
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -101,21 +112,11 @@ class SynthesisLayer(nn.Module):
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "random", gain: float = 1.0, impl: str = "auto"
     ) -> Tensor:
-        return modulated_layer(
-            x,
-            self.weight,
-            self.affine(w),
-            self.noise(x.shape[0], noise_mode),
-            self.bias,
-            self.activation,
-            gain,
-            None if self.conv_clamp is None else self.conv_clamp * gain,
-            impl,
-            up=self.up,
-            padding=1,
-            resample_filter=self.resample_filter,
-            flip_weight=self.up == 1,
-        )
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        styles = self.affine(w)
+        noise = self.noise(x.shape[0], noise_mode)
+        resample = dict(up=self.up, padding=1, resample_filter=self.resample_filter, flip_weight=self.up == 1)
+        return modulated_layer(x, self.weight, styles, noise, self.bias, self.activation, gain, clamp, impl, **resample)
 
 
 # %% ../../nbs/nets/generator.ipynb #bb688348
@@ -124,7 +125,8 @@ class ToRGBLayer(nn.Module):
 
     def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None):
         super().__init__()
-        self.conv_clamp, self.gain = conv_clamp, in_channels**-0.5
+        self.conv_clamp = conv_clamp
+        self.gain = in_channels**-0.5
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
@@ -136,7 +138,9 @@ class ToRGBLayer(nn.Module):
 
 # %% ../../nbs/nets/generator.ipynb #6bbe2603
 class SynthesisBlock(nn.Module):
-    "One level of the synthesis network; holds `const` at level 4."
+    "One level of the synthesis network; holds `const` at level 4. [StyleGAN2] figures 2 and 7."
+
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -149,43 +153,34 @@ class SynthesisBlock(nn.Module):
         architecture: str = "skip",
         resample_filter=FILTER,
         conv_clamp: float | None = None,
-        dtype=torch.float32,
+        dtype: torch.dtype = torch.float32,
         **layer_kwargs,
     ):
         super().__init__()
-        self.architecture, self.dtype, self.is_first = architecture, dtype, in_channels == 0
+        self.architecture = architecture
+        self.dtype = dtype
+        self.is_first = in_channels == 0
+        self.num_conv = 1 if self.is_first else 2
         self.register_buffer("resample_filter", setup_filter(resample_filter))
-        layer = dict(w_dim=w_dim, size=size, resample_filter=resample_filter, conv_clamp=conv_clamp, **layer_kwargs)
+        how = dict(w_dim=w_dim, size=size, resample_filter=resample_filter, conv_clamp=conv_clamp, **layer_kwargs)
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **layer)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, **layer)
-        self.torgb = (
-            ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp) if is_last or architecture == "skip" else None
-        )
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **how)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, **how)
+        has_colours = is_last or architecture == "skip"
+        self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp) if has_colours else None
         if architecture == "resnet" and not self.is_first:
             self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter)
-        self.num_conv = 1 if self.is_first else 2
 
     def forward(
-        self,
-        x: Tensor | None,
-        img: Tensor | None,
-        ws: Tensor,
-        force_fp32: bool = False,
-        noise_mode: str = "random",
-        impl: str = "auto",
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, force_fp32=False, noise_mode="random", impl="auto"
     ):
         dtype = self.dtype if ws.is_cuda and not force_fp32 else torch.float32
         how = dict(noise_mode=noise_mode, impl=impl)
-        if self.is_first:
-            x = (
-                self.const.to(dtype)
-                .expand(ws.shape[0], *self.const.shape)
-                .contiguous(memory_format=torch.channels_last)
-            )
-            x = self.conv1(x, ws[:, 0], **how)
+        if x is None:
+            x = self.const.to(dtype).expand(ws.shape[0], *self.const.shape)
+            x = self.conv1(x.contiguous(memory_format=torch.channels_last), ws[:, 0], **how)
         elif self.architecture == "resnet":
             x = x.to(dtype)
             y = self.skip(x, gain=0.5**0.5, impl=impl)
@@ -200,9 +195,34 @@ class SynthesisBlock(nn.Module):
         return x, img
 
 
+# %% ../../nbs/nets/generator.ipynb #dab3fea7
+ARCHITECTURES = ("skip", "orig", "resnet")
+
+
+def check_architecture(architecture: str):
+    "ValueError for an architecture that does not exist."
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be skip, orig or resnet, not {architecture!r}")
+
+
+def _check_request(net, ws, taps, stop_at, noise_mode):
+    "ValueError for what a synthesis network cannot give."
+    if noise_mode not in ("random", "const", "none"):
+        raise ValueError(f"noise_mode must be random, const or none, not {noise_mode!r}")
+    if ws.ndim != 3 or ws.shape[1:] != (net.num_ws, net.w_dim):
+        raise ValueError(f"ws must have shape [N, {net.num_ws}, {net.w_dim}], found {list(ws.shape)}")
+    for level in (*taps, *([stop_at] if stop_at else [])):
+        if level not in net.levels:
+            raise ValueError(f"this generator has no level {level}; its levels are {net.levels}")
+    if stop_at and taps and max(taps) > stop_at:
+        raise ValueError(f"a tap at level {max(taps)} lies beyond stop_at={stop_at}")
+    if stop_at not in (None, net.img_resolution) and net.architecture != "skip":
+        raise ValueError(f"stop_at needs the skip architecture, this generator is {net.architecture!r}")
+
+
 # %% ../../nbs/nets/generator.ipynb #f1709a57
 class SynthesisNetwork(nn.Module):
-    "ws [N, num_ws, w_dim] -> image [N, img_channels, H, W], nominally in [-1, 1]. Karras et al. 2019, figure 2 and section 4."
+    "ws [N, num_ws, w_dim] -> image [N, img_channels, H, W], nominally in [-1, 1]. [StyleGAN2] section 4."
 
     def __init__(
         self,
@@ -219,67 +239,53 @@ class SynthesisNetwork(nn.Module):
         **block_kwargs,
     ):
         super().__init__()
-        if architecture not in ("skip", "orig", "resnet"):
-            raise ValueError(f"architecture must be skip, orig or resnet, not {architecture!r}")
-        self.levels, self.w_dim, self.num_ws = (
-            block_levels(img_resolution),
-            w_dim,
-            2 * int(math.log2(img_resolution)) - 2,
-        )
-        self.img_resolution, self.img_channels, self.architecture = img_resolution, img_channels, architecture
-        self.channels = {r: channels_at(r, channel_base, channel_max) for r in self.levels}
-        half_from = low_precision_from(img_resolution, num_fp16_res)
+        check_architecture(architecture)
+        self.levels = block_levels(img_resolution)
+        self.w_dim = w_dim
+        self.num_ws = 2 * len(self.levels)
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.architecture = architecture
+        ch = self.channels = {r: channels_at(r, channel_base, channel_max) for r in self.levels}
+        how = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp, **block_kwargs)
         for r in self.levels:
+            dtype = dtype_at(r, img_resolution, num_fp16_res, low_precision)
             block = SynthesisBlock(
-                self.channels[r // 2] if r > 4 else 0,
-                self.channels[r],
-                w_dim,
-                size_at(r, base_size),
-                img_channels,
-                r == img_resolution,
-                architecture,
-                conv_clamp=conv_clamp,
-                dtype=getattr(torch, low_precision) if r >= half_from else torch.float32,
-                **block_kwargs,
+                ch.get(r // 2, 0), ch[r], w_dim, size_at(r, base_size), is_last=r == img_resolution, dtype=dtype, **how
             )
-            setattr(self, f"b{r}", block)
+            setattr(self, f"b{r}", block)  # b4, b8, …: the names in every published checkpoint
+
+    @property
+    def blocks(self) -> list[SynthesisBlock]:
+        return [getattr(self, f"b{r}") for r in self.levels]  # coarse to fine
 
     def forward(
         self,
         ws: Tensor,
-        taps: tuple[int, ...] | None = None,
+        taps: Sequence[int] | None = None,
         stop_at: int | None = None,
         noise_mode: str = "random",
         force_fp32: bool = False,
         impl: str = "auto",
     ):
         "The image; with `taps` a pair (image, {level: features}); with `stop_at` the picture so far at that level."
-        if noise_mode not in ("random", "const", "none"):
-            raise ValueError(f"noise_mode must be random, const or none, not {noise_mode!r}")
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must have shape [N, {self.num_ws}, {self.w_dim}], found {list(ws.shape)}")
-        for r in [*(taps or ()), *([stop_at] if stop_at else [])]:
-            if r not in self.levels:
-                raise ValueError(f"this generator has no level {r}; its levels are {self.levels}")
-        if stop_at and max(taps or (0,)) > stop_at:
-            raise ValueError(f"a tap at level {max(taps)} lies beyond stop_at={stop_at}")
-        if stop_at not in (None, self.img_resolution) and self.architecture != "skip":
-            raise ValueError(f"stop_at needs the skip architecture, this generator is {self.architecture!r}")
+        _check_request(self, ws, taps or (), stop_at, noise_mode)
         x = img = None
-        feats, ws = {}, ws.float()
-        for i, r in enumerate(self.levels):
-            block, start = getattr(self, f"b{r}"), max(2 * i - 1, 0)
-            x, img = block(x, img, ws[:, start : start + block.num_conv + 1], force_fp32, noise_mode, impl)
-            if taps is not None and r in taps:
-                feats[r] = x
-            if r == stop_at:
+        feats = {}
+        for i, (level, block) in enumerate(zip(self.levels, self.blocks)):
+            start = max(2 * i - 1, 0)
+            styles = ws[:, start : start + block.num_conv + 1].float()
+            x, img = block(x, img, styles, force_fp32, noise_mode, impl)
+            if taps is not None and level in taps:
+                feats[level] = x
+            if level == stop_at:
                 break
         return img if taps is None else (img, feats)
 
 
 # %% ../../nbs/nets/generator.ipynb #82021ebd
 class Generator(nn.Module):
-    "The StyleGAN2 generator: `mapping` and `synthesis`. State-dict names and shapes are those of stylegan2-ada-pytorch."
+    "The generator of [StyleGAN2]: `mapping` and `synthesis`. State-dict names and shapes are stylegan2-ada-pytorch's."
 
     def __init__(
         self,
@@ -293,30 +299,28 @@ class Generator(nn.Module):
         base_size: tuple[int, int] = (4, 4),
     ):
         super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = (
-            z_dim,
-            c_dim,
-            w_dim,
-            img_resolution,
-            img_channels,
-        )
+        mapping_kwargs = dict(mapping_kwargs or {})
+        synthesis_kwargs = dict(synthesis_kwargs or {})
         self.init_kwargs = dict(
             z_dim=z_dim,
             c_dim=c_dim,
             w_dim=w_dim,
             img_resolution=img_resolution,
             img_channels=img_channels,
-            mapping_kwargs=dict(mapping_kwargs or {}),
-            synthesis_kwargs=dict(synthesis_kwargs or {}),
+            mapping_kwargs=mapping_kwargs,
+            synthesis_kwargs=synthesis_kwargs,
             base_size=list(base_size),
         )
-        self.synthesis = SynthesisNetwork(
-            w_dim, img_resolution, img_channels, base_size=tuple(base_size), **(synthesis_kwargs or {})
-        )
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
-        self.tap_channels = dict(self.synthesis.channels)
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
         self.img_size = size_at(img_resolution, base_size)
+        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, base_size=base_size, **synthesis_kwargs)
+        self.num_ws = self.synthesis.num_ws
+        self.tap_channels = dict(self.synthesis.channels)
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
 
     def forward(
         self,

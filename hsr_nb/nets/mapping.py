@@ -12,9 +12,27 @@ from torch import Tensor, nn
 from .layers import FullyConnectedLayer, normalize_2nd_moment
 
 
+# %% ../../nbs/nets/mapping.ipynb #04143799
+def _checked(x, width, what):
+    "A float [N, width], or a sentence."
+    if x is None or x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"{what} must have shape [N, {width}], found {None if x is None else list(x.shape)}")
+    return x.float()
+
+
+def _inputs(net, z, c):
+    "What the dense layers see: the normalised latent, and beside it the normalised embedding of the label."
+    parts = []
+    if net.z_dim:
+        parts.append(normalize_2nd_moment(_checked(z, net.z_dim, "z")))
+    if net.c_dim:
+        parts.append(normalize_2nd_moment(net.embed(_checked(c, net.c_dim, "labels c"))))
+    return torch.cat(parts, dim=1)
+
+
 # %% ../../nbs/nets/mapping.ipynb #6f637815
 class MappingNetwork(nn.Module):
-    "z [N, z_dim] and labels c [N, c_dim] -> ws [N, num_ws, w_dim]. Karras et al. 2018, figure 1b."
+    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], or w [N, w_dim] without num_ws. [StyleGAN] figure 1b."
 
     def __init__(
         self,
@@ -32,19 +50,21 @@ class MappingNetwork(nn.Module):
         super().__init__()
         if z_dim < 1 and c_dim < 1:
             raise ValueError("a mapping network needs a latent (z_dim) or labels (c_dim)")
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
-        self.num_layers, self.w_avg_beta = num_layers, w_avg_beta
-        embed, hidden = (embed_features or w_dim) if c_dim else 0, layer_features or w_dim
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.num_ws = num_ws
+        self.num_layers = num_layers
+        self.w_avg_beta = w_avg_beta
+        embed = (embed_features or w_dim) if c_dim else 0
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed)
-        sizes = [z_dim + embed] + [hidden] * (num_layers - 1) + [w_dim]
+        sizes = [z_dim + embed] + [layer_features or w_dim] * (num_layers - 1) + [w_dim]
         for i in range(num_layers):
-            setattr(
-                self,
-                f"fc{i}",
-                FullyConnectedLayer(sizes[i], sizes[i + 1], activation=activation, lr_multiplier=lr_multiplier),
-            )
+            layer = FullyConnectedLayer(sizes[i], sizes[i + 1], activation=activation, lr_multiplier=lr_multiplier)
+            setattr(self, f"fc{i}", layer)
         if num_ws is not None and w_avg_beta is not None:
+            self.w_avg: Tensor
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(
@@ -54,10 +74,7 @@ class MappingNetwork(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
     ) -> Tensor:
-        x = [] if self.z_dim == 0 else [normalize_2nd_moment(self._checked(z, self.z_dim, "z"))]
-        if self.c_dim:
-            x.append(normalize_2nd_moment(self.embed(self._checked(c, self.c_dim, "labels c"))))
-        x = torch.cat(x, dim=1)
+        x = _inputs(self, z, c)
         for i in range(self.num_layers):
             x = getattr(self, f"fc{i}")(x)
         if self.num_ws is None:
@@ -71,12 +88,6 @@ class MappingNetwork(nn.Module):
         k = ws.shape[1] if cutoff is None else cutoff
         return torch.cat([self.w_avg.lerp(ws[:, :k], psi), ws[:, k:]], dim=1)
 
-    @torch.no_grad()
     def update_w_avg(self, w_mean: Tensor):
         "Move the running mean of w toward a batch's mean [w_dim]."
-        self.w_avg.copy_(w_mean.detach().lerp(self.w_avg, self.w_avg_beta))
-
-    def _checked(self, x, width, what):
-        if x is None or x.ndim != 2 or x.shape[1] != width:
-            raise ValueError(f"{what} must have shape [N, {width}], found {None if x is None else list(x.shape)}")
-        return x.float()
+        self.w_avg.copy_(w_mean.detach().lerp(self.w_avg, self.w_avg_beta or 0))

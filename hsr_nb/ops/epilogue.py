@@ -19,9 +19,10 @@ from .modulated_conv import modulated_conv2d, styled_conv2d
 def _epilogue_reference(x, d, noise, b, slope, clamp):
     if d is not None:
         x = x * d.to(x.dtype)[:, :, None, None]
-    for t in (noise, None if b is None else b[:, None, None]):
-        if t is not None:
-            x = x + t.to(x.dtype)
+    if noise is not None:
+        x = x + noise.to(x.dtype)
+    if b is not None:
+        x = x + b.to(x.dtype)[:, None, None]
     x = F.leaky_relu(x, slope)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
@@ -33,37 +34,55 @@ def _dense(x: Tensor) -> bool:
 
 def _forward(x, d, noise, b, slope, clamp, overwrite):
     "The value, and the clamp where it changed something."
-    scale = None if d is None else d.to(x.dtype)[:, :, None, None]
-    shifts = [t.to(x.dtype) for t in (noise, None if b is None else b[:, None, None]) if t is not None]
-    if scale is not None:
+    shifts = []
+    if noise is not None:
+        shifts.append(noise.to(x.dtype))
+    if b is not None:
+        shifts.append(b.to(x.dtype)[:, None, None])
+    if d is not None:
+        scale = d.to(x.dtype)[:, :, None, None]
         y = torch.addcmul(shifts.pop(0), x, scale) if shifts else x * scale
+    elif overwrite and _dense(x):
+        y = x
+    elif shifts:
+        y = x + shifts.pop(0)
     else:
-        y = x if overwrite and _dense(x) else x + shifts.pop(0) if shifts else x.clone()
-    for t in shifts:
-        y.add_(t)
+        y = x.clone()
+    for shift in shifts:
+        y.add_(shift)
     F.leaky_relu_(y, slope)
     if clamp is not None and _within(y, clamp):
         clamp = None
-    return y if clamp is None else y.clamp_(-clamp, clamp), clamp
+    if clamp is not None:
+        y.clamp_(-clamp, clamp)
+    return y, clamp
 
 
 class _Epilogue(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, d, noise, b, slope, clamp):
-        y, clamp = _forward(x, d, noise, b, slope, clamp, False)
+        y, clamp = _forward(x, d, noise, b, slope, clamp, overwrite=False)
         ctx.save_for_backward(x if d is not None else None, d, y)
-        ctx.args, ctx.noise = (slope, 1.0, clamp), None if noise is None else (noise.shape, noise.dtype)
+        ctx.args = slope, 1.0, clamp
+        ctx.noise = None if noise is None else (noise.shape, noise.dtype)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, d, y = ctx.saved_tensors
-        need = ctx.needs_input_grad
+        need_x, need_d, need_noise, need_b = ctx.needs_input_grad[:4]
+        dx = dd = dnoise = db = None
         g = _LeakyGrad.apply(dy, y, *ctx.args)
-        dx = (g if d is None else g * d.to(g.dtype)[:, :, None, None]) if need[0] else None
-        dd = (g * x).sum([2, 3]).to(d.dtype) if need[1] else None
-        de = g.sum_to_size(ctx.noise[0]).to(ctx.noise[1]) if need[2] else None
-        return dx, dd, de, g.sum([0, 2, 3]) if need[3] else None, None, None
+        if need_x:
+            dx = g if d is None else g * d.to(g.dtype)[:, :, None, None]
+        if need_d:
+            dd = (g * x).sum([2, 3]).to(d.dtype)
+        if need_noise:
+            shape, dtype = ctx.noise
+            dnoise = g.sum_to_size(shape).to(dtype)
+        if need_b:
+            db = g.sum([0, 2, 3])
+        return dx, dd, dnoise, db, None, None
 
 
 # %% ../../nbs/ops/epilogue.ipynb #49591c7c
@@ -71,8 +90,10 @@ def _epilogue_triton(x, d, noise, b, slope, clamp):
     "None where the kernel cannot do it."
     from hsr_nb.ops.kernels.epilogue_kernel import epilogue_triton, fault
 
-    if reason := fault(x, d, noise, b, slope, 1.0):
-        return warn_once(reason)
+    reason = fault(x, d, noise, b, slope, 1.0)
+    if reason:
+        warn_once(reason)
+        return None
     return epilogue_triton(x, d, noise, b, slope, 1.0, clamp)
 
 
@@ -87,7 +108,7 @@ def epilogue(
     impl: str = "auto",  # auto, reference, torch or triton
     overwrite: bool = False,  # x may be lost where no gradient is wanted
 ) -> Tensor:  # the shape and layout of x
-    "clamp(leaky_relu(x * d + noise + b, slope), -clamp, clamp). Karras et al. 2019 (StyleGAN2), figure 2."
+    "clamp(leaky_relu(x * d + noise + b, slope), -clamp, clamp). ValueError for a wrong d or b. [StyleGAN2] figure 2."
     if d is not None and d.shape != x.shape[:2]:
         raise ValueError(f"the factor has shape {tuple(d.shape)}, the maps need {tuple(x.shape[:2])}")
     if b is not None and b.shape != x.shape[1:2]:
@@ -95,15 +116,18 @@ def epilogue(
     run = choose_impl(impl, x.device)
     if run == "reference":
         return _epilogue_reference(x, d, noise, b, slope, clamp)
-    if run == "triton" and (y := _epilogue_triton(x, d, noise, b, slope, clamp)) is not None:
-        return y
+    if run == "triton":
+        y = _epilogue_triton(x, d, noise, b, slope, clamp)
+        if y is not None:
+            return y
     if torch.is_grad_enabled():
         return _Epilogue.apply(x, d, noise, b, slope, clamp)
-    return _forward(x, d, noise, b, slope, clamp, overwrite)[0]
+    y, _ = _forward(x, d, noise, b, slope, clamp, overwrite)
+    return y
 
 
 # %% ../../nbs/ops/epilogue.ipynb #93a0b51a
-SLOPES = {"lrelu": ACTIVATIONS["lrelu"].alpha, "relu": 0.0, "linear": 1.0}  # the positively homogeneous ones
+SLOPES = {"lrelu": 0.2, "relu": 0.0, "linear": 1.0}  # the positively homogeneous activations
 
 
 def modulated_layer(
@@ -118,10 +142,14 @@ def modulated_layer(
     impl: str = "auto",
     **resample,  # up, padding, resample_filter, flip_weight of `modulated_conv2d`
 ) -> Tensor:  # [N, O, H * up, W * up]
-    "Modulated convolution, noise, bias and activation. Karras et al. 2019 (StyleGAN2), figure 2."
-    g, impl = ACTIVATIONS[act].gain * gain, choose_impl(impl, x.device)
+    "Modulated convolution, noise, bias and activation. [StyleGAN2] figure 2."
+    full_gain = ACTIVATIONS[act].gain * gain
+    impl = choose_impl(impl, x.device)
     if impl == "reference" or act not in SLOPES or gain <= 0:
         x = modulated_conv2d(x, weight, styles, noise, impl=impl, **resample)
-        return bias_act(x, bias.to(x.dtype), act=act, gain=g, clamp=clamp, impl=impl)
-    y, d = styled_conv2d(x, weight, styles, gain=g, impl=impl, f=resample.pop("resample_filter", None), **resample)
-    return epilogue(y, d, None if noise is None else noise * g, bias * g, SLOPES[act], clamp, impl, overwrite=True)
+        return bias_act(x, bias.to(x.dtype), act=act, gain=full_gain, clamp=clamp, impl=impl)
+    f = resample.pop("resample_filter", None)
+    y, d = styled_conv2d(x, weight, styles, gain=full_gain, impl=impl, f=f, **resample)
+    if noise is not None:
+        noise = noise * full_gain
+    return epilogue(y, d, noise, bias * full_gain, SLOPES[act], clamp, impl, overwrite=True)

@@ -29,7 +29,14 @@ def _panels(n: int, cols: int = 3):
     rows = -(-n // cols)  # rounded up
     cols = min(n, cols)
     size = (2.6 * cols, 1.7 * rows + 0.4)
-    fig, axes = plt.subplots(rows, cols, figsize=size, sharex=True, sharey=True, squeeze=False)
+    fig, axes = plt.subplots(
+        rows,
+        cols,
+        figsize=size,
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
     for ax in axes.flat[n:]:
         ax.axis("off")
     return fig, axes.flat[:n]
@@ -48,7 +55,9 @@ def plot_curves(
         t = np.arange(s["T"]) / (s["T"] - 1)
         bands = bootstrap_als(L, names, B=B, recompute=True)[key] if B else None
         for a, ax in enumerate(axes):
-            label = f"{model} {s['als'][a]:.2f}" if s["live"][a] else f"{model}: constant"
+            label = f"{model}: constant"
+            if s["live"][a]:
+                label = f"{model} {s['als'][a]:.2f}"
             band = None if bands is None else bands[:, :, a]
             _panel(ax, t, s[key][:, a], band, style, f"C{a}", label)
     for ax, name in zip(axes, names):
@@ -72,7 +81,8 @@ def plot_mean(logits: dict, names, key: str = "D", B: int = 500):
         s = score_paths(L, names)
         t = np.arange(s["T"]) / (s["T"] - 1)
         band = bootstrap_als(L, names, B=B, recompute=True)[f"{key}_mean"] if B else None
-        _panel(ax, t, s[key][:, s["live"]].mean(1), band, style, f"C{i}", model)
+        mean = s[key][:, s["live"]].mean(1)
+        _panel(ax, t, mean, band, style, f"C{i}", model)
         title.append(f"{model} {s['als_mean']:.2f} (P = {s['P']})")
     ax.set_title("ALS: " + ", ".join(title), fontsize=8)
     ax.legend(fontsize=8)
@@ -89,13 +99,27 @@ def plot_heatmap(scores: dict, key: str = "D"):  # {model name: result of `score
 
     top = max(s[key].max() for s in scores.values())
     size = (3.2 * len(scores) + 0.8, 2.3)
-    fig, axes = plt.subplots(1, len(scores), figsize=size, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(scores),
+        figsize=size,
+        squeeze=False,
+        layout="constrained",
+    )
     for ax, (model, s) in zip(axes.flat, scores.items()):
         half = 0.5 / (s["T"] - 1)  # of a frame's width
-        extent = (-half, 1 + half, len(s["names"]) - 0.5, -0.5)
-        shown = ax.imshow(s[key].T, aspect="auto", vmin=0, vmax=top, extent=extent, cmap="magma")
+        A = len(s["names"])
+        shown = ax.imshow(
+            s[key].T,
+            aspect="auto",
+            vmin=0,
+            vmax=top,
+            extent=(-half, 1 + half, A - 0.5, -0.5),
+            cmap="magma",
+        )
         first = ax is axes.flat[0]
-        ax.set_yticks(range(len(s["names"])), s["names"] if first else [""] * len(s["names"]), fontsize=8)
+        labels = s["names"] if first else [""] * A
+        ax.set_yticks(range(A), labels, fontsize=8)
         ax.set_title(model, fontsize=9)
         ax.set_xlabel("t", fontsize=8)
     fig.colorbar(shown, ax=axes, label=key)
@@ -111,17 +135,22 @@ def rank_paths(
     L, names = as_logits(L, names)
     sigma, live = attribute_scale(L, names)
     delta = deviations(L)[..., live] / sigma[live]
-    return np.argsort(-(delta**2).mean(2).sum(1), kind="stable")
+    strays = (delta**2).mean(2).sum(1)
+    return np.argsort(-strays, kind="stable")
 
 
 def _gallery_axes(rows: int, headings):
     "Pairs of a strip and a small plot: axes [2 rows, columns], and their figure."
     import matplotlib.pyplot as plt
 
-    size = (6.2 * len(headings), 1.35 * rows)
-    heights = [1, 1.1] * rows
+    cols = len(headings)
     fig, axes = plt.subplots(
-        2 * rows, len(headings), figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
+        2 * rows,
+        cols,
+        figsize=(6.2 * cols, 1.35 * rows),
+        height_ratios=[1, 1.1] * rows,
+        squeeze=False,
+        layout="constrained",
     )
     for ax in axes.flat:
         ax.axis("off")
@@ -133,8 +162,9 @@ def _gallery_axes(rows: int, headings):
 def _logit_and_chord(ax, logit, colour):
     "One logit [T] along a path, and the straight line between its ends."
     t = np.arange(len(logit)) / (len(logit) - 1)
+    chord = logit[0] + t * (logit[-1] - logit[0])
     ax.axis("on")
-    ax.plot(t, logit[0] + t * (logit[-1] - logit[0]), "k:", lw=1)
+    ax.plot(t, chord, "k:", lw=1)
     ax.plot(t, logit, "o-", ms=2, lw=1, color=colour)
     ax.set_xlim(-0.05, 1.05)
     ax.tick_params(labelsize=6)
@@ -150,16 +180,20 @@ def plot_gallery(
     "Each path as a strip, with the logit that bends most and its chord below."
     L, names = as_logits(L, names)
     sigma, live = attribute_scale(L, names)
-    bend = np.abs(deviations(L)).sum(1) / np.where(live, sigma, np.inf)
+    unit = np.where(live, sigma, np.inf)  # a constant attribute does not bend
+    bend = np.abs(deviations(L)).sum(1) / unit
     columns = paths if isinstance(paths, dict) else {"": paths}
     fig, axes = _gallery_axes(max(len(v) for v in columns.values()), columns)
     for j, column in enumerate(columns.values()):
         for i, p in enumerate(column):
-            strip, ax = axes[2 * i, j], axes[2 * i + 1, j]
+            strip = axes[2 * i, j]
+            below = axes[2 * i + 1, j]
             a = int(bend[p].argmax())
-            strip.imshow(image_grid(frames(int(p)), cols=L.shape[1]), interpolation="none")
-            _logit_and_chord(ax, L[p, :, a], f"C{a}")
-            ax.set_ylabel(f"path {p}\n{names[a]}", fontsize=7, rotation=0, ha="right", va="center")
+            picture = image_grid(frames(int(p)), cols=L.shape[1])
+            strip.imshow(picture, interpolation="none")
+            _logit_and_chord(below, L[p, :, a], f"C{a}")
+            label = f"path {p}\n{names[a]}"
+            below.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     return fig
 
 
@@ -182,15 +216,18 @@ def als_table(
     names = next(iter(scores.values()))["names"]
     rows = [_line(["", *names, "mean", "P"]), _line(["---"] * (len(names) + 3))]
     for label, values in (published or {}).items():
-        cells = [f"{values[n]:.2f}" if n in values else "–" for n in (*names, "mean")]
-        rows.append(_line([f"{label} (published)", *cells, "not stated"]))
+        cells = [f"{label} (published)"]
+        for name in (*names, "mean"):
+            cells.append(f"{values[name]:.2f}" if name in values else "–")
+        rows.append(_line([*cells, "not stated"]))
+    by = f", {judge}" if judge else ""
     for model, s in scores.items():
         band = (intervals or {}).get(model)
-        cells = []
+        cells = [f"{model} (ours{by})"]
         for a, value in enumerate(s["als"]):
             ends = None if band is None else band["als"][:, a]
             cells.append(_with_interval(value, ends) if s["live"][a] else "constant")
-        mean = _with_interval(s["als_mean"], None if band is None else band["als_mean"])
-        by = f", {judge}" if judge else ""
-        rows.append(_line([f"{model} (ours{by})", *cells, mean, str(s["P"])]))
+        ends = None if band is None else band["als_mean"]
+        cells.append(_with_interval(s["als_mean"], ends))
+        rows.append(_line([*cells, str(s["P"])]))
     return "\n".join(rows)

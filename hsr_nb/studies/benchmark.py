@@ -6,7 +6,6 @@
 __all__ = [
     "CYCLE",
     "FLOOR",
-    "NO_HSR",
     "image_shape",
     "random_steps",
     "use_impl",
@@ -36,6 +35,7 @@ from ..training.gpu import fast_math
 from ..training.loop import Stats, Step, train_step
 from ..training.parallel import join
 from ..training.state import TrainState, build_state
+from .axes import NO_HSR
 
 # %% ../../nbs/studies/benchmark.ipynb #4d09b108
 CYCLE = 16  # steps until every lazy phase has had its turn
@@ -218,9 +218,6 @@ def summary(
 
 
 # %% ../../nbs/studies/benchmark.ipynb #b373e3cc
-NO_HSR = {"hsr.teacher": "none"}
-
-
 def record_cycle(name: str, device, changes: dict) -> ConvRecord:
     "The convolutions of a lazy cycle without HSR, uncompiled: compiled ones are not seen."
     cycle = training_cycle(name, device, **NO_HSR | changes | {"compile": "off"})

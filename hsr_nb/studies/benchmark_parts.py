@@ -29,7 +29,6 @@ import torch.nn.functional as F
 
 from hsr_nb.studies.benchmark import (
     FLOOR,
-    NO_HSR,
     ConvRecord,
     image_shape,
     race,
@@ -44,6 +43,7 @@ from ..ops import bias_act, conv2d_resample, modulated_conv2d, setup_filter, upf
 from ..training.config import TrainConfig, override, preset
 from ..training.loop import d_main, d_r1, g_main, g_path_length, run_phase
 from ..training.state import build_state
+from .axes import NO_HSR
 
 
 # %% ../../nbs/studies/benchmark_parts.ipynb #31f3ecf7

@@ -32,7 +32,7 @@ from hsr_nb.studies.comparison import (
 
 from ..base.provenance import provenance
 from ..base.shell import options, run
-from ..metrics.als_paths import generator_hash
+from ..nets.seeds import generator_hash
 from .measurements import measure
 from .request import PUBLISHED_N, EvalConfig, check_config
 from .subject import Subject

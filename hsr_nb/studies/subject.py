@@ -10,13 +10,15 @@ __all__ = [
     "open_reals",
     "check_pictures",
     "load_classifier",
+    "mixed_labels",
+    "check_budget",
     "Subject",
     "attribute_bank",
     "class_judge",
     "picture_distance",
 ]
 
-# %% ../../nbs/studies/subject.ipynb #add49292
+# %% ../../nbs/studies/subject.ipynb #e16c6ef2
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,17 +33,17 @@ from torch import Tensor, nn
 from ..base.errors import CheckpointError
 from ..base.shell import pick_device
 from ..data.registry import open_dataset
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..interop.safetensors import checkpoints, load_checkpoint, load_generator
-from ..judges.backbones import read_card
+from ..judges.attributes import AttributeBank, load_bank
+from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
-from ..metrics.als_paths import AttributeBank, load_bank, path_logits
-from ..metrics.path_length import LPIPS, DetectorDistance
-from ..metrics.real_features import collect_features, generated_images, reference_features
+from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
+from ..metrics.als_paths import path_logits
 from .request import EvalConfig, check_config, fill_in, lpips_files
 
 
-# %% ../../nbs/studies/subject.ipynb #737bbf6e
+# %% ../../nbs/studies/subject.ipynb #75525e44
 def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
@@ -76,7 +78,7 @@ def open_network(network, device="cpu") -> tuple[nn.Module, dict, Path]:  # gene
     return load_generator(file, device), load_checkpoint(file)[1], file
 
 
-# %% ../../nbs/studies/subject.ipynb #3bde430b
+# %% ../../nbs/studies/subject.ipynb #30116388
 def open_reals(meta: dict, G, data: str | None = None):
     "The data set of a checkpoint's metadata, or the one named. ValueError when it is not what the training saw."
     trained = meta.get("config", {}).get("data", {})
@@ -107,7 +109,7 @@ def check_pictures(G, ds, labels: Tensor | None):
         raise ValueError(f"the network draws pictures of the shape {drawn}, those of {ds.name} are {given}")
 
 
-# %% ../../nbs/studies/subject.ipynb #097943cd
+# %% ../../nbs/studies/subject.ipynb #b067aff2
 @contextmanager
 def _naming(file) -> Iterator[None]:
     "What a library says about the content of a file, as a ValueError that names the file."
@@ -140,7 +142,26 @@ def load_classifier(
     return load_bank(path, names, (size, size), device)
 
 
-# %% ../../nbs/studies/subject.ipynb #decd9ae1
+# %% ../../nbs/studies/subject.ipynb #95d67a97
+def mixed_labels(ds, seed: int) -> Tensor:  # [n, c_dim]
+    "All labels of a data set, mixed: folders are sorted by class, so that the first labels are all alike."
+    order = torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))
+    return ds.labels(order.tolist())
+
+
+def check_budget(s: "Subject"):
+    "ValueError where there are fewer pictures than a score needs."
+    reals, features = s.budget.reals, s.detector.num_features
+    if reals > len(s.ds):
+        raise ValueError(f"{s.ds.name} has {len(s.ds)} pictures, {reals} real ones were asked for")
+    fewer = min(s.budget.n, reals)
+    if "fid" in s.cfg.scores and fewer <= features:
+        raise ValueError(
+            f"fid with {features} features needs more than {features} pictures on both sides, found {fewer}"
+        )
+
+
+# %% ../../nbs/studies/subject.ipynb #ec6e9bf2
 class Subject:
     "A generator, its real pictures and the judges; what they see is computed on demand and kept."
 
@@ -153,25 +174,10 @@ class Subject:
             self.detector = load_detector(cfg.detector, self.device, weights=cfg.weights)
         require_independent(self.detector, self.meta.get("teacher"))
         self.ds = open_reals(self.meta, self.G, cfg.data)
-        self.labels = self._labels() if self.G.c_dim else None
+        self.labels = mixed_labels(self.ds, cfg.seed) if self.G.c_dim else None
         self.budget = fill_in(cfg, self.device, len(self.ds), self.detector.num_features)
         check_pictures(self.G, self.ds, self.labels)
-        self._check_counts()
-
-    def _labels(self):
-        "All labels of the data set, mixed: folders are sorted by class, so that the first labels are all alike."
-        order = torch.randperm(len(self.ds), generator=torch.Generator().manual_seed(self.cfg.seed))
-        return self.ds.labels(order.tolist())
-
-    def _check_counts(self):
-        "ValueError where there are fewer pictures than a score needs."
-        reals, n, features = self.budget.reals, self.budget.n, self.detector.num_features
-        if reals > len(self.ds):
-            raise ValueError(f"{self.ds.name} has {len(self.ds)} pictures, {reals} real ones were asked for")
-        if "fid" in self.cfg.scores and min(n, reals) <= features:
-            raise ValueError(
-                f"fid with {features} features needs more than {features} pictures on both sides, found {min(n, reals)}"
-            )
+        check_budget(self)
 
     def images(self) -> Iterator[Tensor]:
         "The generated pictures, in uint8 batches."
@@ -209,7 +215,7 @@ class Subject:
         return path_logits(self.G, self.bank, paths, cfg.frames, cfg.seed, psi=cfg.psi, labels=self.labels)
 
 
-# %% ../../nbs/studies/subject.ipynb #31546bce
+# %% ../../nbs/studies/subject.ipynb #8c5412fb
 def attribute_bank(s: Subject) -> AttributeBank:
     "The attribute classifiers that were asked for; the network's teacher is refused."
     with _naming(s.cfg.bank):

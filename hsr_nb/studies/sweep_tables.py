@@ -17,19 +17,19 @@ __all__ = [
     "text_table",
 ]
 
-# %% ../../nbs/studies/sweep_tables.ipynb #2df1b0e7
+# %% ../../nbs/studies/sweep_tables.ipynb #c550987e
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from ..base.provenance import result_file, write_result
-from ..training.run import read_metrics
+from ..training.run_folder import read_metrics
 from .axes import AXES, arms
 from .comparison import headline
 from .paired_seeds import mean_sd, paired_difference
 from .sweep_jobs import SweepConfig, finished, jobs
 
-# %% ../../nbs/studies/sweep_tables.ipynb #e77818cd
+# %% ../../nbs/studies/sweep_tables.ipynb #4487ae1d
 CURVES = ("pl/length", "loss/G", "loss/D_fake", "loss/D_real")
 
 
@@ -45,7 +45,7 @@ def curve(run_dir, points: int = 40) -> dict:
     return found
 
 
-# %% ../../nbs/studies/sweep_tables.ipynb #e787b9a7
+# %% ../../nbs/studies/sweep_tables.ipynb #eb36318d
 WHERE = ("folder", "out", "scheduler", "workers", "seeds", "notebook")  # settings that no number depends on
 
 
@@ -81,7 +81,7 @@ def publish(cfg: SweepConfig, rows: list[dict], device="cpu") -> Path:  # data/r
     return write_result(cfg.out, result_name(cfg), asked(cfg) | {"seeds": seeds}, rows, device)
 
 
-# %% ../../nbs/studies/sweep_tables.ipynb #7484ff25
+# %% ../../nbs/studies/sweep_tables.ipynb #f5a6f933
 def _row(job: dict, report: dict) -> dict:
     "An arm that is finished, as a row."
     numbers = {k: v for k, v in report["scores"].items() if isinstance(v, float)}
@@ -95,13 +95,13 @@ def _row(job: dict, report: dict) -> dict:
 
 def collect(cfg: SweepConfig) -> list[dict]:
     "Rows of the arms that are finished, here or in the result file, in order."
+    todo = [job for job in jobs(cfg) if "row" in job]
     columns = ("seed", *AXES[cfg.axis])
 
     def place(row):
         return tuple(row[c] for c in columns)
 
     rows = {place(row): row for row in published(cfg)}
-    todo = [job for job in jobs(cfg) if "row" in job]
     for job in todo:
         report = finished(job)
         if report:
@@ -112,14 +112,15 @@ def collect(cfg: SweepConfig) -> list[dict]:
 
 def missing(cfg: SweepConfig) -> list[dict]:
     "The jobs that are left: arms without a row, and the trunks of their seeds."
+    rows = collect(cfg)
     columns = (*AXES[cfg.axis], "seed")
-    done = [{c: row[c] for c in columns} for row in collect(cfg)]
+    done = [{c: row[c] for c in columns} for row in rows]
     left = [job for job in jobs(cfg) if "row" not in job or job["row"] not in done]
     seeds = {job["row"]["seed"] for job in left if "row" in job}
     return [job for job in left if job["parameters"]["seed"] in seeds]
 
 
-# %% ../../nbs/studies/sweep_tables.ipynb #6bacf3c7
+# %% ../../nbs/studies/sweep_tables.ipynb #c88b9275
 def summary(rows: list[dict], axis: str) -> list[dict]:  # "arm", "row", "seeds", score: {"mean", "sd", "difference"}
     "Mean and spread of every arm, and its paired difference from the reference."
     names = [k for k in headline(rows[0]) if "[" in k]

@@ -24,6 +24,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from ..hsr.regularizer import HSROptions
+
 
 # %% ../../nbs/training/config.ipynb #19836e6d
 @dataclass(frozen=True)
@@ -86,27 +88,17 @@ class OptimConfig:
 
 # %% ../../nbs/training/config.ipynb #e125fb74
 @dataclass(frozen=True)
-class HSRConfig:
-    "Hierarchical Semantic Regularization. Karmali et al., ECCV 2022."
+class HSRConfig(HSROptions):
+    "Hierarchical Semantic Regularization: what it computes, who teaches, when and how often. [HSR]"
 
     teacher: str = "none"  # "none", "synthfaces-tiny", an alias such as dino_vitb16, or any timm name
     weights: str | None = None  # local file with the teacher's weights
-    taps: tuple[int, ...] | None = None  # None: those of 8, 16, 32, 64 that exist
-    pairing: str = "deep_to_coarse"
-    loss: str = "mse"
-    weight: float = 1.0
-    layer_weights: tuple[float, ...] | None = None  # one per tap; None: all 1
     start_kimg: float = 0.0
     interval: int = 1  # every so many steps, with that gain
-    head_hidden: int = 4096  # 0: linear heads
     head_lr_mult: float = 1.0
-    head_init: str = "random"  # prefit: fitted at the start, while the generator stands still
-    prefit_kimg: float = 4.0  # thousands of generated images for that
-    target_norm: str = "model_norm"  # standardised: each channel by its mean and spread over real images
-    norm_kimg: float = 4.0  # thousands of real images for that
-    grad: str = "features_only"  # features_and_image: the negative control
+    prefit_kimg: float = 4.0  # thousands of generated images to fit heads to
+    norm_kimg: float = 4.0  # thousands of real images to standardise targets by
     linearity: float = 0.0  # weight of the second-difference penalty between two styles
-    official: bool = False  # the published order of the heads; the teacher sees unclamped pixels
 
 
 # %% ../../nbs/training/config.ipynb #3e7d472f
@@ -122,9 +114,7 @@ class TrainConfig:
     hsr: HSRConfig = field(default_factory=HSRConfig)
     kimg: float = 25000  # thousands of real images shown to the discriminator
     batch: int = 32  # over all processes and accumulation rounds
-    batch_gpu: int | None = (
-        None  # at most so many real images per pass, and as many generated ones; None: batch / processes
-    )
+    batch_gpu: int | None = None  # at most so many real images, and as many generated ones, a pass; None: no limit
     seed: int = 0
     tick_kimg: float = 4  # between two lines of metrics.jsonl
     snapshot_kimg: float = 200  # between two checkpoints and sample sheets
@@ -145,15 +135,16 @@ class TrainConfig:
 
 # %% ../../nbs/training/config.ipynb #0486328e
 def _from_dict(cls, values, where=""):
-    hints, out = typing.get_type_hints(cls), {}
+    hints = typing.get_type_hints(cls)
+    out = {}
     for key, v in values.items():
         if key not in hints:
             raise ValueError(f"unknown setting {where}{key}; there are {', '.join(where + k for k in hints)}")
-        out[key] = (
-            _from_dict(hints[key], v, f"{key}.")
-            if dataclasses.is_dataclass(hints[key])
-            else _coerce(v, hints[key], where + key)
-        )
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            out[key] = _from_dict(hint, v, f"{key}.")
+        else:
+            out[key] = _coerce(v, hint, where + key)
     return cls(**out)
 
 
@@ -181,7 +172,7 @@ def _coerce(v, hint, name):
 def config_from_dict(
     values: dict,  # as `TrainConfig.to_dict` writes; missing keys take their defaults
 ) -> TrainConfig:
-    "Read a configuration back; unknown keys and wrong types are refused by name."
+    "Read a configuration back; ValueError names unknown keys and wrong types."
     return _from_dict(TrainConfig, values)
 
 
@@ -190,13 +181,14 @@ def override(
     cfg: TrainConfig,
     **changes,  # "seed" or, with a dot, "hsr.weight": pass them as **{"hsr.weight": 0.3}
 ) -> TrainConfig:  # a new configuration
-    "Change settings by their (dotted) names."
+    "Change settings by their (dotted) names. ValueError names an unknown one or a wrong type."
     values = cfg.to_dict()
     for name, v in changes.items():
         part, _, key = name.rpartition(".")
-        if part and not isinstance(values.get(part), dict):
+        group = values.get(part) if part else values
+        if not isinstance(group, dict):
             raise ValueError(f"unknown setting {name}")
-        (values[part] if part else values)[key] = v
+        group[key] = v
     if "batch" in changes and "batch_gpu" not in changes:
         values["batch_gpu"] = None  # a new batch is not split as the old one was
     return config_from_dict(values)
@@ -232,13 +224,12 @@ def _paper(name):
 # %% ../../nbs/training/config.ipynb #c897dc77
 def _auto(resolution, gpus):
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
+    base = 32768 if resolution >= 512 else 16384
     lr = 0.002 if resolution >= 1024 else 0.0025
     return TrainConfig(
         "auto",
         DataConfig(resolution=resolution),
-        NetConfig(
-            mapping_layers=2, channel_base=32768 if resolution >= 512 else 16384, mbstd_group=min(batch // gpus, 4)
-        ),
+        NetConfig(mapping_layers=2, channel_base=base, mbstd_group=min(batch // gpus, 4)),
         LossConfig(r1_gamma=0.0002 * resolution**2 / batch),
         OptimConfig(lr, lr, ema_kimg=batch * 10 / 32, ema_rampup=0.05),
         batch=batch,
@@ -267,13 +258,26 @@ def _small(name, resolution, batch, r1):
 
 
 # %% ../../nbs/training/config.ipynb #0832444c
+def _cifar():
+    return TrainConfig(
+        "cifar",
+        DataConfig(resolution=32),
+        NetConfig(mapping_layers=2, channel_base=32768, mbstd_group=32, d_architecture="orig"),
+        LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0),
+        OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
+        kimg=100000,
+        batch=64,
+        batch_gpu=32,
+    )
+
+
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)
     gpus: int | None = None,  # `auto` sizes its batch by it; None: the processes that torchrun started
     **changes,  # as for `override`
 ) -> TrainConfig:
-    "A published or embedded configuration, with changes."
+    "A published or embedded configuration, with changes. ValueError lists the names that exist."
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     if name == "auto":
@@ -283,20 +287,12 @@ def preset(
     elif name == "small64":
         cfg = _small(name, 64, 16, 2.0)
     elif name == "cifar":
-        cfg = TrainConfig(
-            name,
-            DataConfig(resolution=32),
-            NetConfig(mapping_layers=2, channel_base=32768, mbstd_group=32, d_architecture="orig"),
-            LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0),
-            OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
-            kimg=100000,
-            batch=64,
-            batch_gpu=32,
-        )
+        cfg = _cifar()
     else:
         cfg = _paper(name)
-    new = override(override(cfg, **{} if resolution is None else {"data.resolution": resolution}), **changes)
+    new = cfg if resolution is None else override(cfg, **{"data.resolution": resolution})
+    new = override(new, **changes)
     moved = name != "auto" and cfg.data.resolution not in (None, new.data.resolution)
-    return (
-        override(new, preset=f"{name}@{new.data.resolution}") if moved and new.preset == name else new
-    )  # no longer the published row
+    if moved and new.preset == name:
+        new = override(new, preset=f"{name}@{new.data.resolution}")  # no longer the published row
+    return new

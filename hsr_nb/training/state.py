@@ -8,6 +8,7 @@ __all__ = ["TrainState", "network_kwargs", "build_state", "build_hsr", "flatten"
 # %% ../../nbs/training/state.ipynb #902d4c65
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
+from ..base.state_dicts import load_strict
 from ..base.streams import stream_seed
-from ..interop.safetensors import load_checkpoint, load_strict, save_safetensors, subset
+from ..hsr.regularizer import HSR
+from ..hsr.teachers import load_teacher
+from ..interop.checkpoint import load_checkpoint
+from ..interop.safetensors import save_safetensors, subset
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .augment import NoAugment
@@ -33,17 +38,17 @@ class TrainState:
     G: Generator
     D: Discriminator
     G_ema: Generator
-    hsr: nn.Module | None  # heads and their average
-    augment: nn.Module
+    hsr: HSR | None  # heads and their average
+    augment: NoAugment
     opt_G: torch.optim.Adam
     opt_D: torch.optim.Adam
     pl_mean: Tensor  # [], running mean of the path lengths
-    fast_G: nn.Module  # G.synthesis and D for phases that are differentiated once: compiled, or themselves;
-    fast_D: nn.Module  # never saved, for they are the same parameters
+    fast_G: Callable  # G.synthesis and D for phases that are differentiated once: compiled, or themselves;
+    fast_D: Callable  # never saved, for they are the same parameters
     count: dict = field(default_factory=lambda: {"nimg": 0, "step": 0, "seconds": 0.0})
 
     @cached_property
-    def weights(self) -> dict:
+    def weights(self) -> dict[str, list[Tensor]]:
         "The parameters of G, D and G_ema; a walk through a network's modules takes a millisecond, so it is done once."
         return {k: list(getattr(self, k).parameters()) for k in ("G", "D", "G_ema")}
 
@@ -53,29 +58,33 @@ class TrainState:
             for p in self.weights[k]:
                 p.requires_grad_(k == net)
 
-    def modules(self) -> dict:
+    def modules(self) -> dict[str, nn.Module]:
         "The parts that are networks, by their prefix in a checkpoint."
         parts = dict(G=self.G, D=self.D, G_ema=self.G_ema, hsr=self.hsr, augment=self.augment)
         return {k: m for k, m in parts.items() if m is not None}
 
-    def optimisers(self) -> dict:
+    def optimisers(self) -> dict[str, tuple[torch.optim.Adam, list[str]]]:
         "Each optimiser with the names of its parameters, in its own order."
-        heads = [] if self.hsr is None else [f"hsr.{n}" for n, p in self.hsr.named_parameters() if p.requires_grad]
-        names = {
-            "opt_G": [n for n, _ in self.G.named_parameters()] + heads,
-            "opt_D": [n for n, _ in self.D.named_parameters()],
-        }
-        return {k: (getattr(self, k), v) for k, v in names.items()}
+        of_G = [n for n, _ in self.G.named_parameters()]
+        of_D = [n for n, _ in self.D.named_parameters()]
+        if self.hsr is not None:
+            of_G += [f"hsr.{n}" for n, p in self.hsr.named_parameters() if p.requires_grad]
+        return {"opt_G": (self.opt_G, of_G), "opt_D": (self.opt_D, of_D)}
 
 
 # %% ../../nbs/training/state.ipynb #904abfd7
 def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tuple[dict, dict]:
-    "Constructor arguments of both networks for images [C, H, W]; a size that the networks cannot make is named."
-    n, (ch, h, w) = cfg.net, image_shape
-    res = h * 4 // n.base_size[0]
-    if (n.base_size[0] * res // 4, n.base_size[1] * res // 4) != (h, w):
+    """Constructor arguments of both networks for images [C, H, W].
+
+    ValueError names a size that the networks cannot make."""
+    n = cfg.net
+    channels, h, w = image_shape
+    base_h, base_w = n.base_size
+    resolution = h * 4 // base_h
+    if (base_h * resolution // 4, base_w * resolution // 4) != (h, w):
         raise ValueError(
-            f"images of {h}x{w} do not fit base_size {n.base_size[0]}x{n.base_size[1]}: height and width must be a power of two times the base"
+            f"images of {h}x{w} do not fit base_size {base_h}x{base_w}: "
+            "height and width must be a power of two times the base"
         )
     size = dict(
         channel_base=n.channel_base,
@@ -84,7 +93,7 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
         conv_clamp=n.conv_clamp,
         low_precision=n.low_precision,
     )
-    common = dict(c_dim=label_dim, img_resolution=res, img_channels=ch, base_size=n.base_size)
+    common = dict(c_dim=label_dim, img_resolution=resolution, img_channels=channels, base_size=n.base_size)
     G = dict(
         z_dim=n.z_dim,
         w_dim=n.w_dim,
@@ -103,79 +112,66 @@ def build_state(
     device="cpu",
 ) -> TrainState:
     "A run at its first image."
-    g, d = network_kwargs(cfg, image_shape, label_dim)
+    for_G, for_D = network_kwargs(cfg, image_shape, label_dim)
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "networks"))
-        G, D = Generator(**g), Discriminator(**d)
-    G, D = G.to(device, memory_format=torch.channels_last), D.to(device, memory_format=torch.channels_last)
+        G = Generator(**for_G)
+        D = Discriminator(**for_D)
+    G = G.to(device).to(memory_format=torch.channels_last)
+    D = D.to(device).to(memory_format=torch.channels_last)
+    G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    on = compiles(cfg.compile, torch.device(device))
+    groups = [(list(G.parameters()), 1.0)]
     hsr = build_hsr(cfg, G.tap_channels)
     if hsr is not None:
         hsr.to(device)
-    heads = [] if hsr is None else [p for p in hsr.parameters() if p.requires_grad]
-    opt_G = _adam(
-        [list(G.parameters()), heads], [1, cfg.hsr.head_lr_mult], cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval
-    )
-    opt_D = _adam([list(D.parameters())], [1], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval)
-    G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-    on = compiles(cfg.compile, torch.device(device))
-    if hsr is not None:
         compile_teacher(hsr.teacher, on)
+        groups.append(([p for p in hsr.parameters() if p.requires_grad], cfg.hsr.head_lr_mult))
     return TrainState(
-        G,
-        D,
-        G_ema,
-        hsr,
-        NoAugment().to(device),
-        opt_G,
-        opt_D,
-        torch.zeros([], device=device),
-        compiled(G.synthesis, on),
-        compiled(D, on),
+        G=G,
+        D=D,
+        G_ema=G_ema,
+        hsr=hsr,
+        augment=NoAugment().to(device),
+        opt_G=_adam(groups, cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval),
+        opt_D=_adam([(list(D.parameters()), 1.0)], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval),
+        pl_mean=torch.zeros([], device=device),
+        fast_G=compiled(G.synthesis, on),
+        fast_D=compiled(D, on),
     )
 
 
 # %% ../../nbs/training/state.ipynb #6eba9cdd
-def build_hsr(cfg: TrainConfig, channels: dict):
+def build_hsr(cfg: TrainConfig, channels: dict[int, int]) -> HSR | None:
     "The regulariser that a configuration asks for, or None."
-    h = cfg.hsr
-    if h.teacher == "none":
+    if cfg.hsr.teacher == "none":
         return None
-    from hsr_nb.hsr import HSR, load_teacher
-
-    return HSR(
-        channels,
-        load_teacher(h.teacher, weights=h.weights),
-        taps=h.taps,
-        loss=h.loss,
-        weight=h.weight,
-        layer_weights=h.layer_weights,
-        pairing=h.pairing,
-        head_hidden=h.head_hidden,
-        seed=stream_seed(cfg.seed, "heads") % 2**32,
-        target_norm=h.target_norm,
-        head_init=h.head_init,
-        grad=h.grad,
-        official=h.official,
-    )
+    teacher = load_teacher(cfg.hsr.teacher, weights=cfg.hsr.weights)
+    return HSR(channels, teacher, cfg.hsr, seed=stream_seed(cfg.seed, "heads") % 2**32)
 
 
 # %% ../../nbs/training/state.ipynb #17823458
-def _adam(groups, lr_mults, lr, beta2, interval):
+def _adam(groups, lr, beta2, interval):
+    "Adam over pairs (parameters, factor of the rate); lazy regularization makes steps, so each is a little shorter."
     c = interval / (interval + 1)
-    groups = [dict(params=p, lr=lr * c * m) for p, m in zip(groups, lr_mults) if p]
-    return torch.optim.Adam(groups, betas=(0.0, beta2**c), eps=1e-8, fused=True)
+    params = [dict(params=list(group), lr=lr * c * factor) for group, factor in groups]
+    return torch.optim.Adam(params, betas=(0.0, beta2**c), eps=1e-8, fused=True)
 
 
 # %% ../../nbs/training/state.ipynb #043efc87
 def flatten(s: TrainState) -> dict[str, Tensor]:
     "The whole state as named tensors."
-    out = {f"{k}.{n}": v for k, m in s.modules().items() for n, v in m.state_dict().items()}
-    for k, (opt, names) in s.optimisers().items():
+    out = {}
+    for prefix, module in s.modules().items():
+        for name, value in module.state_dict().items():
+            out[f"{prefix}.{name}"] = value
+    for prefix, (opt, names) in s.optimisers().items():
         params = [p for g in opt.param_groups for p in g["params"]]
-        out |= {
-            f"{k}.{n}.{slot}": v for n, p in zip(names, params, strict=True) for slot, v in opt.state.get(p, {}).items()
-        }
-    return out | {"pl_mean": s.pl_mean}
+        for name, p in zip(names, params, strict=True):
+            for slot, value in opt.state.get(p, {}).items():
+                out[f"{prefix}.{name}.{slot}"] = value
+    out["pl_mean"] = s.pl_mean
+    return out
 
 
 # %% ../../nbs/training/state.ipynb #974011f9
@@ -205,17 +201,18 @@ def restore(
     path,  # a checkpoint or a run folder
     heads_may_differ: bool = False,  # a branch may add or drop HSR heads
 ) -> dict:  # the checkpoint's metadata
-    "Put a state back, bit for bit; anything missing, extra or misshapen is named."
+    "Put a state back, bit for bit. CheckpointError names what is missing, extra or misshapen."
     tensors, meta = load_checkpoint(path)
     if meta.get("format") != "hsr_nb 1" or "pl_mean" not in tensors:
         raise CheckpointError(f"{path} is no training checkpoint of this package")
-    fresh_heads = heads_may_differ and not subset(tensors, "hsr")
+    heads = subset(tensors, "hsr")
+    fresh_heads = heads_may_differ and not heads
     for k, m in s.modules().items():
         if not (k == "hsr" and fresh_heads):
             load_strict(m, subset(tensors, k), f"{path}: {k}")
     for k, (opt, names) in s.optimisers().items():
         _restore_adam(opt, names, subset(tensors, k))
-    if s.hsr is None and subset(tensors, "hsr") and not heads_may_differ:
+    if s.hsr is None and heads and not heads_may_differ:
         raise CheckpointError(f"{path} has HSR heads, this configuration has no teacher")
     s.pl_mean.copy_(tensors["pl_mean"])
     s.count.update(meta["count"])
@@ -231,10 +228,11 @@ def _restore_adam(opt, names, state):
         slots.setdefault(name, {})[slot] = v
     params = [p for g in opt.param_groups for p in g["params"]]
     opt.state.clear()
-    for n, p in zip(names, params, strict=True):
-        if n not in slots:
+    for name, p in zip(names, params, strict=True):
+        if name not in slots:
             continue
-        opt.state[p] = {k: v.to(p.device) if k == "step" else _like(v, p) for k, v in slots[n].items()}
+        for slot, v in slots[name].items():
+            opt.state[p][slot] = v.to(p.device) if slot == "step" else _like(v, p)
 
 
 # %% ../../nbs/training/state.ipynb #c89c7dcc
@@ -245,15 +243,19 @@ def _like(v, p):
 
 # %% ../../nbs/training/state.ipynb #15ba04f8
 def transfer(s: TrainState, path):
-    "Networks only, by name; tensors that the source lacks stay fresh, with a warning; a different shape is an error."
+    """Networks only, by name; tensors that the source lacks stay fresh, with a warning.
+
+    CheckpointError where a shape differs."""
     tensors, _ = load_checkpoint(path)
-    for k in ("G", "D", "G_ema"):
-        state = subset(tensors, k) or (subset(tensors, "G_ema") if k == "G" else {})
+    averaged = subset(tensors, "G_ema")
+    sources = {"G": subset(tensors, "G") or averaged, "D": subset(tensors, "D"), "G_ema": averaged}
+    for k, net in (("G", s.G), ("D", s.D), ("G_ema", s.G_ema)):
+        state = sources[k]
         if not state and k == "G_ema":
             raise CheckpointError(f"{path} holds no generator")
-        fresh = sorted(getattr(s, k).state_dict().keys() - state.keys())
+        fresh = sorted(net.state_dict().keys() - state.keys())
         if fresh:
             warnings.warn(
                 f"{path} lacks {len(fresh)} tensors of {k}, which start fresh, first {fresh[0]}", stacklevel=3
             )
-        load_strict(getattr(s, k), state, f"{path}: {k}", missing_ok=True)
+        load_strict(net, state, f"{path}: {k}", missing_ok=True)

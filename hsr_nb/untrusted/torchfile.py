@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "DTYPES",
+    "Lazy",
     "MAGIC",
     "Storage",
     "LazyTensor",
@@ -106,12 +107,15 @@ class Derived:
         return made.contiguous()
 
 
+Lazy = LazyTensor | Derived  # what is read later
+
+
 def contiguous(shape: tuple) -> tuple:
     "Strides of a tensor without gaps."
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-# %% ../../nbs/untrusted/torchfile.ipynb #1c7576cb
+# %% ../../nbs/untrusted/torchfile.ipynb #e8c2353a
 def claim(name: str, budget: Budget, storage, offset, shape, stride) -> LazyTensor:
     "A LazyTensor, if the heap is large enough for it. BrokenFile otherwise."
     impossible = BrokenFile(f"{name}: a tensor of impossible shape, strides or offset")

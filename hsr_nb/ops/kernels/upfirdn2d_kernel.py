@@ -100,25 +100,27 @@ def _extent(n: int, up: int, down: int, before: int, after: int, taps: int) -> i
 
 def _empty_output(x, f, up, down, padding) -> Tensor:
     "An unwritten output in the layout of x."
-    last = x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
-    size = (
-        *x.shape[:2],
-        _extent(x.shape[2], up[1], down[1], *padding[2:], f.shape[0]),
-        _extent(x.shape[3], up[0], down[0], *padding[:2], f.shape[1]),
-    )
-    return torch.empty(
-        size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last if last else torch.contiguous_format
-    )
+    n, c, h, w = x.shape
+    fh, fw = f.shape
+    x0, x1, y0, y1 = padding
+    height = _extent(h, up[1], down[1], y0, y1, fh)
+    width = _extent(w, up[0], down[0], x0, x1, fw)
+    last = c > 1 and x.stride(1) == 1 and not x.is_contiguous()
+    form = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((n, c, height, width), dtype=x.dtype, device=x.device, memory_format=form)
 
 
 # %% ../../../nbs/ops/kernels/upfirdn2d_kernel.ipynb #c5669ad6
 def _block(y: Tensor, total: int = 2048) -> tuple[int, int, int]:
     "Rows, columns and channels of a block, powers of two; long where memory runs."
     _, c, h, w = (triton.next_power_of_2(n) for n in y.shape)
-    bc = min(c, 32) if y.stride(1) == 1 and c > 1 else 1
+    last = y.stride(1) == 1 and c > 1
+    bc = min(c, 32) if last else 1
     bw = min(w, total // bc, 16 if bc > 1 else 128)
     bh = min(h, 16, total // (bc * bw))
-    return bh, bw, bc if bc > 1 else min(c, total // (bh * bw))
+    if bc == 1:
+        bc = min(c, total // (bh * bw))
+    return bh, bw, bc
 
 
 # %% ../../../nbs/ops/kernels/upfirdn2d_kernel.ipynb #116884ae
@@ -127,37 +129,25 @@ def _op(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]
     y = _empty_output(x, f, up, down, padding)
     if y.numel() == 0:
         return y
-    (bh, bw, bc), (n, c, ho, wo), f = _block(y), y.shape, f.contiguous()
-    tiles = triton.cdiv(c, bc), triton.cdiv(ho, bh), triton.cdiv(wo, bw)
+    f = f.contiguous()
+    n, c, out_h, out_w = y.shape
+    bh, bw, bc = _block(y)
+    tiles = triton.cdiv(c, bc), triton.cdiv(out_h, bh), triton.cdiv(out_w, bw)
     px, py = padding[0], padding[2]
+    lift_x = max(0, -(-px // up[0]))
+    lift_y = max(0, -(-py // up[1]))
     with torch.cuda.device_of(x):  # Triton launches on the current device
         _upfirdn2d_kernel[(n * tiles[0] * tiles[1] * tiles[2],)](
-            x,
-            f,
-            y,
-            c,
-            *x.shape[2:],
-            ho,
-            wo,
+            *(x, f, y),
+            *(c, *x.shape[2:], out_h, out_w),
             *tiles,
             *x.stride(),
             *y.stride(),
-            px,
-            py,
-            max(0, -(-px // up[0])),
-            max(0, -(-py // up[1])),
+            *(px, py, lift_x, lift_y),
             float(gain),
-            UPX=up[0],
-            UPY=up[1],
-            DOWNX=down[0],
-            DOWNY=down[1],
-            FW=f.shape[1],
-            FH=f.shape[0],
-            FLIP=flip,
-            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
-            BH=bh,
-            BW=bw,
-            BC=bc,
+            **dict(UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1]),
+            **dict(FW=f.shape[1], FH=f.shape[0], FLIP=flip),
+            **dict(ACC=tl.float64 if x.dtype == torch.float64 else tl.float32, BH=bh, BW=bw, BC=bc),
             enable_fp_fusion=True,
         )
     return y
@@ -176,11 +166,14 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    (f,), (up, down, p, flip, gain) = ctx.saved_tensors, ctx.args
+    (f,) = ctx.saved_tensors
+    up, down, (x0, _, y0, _), flip, gain = ctx.args
     padding = []
-    for (n, n_out, taps), u, d, before in zip(ctx.sizes, up, down, (p[0], p[2])):
-        padding += [taps - before - 1, n * u - n_out * d + before - u + 1]
-    return _op(dy, f, down, up, padding, not flip, gain), *[None] * 6
+    for (n, n_out, taps), u, d, before in zip(ctx.sizes, up, down, (x0, y0)):
+        padding.append(taps - before - 1)
+        padding.append(n * u - n_out * d + before - u + 1)
+    dx = _op(dy, f, down, up, padding, not flip, gain)
+    return dx, None, None, None, None, None, None
 
 
 _op.register_autograd(_backward, setup_context=_save)
@@ -204,10 +197,14 @@ def fault(x: Tensor, f: Tensor, up: int, down: int) -> str | None:
     if f.device != x.device:
         return f"upfirdn2d kernel: expected the filter on {x.device}, found it on {f.device}"
     factor = min(up, down)  # the gradient runs with the two exchanged, so the smaller one counts
-    taps = -(-f.shape[-1] // factor) * (-(-f.shape[0] // factor) if f.ndim == 2 else 1)
+    taps = -(-f.shape[-1] // factor)
+    if f.ndim == 2:
+        taps *= -(-f.shape[0] // factor)
     if taps > 64:
-        return f"upfirdn2d kernel: expected at most 64 taps a pass, found {taps} (filter {tuple(f.shape)}, up {up}, down {down})"
-    pixels = max(x[:1].numel(), sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:]))) * up * up
+        found = f"{taps} (filter {tuple(f.shape)}, up {up}, down {down})"
+        return f"upfirdn2d kernel: expected at most 64 taps a pass, found {found}"
+    farthest = sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:]))
+    pixels = max(x[:1].numel(), farthest) * up * up
     if pixels >= 2**31:
         return f"upfirdn2d kernel: expected fewer than 2^31 elements a sample, found {pixels}"
     return None
@@ -223,12 +220,16 @@ def upfirdn2d_triton(
     flip_filter: bool = False,  # False: convolution, True: correlation
     gain: float = 1.0,
 ) -> Tensor:  # the layout of x
-    "Zero-insert, pad, filter, decimate in one kernel, any order of derivative. Karras et al. 2019 (StyleGAN2), resampling."
-    if reason := fault(x, f, up, down):
+    """Zero-insert, pad, filter, decimate in one kernel, any order of derivative.
+
+    ValueError with the sentence of `fault`. [StyleGAN2]"""
+    reason = fault(x, f, up, down)
+    if reason:
         raise ValueError(reason)
+    x0, x1, y0, y1 = padding
     if f.ndim == 2:
-        return _op(x, f, [up, up], [down, down], [*padding], flip_filter, gain)
+        return _op(x, f, [up, up], [down, down], [x0, x1, y0, y1], flip_filter, gain)
     if not gain >= 0:
         return -upfirdn2d_triton(x, f, up, down, padding, flip_filter, -gain)
-    x = _op(x, f[None, :], [up, 1], [down, 1], [*padding[:2], 0, 0], flip_filter, gain**0.5)
-    return _op(x, f[:, None], [1, up], [1, down], [0, 0, *padding[2:]], flip_filter, gain**0.5)
+    x = _op(x, f[None, :], [up, 1], [down, 1], [x0, x1, 0, 0], flip_filter, gain**0.5)
+    return _op(x, f[:, None], [1, up], [1, down], [0, 0, y0, y1], flip_filter, gain**0.5)

@@ -3,7 +3,8 @@
 git worktree add before f2b93e3
 PYTHONPATH=before OMP_NUM_THREADS=1 python tests/files/before_floors/make.py FOLDER
 
-The names of modules are those of that commit. `continued.safetensors` holds what its code makes of the runs when they go on."""
+The names of modules are those of that commit.
+`continued.safetensors` holds what its code makes of the runs when they go on."""
 
 import hashlib
 import json
