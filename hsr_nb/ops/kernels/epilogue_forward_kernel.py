@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+
 # %% ../../../nbs/ops/kernels/epilogue_forward_kernel.ipynb #09e8c460
 @triton.jit
 def _slope(y, alpha, gain, clamp, CLAMP: tl.constexpr):
@@ -19,6 +20,7 @@ def _slope(y, alpha, gain, clamp, CLAMP: tl.constexpr):
     if CLAMP:
         m = tl.where(tl.abs(y) >= clamp, 0.0, m)
     return m
+
 
 # %% ../../../nbs/ops/kernels/epilogue_forward_kernel.ipynb #0c4eef50
 @triton.jit
@@ -90,6 +92,7 @@ def _epilogue_kernel(
             u = tl.where(u > clamp, clamp, tl.where(u < -clamp, -clamp, u))
     tl.store(out + i, u.to(out.dtype.element_ty), mask=keep)
 
+
 # %% ../../../nbs/ops/kernels/epilogue_forward_kernel.ipynb #084ebf3e
 def _format(x: Tensor) -> torch.memory_format:
     "The layout of an image, NCHW where it is both."
@@ -119,6 +122,7 @@ def _wide(t, names):
 
 def _limit(clamp, y):
     return 0.0 if clamp is None else torch.tensor(clamp, dtype=y.dtype).item()  # as a clamped value is stored
+
 
 # %% ../../../nbs/ops/kernels/epilogue_forward_kernel.ipynb #9e3dc3c5
 def _launch(x, d, noise, b, x2, d2, y, alpha, gain, clamp):
