@@ -145,7 +145,7 @@ def bombs():
         + b"".join(b"](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40))
         + b"."
     )
-    deep = b")" + b"\x85" * 900_000
+    deep = b")" + b"\x85" * 300_000  # the hash of such a tuple overflows the stack
     doubled = b"]q\0" + b"".join(
         b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60)
     )  # two to the power of 60 lists
