@@ -1,4 +1,6 @@
-"Runs that die: killed at any moment, told to leave, out of disk, without permission, two in one folder. What lies on the disk is whole, and going on equals never having stopped."
+"""Runs that die: killed at any moment, told to leave, out of disk, without permission, two in one folder.
+
+What lies on the disk is whole, and going on equals never having stopped."""
 
 import contextlib
 import itertools
@@ -22,15 +24,17 @@ from PIL import Image
 
 import hsr_nb.interop.safetensors as files
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.interop.checkpoint import checkpoints
+from hsr_nb.interop.safetensors import save_safetensors
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
+from hsr_nb.training.checks import open_data
 from hsr_nb.training.config import TrainConfig
 from hsr_nb.training.monitor import Scores
 from hsr_nb.training.parallel import join
-from hsr_nb.training.run import open_data
 from hsr_nb.training.state import build_state
 
-# Children are forked from a server that has imported everything and computed nothing: one thread, so that a fork is safe, and 10 ms instead of seconds for a start.
+# Children are forked from a server that has imported everything and computed nothing: one thread, so that a fork is
+# safe, and 10 ms instead of seconds for a start.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "timm", "pytest", "hsr_nb.training.run", "hsr_nb.hsr", "torch.distributed"])
 
@@ -157,8 +161,11 @@ def drop_seconds(rows):
 
 
 def assert_whole(run):
-    "Every file but the temporary ones is complete; the newest checkpoint loads."
-    for p in (p for p in run.rglob("*") if p.is_file() and p.suffix != ".tmp" and not p.name.startswith(".tmp")):
+    "Every file but the unfinished ones is complete; the newest checkpoint loads."
+    for p in run.rglob("*"):
+        unfinished = any(part.startswith(".tmp") or part.endswith((".tmp", ".part")) for part in p.parts)
+        if not p.is_file() or unfinished:
+            continue
         if p.suffix == ".safetensors":
             load_checkpoint(p)
         elif p.suffix == ".png":
@@ -166,9 +173,7 @@ def assert_whole(run):
         elif p.suffix == ".json":
             json.loads(p.read_text())
         elif p.suffix == ".jsonl":
-            assert p.read_text().endswith(("\n", "")) and [
-                json.loads(line) for line in p.read_text().splitlines()
-            ] == read_metrics(run)
+            assert [json.loads(line) for line in p.read_text().splitlines()] == read_metrics(run)
         else:
             assert p.name == ".lock", p
     if checkpoints(run):
@@ -180,9 +185,7 @@ def assert_same_run(whole, run, extra=()):
     (a, meta), (b, other) = load_checkpoint(whole), load_checkpoint(run)
     wrong = [k for k in a if not torch.equal(a[k], b[k])]
     assert list(a) == list(b) and not wrong, f"{len(wrong)} of {len(a)} tensors differ, first {wrong[0]}"
-    assert {k: v for k, v in meta["count"].items() if k != "seconds"} == {
-        k: v for k, v in other["count"].items() if k != "seconds"
-    }
+    assert drop_seconds([meta["count"]]) == drop_seconds([other["count"]])
     assert drop_seconds(read_metrics(whole)) == drop_seconds(read_metrics(run))
 
     def names(d):
@@ -204,16 +207,8 @@ def whole(images, tmp_path_factory):
     began, run = time.monotonic(), folder / "run"
     assert ended(child(config(run, images))) == 0
     seconds = time.monotonic() - began
-    assert (
-        ended(
-            child(
-                config(folder / "counted", images),
-                None,
-                (count_changes, (str(folder / "counted"), str(folder / "changes"))),
-            )
-        )
-        == 0
-    )
+    counting = count_changes, (str(folder / "counted"), str(folder / "changes"))
+    assert ended(child(config(folder / "counted", images), None, counting)) == 0
     assert_same_run(run, folder / "counted")
     return run, seconds, int((folder / "changes").read_text())
 
@@ -229,9 +224,11 @@ def killed(cfg, how, rng, seconds, changes):
             p.join(rng.uniform(0, seconds) / 2**sooner)
             p.kill()
         elif how == "at a change":
-            p = child(cfg, None, (die_at_change, (cfg.run_dir, max(1, rng.randint(1, changes) >> sooner))))
+            n = max(1, rng.randint(1, changes) >> sooner)
+            p = child(cfg, None, (die_at_change, (cfg.run_dir, n)))
         else:
-            p = child(cfg, None, (die_within_write, (max(1, rng.randint(1, 4) >> sooner), rng.random())))
+            k = max(1, rng.randint(1, 4) >> sooner)
+            p = child(cfg, None, (die_within_write, (k, rng.random())))
         if ended(p) == -signal.SIGKILL:
             return
         assert p.exitcode == 0
@@ -274,9 +271,8 @@ def until(p, condition, seconds=300):
     "Wait for a condition while the child lives."
     end = time.monotonic() + seconds
     while not condition():
-        assert p.is_alive() and time.monotonic() < end, (
-            f"the child ended with {p.exitcode}" if not p.is_alive() else f"waited {seconds} s"
-        )
+        assert p.is_alive(), f"the child ended with {p.exitcode}"
+        assert time.monotonic() < end, f"waited {seconds} s"
         time.sleep(0.005)
 
 
@@ -296,9 +292,8 @@ def test_sigterm_saves_and_ends_with_143(steps, images, whole, tmp_path):
     assert nimg < 48, "it came too late to stop anything"
     assert_whole(run)
     assert ended(child(config(run, images))) == 0
-    assert_same_run(
-        whole[0], run, {f"checkpoints/{nimg:09d}.safetensors", f"samples/fakes{nimg:09d}.png"} if nimg % 12 else ()
-    )
+    own = {f"checkpoints/{nimg:09d}.safetensors", f"samples/fakes{nimg:09d}.png"}
+    assert_same_run(whole[0], run, own if nimg % 12 else ())
 
 
 def test_sigterm_to_the_whole_group(images, tmp_path):
@@ -313,13 +308,8 @@ def test_sigterm_to_the_whole_group(images, tmp_path):
 
 def rank(r, port, then, *args):
     "In a child: be one of two processes."
-    os.environ |= {
-        "RANK": str(r),
-        "LOCAL_RANK": str(r),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     then(*args)
 
 
@@ -362,9 +352,8 @@ def test_scores_of_two_processes_are_those_of_one(tmp_path):
     measured(cfg, tmp_path / "one.json")
     assert [ended(p) for p in two(measured, cfg, tmp_path / "two.json")] == [0, 0]
     one, both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
-    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")} and all(
-        v > 0 for v in one.values()
-    )
+    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")}
+    assert all(v > 0 for v in one.values())
     assert one == pytest.approx(both, rel=1e-5)
 
 
@@ -375,9 +364,8 @@ def test_scores_leave_the_run_alone(images, whole, tmp_path):
     a, b = load_checkpoint(whole[0])[0], load_checkpoint(run)[0]
     assert all(torch.equal(a[k], b[k]) for k in a) and not (run / "best.json").exists()
     key, rows = "kid[synthfaces-attributes]", read_metrics(whole[0])
-    assert [r["nimg"] for r in rows if key in r] == [8, 12, 16, 24, 32, 36, 40, 48] and not any(
-        key in r for r in read_metrics(run)
-    )
+    assert [r["nimg"] for r in rows if key in r] == [8, 12, 16, 24, 32, 36, 40, 48]
+    assert not any(key in r for r in read_metrics(run))
     low = min((r for r in rows if r["nimg"] % 12 == 0), key=lambda r: r[key])
     assert json.loads((whole[0] / "best.json").read_text()) == {
         key: {"checkpoint": f"checkpoints/{low['nimg']:09d}.safetensors", "nimg": low["nimg"], "score": low[key]}
@@ -392,15 +380,18 @@ def test_the_teacher_does_not_judge(images, tmp_path):
 # --- disks and folders
 
 
+def leftovers(run):
+    "What was begun and not finished."
+    return [*run.rglob("*.tmp"), *run.rglob("*.part")]
+
+
 @contextlib.contextmanager
 def tmpfs(path, size):
     "A small disk of its own, for root."
     path.mkdir()
-    if (
-        os.geteuid()
-        or not shutil.which("mount")
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True).returncode
-    ):
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]
+    allowed = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not allowed or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small disk here")
     try:
         yield path
@@ -418,7 +409,9 @@ FULL = {
 
 @pytest.mark.parametrize("what", FULL)
 def test_no_room_for(what, images, whole, tmp_path):
-    "A limit on the size of a file stands for a disk that fills up within this file: the run ends with its name, and goes on when there is room."
+    """A limit on the size of a file stands for a disk that fills up within this file.
+
+    The run ends with its name, and goes on when there is room."""
     (size, changes), run = FULL[what], tmp_path / "run"
     shutil.copytree(whole[0], run)
     for p in checkpoints(run)[1:]:
@@ -428,13 +421,13 @@ def test_no_room_for(what, images, whole, tmp_path):
     said = (tmp_path / "said").read_text()
     assert f"cannot write {run}/{what}" in said and ("File too large" in said or "No space left" in said), said
     assert_whole(run)
-    assert checkpoints(run)[0].read_bytes() == before and len(checkpoints(run)) == 1 and not list(run.rglob("*.tmp"))
+    assert checkpoints(run)[0].read_bytes() == before and len(checkpoints(run)) == 1
+    assert not leftovers(run)
     for p in (run / "samples").glob("fakes*"):
         p.unlink()
     assert ended(child(config(run, images))) == 0
-    assert load_checkpoint(run)[0].keys() == load_checkpoint(whole[0])[0].keys() and drop_seconds(
-        read_metrics(run)
-    ) == drop_seconds(read_metrics(whole[0]))
+    assert load_checkpoint(run)[0].keys() == load_checkpoint(whole[0])[0].keys()
+    assert drop_seconds(read_metrics(run)) == drop_seconds(read_metrics(whole[0]))
 
 
 @pytest.mark.parametrize("room", [0, 40_000])
@@ -453,7 +446,7 @@ def test_full_disk(room, images, whole, tmp_path):
         said = (tmp_path / "said").read_text()
         assert said.startswith(f"cannot write {run}/") and "No space left on device" in said, said
         assert_whole(run)
-        assert not list(run.rglob("*.tmp"))
+        assert not leftovers(run)
         (disk / "filler").unlink()
         for p in checkpoints(run)[1:]:
             p.unlink()
@@ -538,25 +531,18 @@ def test_another_run_is_refused_unless_forced(images, whole, tmp_path):
             train(config(run, images, kimg=0.052, **change), progress=False)
     with (
         pytest.warns(UserWarning, match="net.channel_max was 8, now 4"),
-        pytest.raises(CheckpointError, match="has shape"),
+        pytest.raises(CheckpointError, match="of the shape"),
     ):
         train(config(run, images, kimg=0.052, **{"net.channel_max": 4}), progress=False, force=True)
     assert all(torch.equal(before[k], v) for k, v in load_checkpoint(run)[0].items())
     with pytest.warns(UserWarning, match="going on by force"):
-        train(
-            config(run, images, kimg=0.052, **cases["data set's identity"] | {"loss.r1_gamma": 3.0}),
-            progress=False,
-            force=True,
-        )
+        both = cases["data set's identity"] | {"loss.r1_gamma": 3.0}
+        train(config(run, images, kimg=0.052, **both), progress=False, force=True)
     about = json.loads((run / "provenance.json").read_text())
-    assert (
-        len(about["forced"]) == 2
-        and about["forced"][0] == "loss.r1_gamma was 1.0, now 3.0"
-        and about["earlier"][-1]["until_nimg"] == 48
-    )
-    assert (
-        load_checkpoint(run)[1]["count"]["nimg"] == 52 and load_checkpoint(run)[1]["config"]["loss"]["r1_gamma"] == 3.0
-    )
+    assert len(about["forced"]) == 2 and about["forced"][0] == "loss.r1_gamma was 1.0, now 3.0"
+    assert about["earlier"][-1]["until_nimg"] == 48
+    meta = load_checkpoint(run)[1]
+    assert meta["count"]["nimg"] == 52 and meta["config"]["loss"]["r1_gamma"] == 3.0
 
 
 def test_the_same_teacher_with_other_weights_is_refused(images, whole, tmp_path):
@@ -582,12 +568,14 @@ def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tm
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
-    "Ours, and the temporary file that safetensors itself writes next to its target."
+    "Ours, those of earlier versions, and the temporary file that safetensors itself writes next to its target."
     from hsr_nb.training.run_folder import RunFolder
 
-    left = [tmp_path / "run" / "checkpoints" / name for name in (".000001024.safetensors.tmp", ".tmp1Y03on")]
-    left[0].parent.mkdir(parents=True)
+    folder = tmp_path / "run" / "checkpoints"
+    unfinished = folder / ".000001024.safetensors.99999999-0a1b2c3d.part"
+    unfinished.mkdir(parents=True)
+    left = [folder / ".000001024.safetensors.tmp", folder / ".tmp1Y03on", unfinished / "000001024.safetensors"]
     for p in left:
         p.write_bytes(b"half")
     with RunFolder(tmp_path / "run", writes=True):
-        assert not any(p.exists() for p in left)
+        assert not any(p.exists() for p in left) and not leftovers(tmp_path / "run")

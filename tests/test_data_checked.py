@@ -18,8 +18,8 @@ from hsr_nb.data.checked import open_checked, open_known
 from hsr_nb.data.files import FolderFiles, ZipFiles
 from hsr_nb.data.images import FileSet
 from hsr_nb.training import override, preset, train
+from hsr_nb.training.checks import open_data
 from hsr_nb.training.parallel import Processes
-from hsr_nb.training.run import open_data
 
 
 @pytest.fixture

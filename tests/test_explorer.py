@@ -26,7 +26,8 @@ from hsr_nb.explore.recipe import Edit, History, dump_history, parse_history
 from hsr_nb.explore.session import VIEWS, Session, curve, difference, frames, preview_level, variations
 from hsr_nb.interop import CheckpointError, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
-from hsr_nb.interop.embedded import embedded_checkpoint, embedded_generators, ship_generator
+from hsr_nb.interop.convert import ship_generator
+from hsr_nb.interop.embedded import embedded_checkpoint, embedded_generators
 from hsr_nb.interop.safetensors import subset
 from hsr_nb.nets import Generator
 

@@ -65,20 +65,21 @@ def test_training_runs_and_resumes(tmp_path):
     assert load_checkpoint(cfg.run_dir)[1]["count"]["nimg"] >= 640 and all("loss/hsr64" in r for r in rows)
 
 
-def steps(cfg, n, stats, device=torch.device("cuda", 0), s=None):
+def steps(cfg, n, stats, s=None):
+    device = torch.device("cuda", 0)
     s = s or build_state(cfg, (3, 64, 64), 0, device)
 
     def labels(i):
         return torch.zeros(len(i), 0)
 
-    for i in range(n):
-        images = (torch.rand(cfg.batch, 3, 64, 64, generator=stream(0, "real", s.count["step"])) * 255).to(torch.uint8)
+    for _ in range(n):
+        rng = stream(0, "real", s.count["step"])
+        images = (torch.rand(cfg.batch, 3, 64, 64, generator=rng) * 255).to(torch.uint8)
         real = send(images, device).float() / 127.5 - 1
+        real_labels = send(labels(range(cfg.batch)), device)
+        step = Step(cfg, s, Processes(), labels, 100, real, real_labels, stats)
         with fast_math(device):
-            train_step(
-                Step(cfg, s, Processes(), labels, 100, real, send(labels(range(cfg.batch)), device), stats),
-                cfg.opt.ema_rampup,
-            )
+            train_step(step, cfg.opt.ema_rampup)
     return s
 
 
@@ -107,7 +108,7 @@ def test_no_step_waits_for_the_device(changes):
     cfg, stats = override(preset("small64"), **SPARSE | changes), Stats()
     s = build_state(cfg, (3, 64, 64), 0, torch.device("cuda", 0))
     if s.hsr is not None:
-        s.hsr.measure([torch.rand(8, 3, 64, 64, device="cuda") * 2 - 1])
+        s.hsr.targets.measure([torch.rand(8, 3, 64, 64, device="cuda") * 2 - 1])
     steps(cfg, 4, stats, s=s)
     torch.cuda.set_sync_debug_mode("error")
     try:

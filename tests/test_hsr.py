@@ -1,4 +1,6 @@
-"""Hierarchical Semantic Regularization: gradient path, head order, pairing, parameter counts, offline errors; every axis and improvement, alone and in training."""
+"""Hierarchical Semantic Regularization: gradient path, head order, pairing, parameter counts, offline errors.
+
+Every axis and improvement, alone and in training."""
 
 import dataclasses
 import json
@@ -13,10 +15,12 @@ import pytest
 import torch
 
 from hsr_nb.base.errors import WeightsNotFound
+from hsr_nb.base.moments import Moments
 from hsr_nb.hsr import HSR, TEACHERS, Head, load_teacher
 from hsr_nb.hsr.heads import count
 from hsr_nb.hsr.linearity import linearity, second_difference
-from hsr_nb.hsr.targets import Moments, Scale
+from hsr_nb.hsr.regularizer import HSROptions
+from hsr_nb.hsr.targets import Scale
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Generator
 from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
@@ -68,7 +72,8 @@ def test_pooled_order_equals_official(side, hidden):
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     ya, yb = fast(a, (14, 14)), slow(b, (14, 14))
     assert (ya - yb).abs().max() < 1e-4
-    ya.square().mean().backward(), yb.square().mean().backward()
+    ya.square().mean().backward()
+    yb.square().mean().backward()
     assert torch.allclose(a.grad, b.grad, atol=1e-6)
     for p, q in zip(fast.parameters(), slow.parameters()):
         assert torch.allclose(p.grad, q.grad, atol=1e-4)
@@ -101,9 +106,8 @@ def test_shapes_of_every_published_teacher(name):
     with torch.no_grad():
         maps = t(torch.zeros(1, 3, 32, 32))
     assert [(m.shape[1], m.shape[2]) for m in maps.values()] == SHAPES[name]
-    assert {k: m.shape[1] for k, m in maps.items()} == t.channels and {
-        k: tuple(m.shape[2:]) for k, m in maps.items()
-    } == t.grids
+    assert {k: m.shape[1] for k, m in maps.items()} == t.channels
+    assert {k: tuple(m.shape[2:]) for k, m in maps.items()} == t.grids
     assert SHAPES[name] == list(zip(TEACHERS[name].channels, TEACHERS[name].grids))  # known before anything is built
     assert list(maps) == [8, 16, 32, 64] and t.input_size == ((256, 256) if "dinov3" in name else (224, 224))
     assert not any(p.requires_grad for p in t.parameters()) and not any(m.training for m in t.backbone.net.modules())
@@ -151,9 +155,8 @@ def test_building_uses_no_global_randomness():
 def test_loss_options(G, teacher):
     plain, per_tap = run(G, HSR(G.tap_channels, teacher, head_hidden=8))
     assert torch.isclose(plain, sum(per_tap.values()))
-    half, same = run(
-        G, HSR(G.tap_channels, teacher, head_hidden=8, weight=0.5, layer_weights={8: 2, 16: 0, 32: 0, 64: 0})
-    )
+    only_8 = {8: 2, 16: 0, 32: 0, 64: 0}
+    half, same = run(G, HSR(G.tap_channels, teacher, head_hidden=8, weight=0.5, layer_weights=only_8))
     assert torch.isclose(half, per_tap[8]) and all(torch.equal(same[k], per_tap[k]) for k in per_tap)
     assert 0 <= run(G, HSR(G.tap_channels, teacher, loss="cosine"))[0] <= 16
     assert run(G, HSR(G.tap_channels, teacher, loss="smooth_l1", head_hidden=0))[0] > 0
@@ -168,10 +171,8 @@ def test_loss_options(G, teacher):
 
 def test_target_is_clamped_and_resized_inside_the_teacher(teacher):
     img = torch.randn(2, 3, 32, 32) * 2
-    a, b = (
-        teacher(img),
-        teacher(img.clamp(-1, 1).repeat_interleave(5, 2).repeat_interleave(5, 3)),
-    )  # 160 pixels by repetition
+    larger = img.clamp(-1, 1).repeat_interleave(5, 2).repeat_interleave(5, 3)  # 160 pixels by repetition
+    a, b = teacher(img), teacher(larger)
     assert all(torch.allclose(a[t], b[t], atol=1e-5) for t in a)
     assert teacher(torch.zeros(1, 1, 20, 30))[8].shape[0] == 1  # grey, not square
 
@@ -183,13 +184,12 @@ def test_state_moves_and_refuses(teacher):
     a.update_ema(0.9)
     b.load_state_dict(a.state_dict())
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
-    with pytest.raises(ValueError, match="wrong shape"):
+    with pytest.raises(ValueError, match="do not fit.* has heads.8.first.weight of the shape"):
         HSR({8: 16, 16: 16}, teacher, head_hidden=9).load_state_dict(a.state_dict())
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="do not fit.* lacks 16 tensors of the network, first heads.16.first.bias"):
         b.load_state_dict({})
-    assert (
-        a.to(torch.float64).teacher is teacher and next(teacher.parameters()).dtype == torch.float64
-    )  # the teacher moves along
+    a.to(torch.float64)
+    assert a.teacher is teacher and next(teacher.parameters()).dtype == torch.float64  # the teacher moves along
     a.to(torch.float32)
 
 
@@ -250,31 +250,26 @@ def test_official_is_the_published_method(G, teacher):
         teacher="dino_vitb16", start_kimg=500, official=True
     )
     hsr = HSR(G.tap_channels, teacher, official=True)
-    img, feats = G.synthesis(
-        G.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(3)), None) * 20,
-        noise_mode="const",
-        taps=hsr.taps,
-    )
+    ws = G.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(3)), None)
+    img, feats = G.synthesis(ws * 20, noise_mode="const", taps=hsr.taps)
     assert img.abs().max() > 1.2  # so that the clamp would matter
     x = 0.5 * img.detach() + 0.5
     x = torch.nn.functional.interpolate(x, teacher.input_size, mode="area")
-    x = (x - torch.tensor(teacher.backbone.mean).view(1, 3, 1, 1)) / torch.tensor(teacher.backbone.std).view(1, 3, 1, 1)
-    maps = dict(
-        zip(
-            ("layer1", "layer2", "layer3", "layer4"),
-            teacher.backbone.net.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True),
-        )
-    )
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (teacher.backbone.mean, teacher.backbone.std))
+    x = (x - mean) / std
+    found = teacher.backbone.net.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True)
+    maps = dict(zip(("layer1", "layer2", "layer3", "layer4"), found))
+
+    def pointwise(weight, bias, scale, x):
+        return torch.einsum("oc,nchw->nohw", weight[:, :, 0, 0] * scale, x) + bias.view(1, -1, 1, 1)
+
     total = 0
     for r, layer in ((8, "layer4"), (16, "layer3"), (32, "layer2"), (64, "layer1")):
-        p, f, t = hsr.heads[str(r)], feats[r].float(), maps[layer].detach()
-        h = torch.einsum("oc,nchw->nohw", p.first.weight[:, :, 0, 0] / feats[r].shape[1] ** 0.5, f) + p.first.bias.view(
-            1, -1, 1, 1
-        )
-        y = torch.einsum(
-            "oc,nchw->nohw", p.last.weight[:, :, 0, 0] / 4096**0.5, h.clamp(min=0) * 2**0.5
-        ) + p.last.bias.view(1, -1, 1, 1)
-        total = total + (torch.nn.functional.adaptive_avg_pool2d(y, t.shape[-2:]) - t).square().mean()
+        head, features, target = hsr.heads[str(r)], feats[r].float(), maps[layer].detach()
+        h = pointwise(head.first.weight, head.first.bias, features.shape[1] ** -0.5, features)
+        y = pointwise(head.last.weight, head.last.bias, 4096**-0.5, h.clamp(min=0) * 2**0.5)
+        pooled = torch.nn.functional.adaptive_avg_pool2d(y, target.shape[-2:])
+        total = total + (pooled - target).square().mean()
     assert torch.allclose(hsr(feats, img)[0], total, rtol=1e-4)
     assert not torch.allclose(HSR(G.tap_channels, teacher)(feats, img)[0], total, rtol=1e-3)  # ours clamps
     for wrong in (dict(grad="features_and_image"), dict(target_norm="standardised"), dict(head_init="prefit")):
@@ -309,31 +304,46 @@ def test_words_that_mean_nothing_are_refused(teacher):
 def test_moments_are_exact_in_pieces():
     "E[x^2] - E[x]^2 in exact arithmetic; quirk 15 is the same without the square."
     x = 50 + torch.arange(240, dtype=torch.float64).view(5, 2, 6, 4).sin()
-    m = Moments(2)
-    for part in x.split([1, 3, 1]):
-        m.add(part.float().double())
-    n, mean, var = m.together()
-    v = x.float().double().transpose(0, 1).flatten(1)
-    assert (
-        n == 120
-        and torch.allclose(mean, v.mean(1), rtol=1e-14)
-        and torch.allclose(var, (v**2).mean(1) - v.mean(1) ** 2, rtol=1e-9)
-    )
-    assert (var - ((v**2).mean(1) - v.mean(1))).abs().min() > 1000
+    places = x.float().double().movedim(1, -1)  # [5, 6, 4, 2]
+    m = Moments(2, diagonal=True)
+    for part in places.split([1, 3, 1]):
+        m.add(part.flatten(0, 2))
+    v = places.flatten(0, 2)
+    exact = (v**2).mean(0) - v.mean(0) ** 2
+    assert m.n == 120
+    assert torch.allclose(m.mean, v.mean(0), rtol=1e-14) and torch.allclose(m.cov, exact, rtol=1e-9)
+    assert (m.cov - ((v**2).mean(0) - v.mean(0))).abs().min() > 1000
 
 
 def test_standardised_targets_have_unit_scale(teacher):
     hsr = HSR({8: 16, 16: 16}, teacher, head_hidden=8, target_norm="standardised")
     faces = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    hsr.measure(faces.split(10))
-    for t, x in hsr.targets(faces).items():
+    hsr.targets.measure(faces.split(10))
+    for x in hsr.targets(faces).values():
         std = x.std((0, 2, 3), unbiased=False)
         assert x.mean((0, 2, 3)).abs().max() < 1e-3 and std.max() < 1.001 and (std > 0.99).float().mean() > 0.5
     other = HSR({8: 16, 16: 16}, teacher, head_hidden=8, target_norm="standardised", seed=1)
     other.load_state_dict(hsr.state_dict())
-    assert other.measured and all(
-        torch.equal(a, b) for a, b in zip(other.targets(faces).values(), hsr.targets(faces).values())
-    )
+    assert other.targets.measured
+    mine, theirs = hsr.targets(faces), other.targets(faces)
+    assert all(torch.equal(mine[t], theirs[t]) for t in mine)
+
+
+def test_flags_are_saved_as_the_tensors_they_were(teacher):
+    "A state of earlier versions, whose flags were buffers, is taken as it is; a flag that is missing is named."
+    how = dict(head_hidden=8, target_norm="standardised", head_init="prefit")
+    hsr, other = (HSR({8: 16, 16: 16}, teacher, **how, seed=s) for s in (0, 1))
+    state = hsr.state_dict()
+    names = [k for k, v in state.items() if v.dtype == torch.bool]
+    assert names == ["fitted", "scales.8.measured", "scales.16.measured"] and not any(state[k] for k in names)
+    state |= {k: torch.tensor(True) for k in names}
+    other.load_state_dict(state)
+    assert other.fitted is True and other.targets.measured is True
+    assert not hsr.fitted and not hsr.targets.measured
+    assert all(other.state_dict()[k].item() is True for k in names)
+    del state["scales.16.measured"]
+    with pytest.raises(ValueError, match="lacks 1 tensors of the network, first scales.16.measured"):
+        other.load_state_dict(state)
 
 
 def test_dead_channels_do_not_explode():
@@ -348,10 +358,9 @@ def test_dead_channels_do_not_explode():
 def test_second_difference_derivative_and_scale():
     h = torch.randn(6, 4, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
 
-    def f(v):
-        return ((v[2:4] - (v[:2] + v[4:]) / 2) ** 2).mean(1) / (
-            ((v[4:] - v[:2]) ** 2).mean(1) + 1e-8
-        )  # in double precision, for gradcheck
+    def f(v):  # in double precision, for gradcheck
+        start, middle, end = v[:2], v[2:4], v[4:]
+        return ((middle - (start + end) / 2) ** 2).mean(1) / (((end - start) ** 2).mean(1) + 1e-8)
 
     assert torch.allclose(second_difference(h).double(), f(h), rtol=1e-5) and torch.autograd.gradcheck(f, h)
     (g,) = torch.autograd.grad(f(h).sum(), h)
@@ -376,11 +385,9 @@ def test_linearity_needs_no_teacher_and_no_top(G, teacher):
     assert not looked and torch.equal(state, torch.get_rng_state())
     loss.backward()
     got = {n for n, p in G.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert got == {
-        n
-        for n, _ in G.synthesis.named_parameters(prefix="synthesis")
-        if ".torgb." not in n and ".b128." not in n and "noise_strength" not in n
-    } | {n for n in got if "noise_strength" in n}
+    names = [n for n, _ in G.synthesis.named_parameters(prefix="synthesis")]
+    reached = {n for n in names if ".torgb." not in n and ".b128." not in n and "noise_strength" not in n}
+    assert {n for n in got if "noise_strength" not in n} == reached
     assert all(p.grad is None for p in hsr.parameters()) and torch.isclose(loss, sum(per_tap.values()))
     same, _ = linearity(hsr, G.synthesis, w0, w0 + 1e-3 * (w1 - w0))
     assert same < loss  # why the mapping network is not asked: close neighbours are always straight
@@ -421,6 +428,12 @@ def equal(a, b, keys=None):
     assert not [k for k in keys or a if not torch.equal(a[k], b[k])] and (keys or a.keys() == b.keys())
 
 
+def black_step(cfg, s):
+    "A step on eight black pictures without labels."
+    real, labels = torch.zeros(8, 1, 32, 32), torch.zeros(8, 0)
+    return Step(cfg, s, Processes(), lambda i: torch.zeros(len(i), 0), 100, real, labels, Stats())
+
+
 def test_old_configurations_load_with_defaults():
     new = {"head_init", "prefit_kimg", "target_norm", "norm_kimg", "grad", "linearity", "official"}
     for name in PRESETS:
@@ -431,39 +444,29 @@ def test_old_configurations_load_with_defaults():
 
 
 def test_defaults_change_nothing(tmp_path):
-    "No tensor of the state and no number of the loss is new: the step computes, bit for bit, the sum that it computed before there were switches."
+    """No tensor of the state and no number of the loss is new.
+
+    The step computes, bit for bit, the sum that it computed before there were switches."""
     cfg = config(tmp_path, **{"hsr.start_kimg": 0.0})
     s = build_state(cfg, (1, 32, 32))
-    assert not any(k.startswith(("hsr.scales", "hsr.fitted")) for k in flatten(s)) and s.hsr.ready and s.hsr.measured
-    step = Step(
-        cfg,
-        s,
-        Processes(),
-        lambda i: torch.zeros(len(i), 0),
-        100,
-        torch.zeros(8, 1, 32, 32),
-        torch.zeros(8, 0),
-        Stats(),
-    )
+    assert not any(k.startswith(("hsr.scales", "hsr.fitted")) for k in flatten(s))
+    assert s.hsr.fitted and s.hsr.targets.measured
+    step = black_step(cfg, s)
     lat = step.latents("g_main").part(0, 1, torch.device("cpu"))
     loss, _ = g_main(step, lat, (0, 1))
     img, feats = s.G.synthesis(style(step, lat)[0], taps=s.hsr.taps)
     with torch.no_grad():
         seen = s.hsr.teacher(img, sorted(set(s.hsr.pairs.values())))
-    old = {
-        t: torch.nn.functional.mse_loss(s.hsr.heads[str(t)](feats[t], seen[p].shape[-2:]), seen[p].float())
-        for t, p in s.hsr.pairs.items()
-    }
-    before = (
-        says_real(s.D(s.augment(img), lat.c)).mean()
-        + s.hsr.weight * sum(s.hsr.layer_weights[t] * v for t, v in old.items()) * cfg.hsr.interval
-    )
-    names = [p for g in s.opt_G.param_groups for p in g["params"]]
+    old = {}
+    for t, p in s.hsr.pairs.items():
+        said = s.hsr.heads[str(t)](feats[t], seen[p].shape[-2:])
+        old[t] = torch.nn.functional.mse_loss(said, seen[p].float())
+    regularized = cfg.hsr.weight * sum(s.hsr.layer_weights[t] * v for t, v in old.items())
+    before = says_real(s.D(s.augment(img), lat.c)).mean() + regularized * cfg.hsr.interval
     assert torch.equal(loss, before)
-    assert all(
-        (a is None and b is None) or torch.equal(a, b)
-        for a, b in zip(*(torch.autograd.grad(l, names, allow_unused=True) for l in (loss, before)))
-    )
+    params = [p for g in s.opt_G.param_groups for p in g["params"]]
+    ours, want = (torch.autograd.grad(v, params, allow_unused=True) for v in (loss, before))
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(ours, want))
 
 
 @pytest.fixture(scope="module")
@@ -486,23 +489,21 @@ def test_a_stop_before_the_fit_changes_nothing(whole, tmp_path):
 
 
 def test_fitting_and_measuring_leave_the_baseline_alone(tmp_path):
-    "With weight 0 the heads are fitted, and the networks are those of a run without a teacher, bit for bit: no random number was taken from them."
-    a, b = (
-        trained(tmp_path / "none", **{"hsr.teacher": "none"}),
-        trained(tmp_path / "zero", **IMPROVED | {"hsr.weight": 0.0, "hsr.linearity": 0.0}),
-    )
+    """With weight 0 the heads are fitted, and the networks are those of a run without a teacher, bit for bit.
+
+    No random number was taken from them."""
+    a = trained(tmp_path / "none", **{"hsr.teacher": "none"})
+    b = trained(tmp_path / "zero", **IMPROVED | {"hsr.weight": 0.0, "hsr.linearity": 0.0})
     equal(a, b, list(a))
     assert b["hsr.fitted"] and b["hsr.heads.8.last.bias"].abs().sum() > 0
 
 
 def test_linearity_changes_the_generator_and_only_says_so_when_on(tmp_path):
     off, on = trained(tmp_path / "off"), trained(tmp_path / "on", **{"hsr.linearity": 0.5})
-    assert off.keys() == on.keys() and not torch.equal(
-        off["G.synthesis.b8.conv1.weight"], on["G.synthesis.b8.conv1.weight"]
-    )
-    assert any("linearity/hsr8" in r for r in read_metrics(tmp_path / "on")) and not any(
-        "linearity/hsr8" in r for r in read_metrics(tmp_path / "off")
-    )
+    assert off.keys() == on.keys()
+    assert not torch.equal(off["G.synthesis.b8.conv1.weight"], on["G.synthesis.b8.conv1.weight"])
+    assert any("linearity/hsr8" in r for r in read_metrics(tmp_path / "on"))
+    assert not any("linearity/hsr8" in r for r in read_metrics(tmp_path / "off"))
     with pytest.raises(ValueError, match="teacher"):
         trained(tmp_path / "none", **{"hsr.linearity": 0.5, "hsr.teacher": "none"})
 
@@ -522,48 +523,52 @@ def test_every_axis_trains(tmp_path, changes):
     assert any(k.startswith("loss/hsr") for r in read_metrics(tmp_path) for k in r)
 
 
+CONSTANT_NOISE = """
+import functools
+import json
+import sys
+
+import hsr_nb.training.run as r
+from hsr_nb.training import config_from_dict
+
+build = r.build_state
+
+
+def const(*args):
+    s = build(*args)
+    s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode="const")
+    return s
+
+
+r.build_state = const
+r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)
+"""
+
+
 def test_improvements_on_two_processes_equal_one(tmp_path):
     "Statistics, fit and penalty: each process has half, the result is the same to rounding."
-    code = (
-        "import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
-        "build = r.build_state\n"
-        "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
-        "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)"
-    )
-    (tmp_path / "t.py").write_text(code)
+    (tmp_path / "t.py").write_text(CONSTANT_NOISE)
     states = []
     for n in (1, 2):
-        cfg = config(
-            tmp_path / f"p{n}",
-            kimg=0.024,
-            **IMPROVED | {"hsr.start_kimg": 0.0, "hsr.interval": 1, "opt.g_lr": 0.001, "opt.d_lr": 0.001},
-        )
+        often = {"hsr.start_kimg": 0.0, "hsr.interval": 1, "opt.g_lr": 0.001, "opt.d_lr": 0.001}
+        cfg = config(tmp_path / f"p{n}", kimg=0.024, **IMPROVED | often)
         (tmp_path / f"c{n}.json").write_text(json.dumps(cfg.to_dict()))
-        launch = (
-            [sys.executable]
-            if n == 1
-            else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        )
-        subprocess.run(
-            [*launch, str(tmp_path / "t.py"), str(tmp_path / f"c{n}.json")],
-            check=True,
-            timeout=300,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        launch = [sys.executable]
+        if n > 1:
+            launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+        command = [*launch, str(tmp_path / "t.py"), str(tmp_path / f"c{n}.json")]
+        subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
         states.append(load_checkpoint(tmp_path / f"p{n}")[0])
-    a, b = states
-    gap = {
-        k: ((a[k].float() - b[k].float()).norm() / a[k].float().norm().clamp(min=1e-2)).item()
-        for k in a
-        if not k.startswith("opt")
-    }
-    assert max(v for k, v in gap.items() if "scales" in k) < 1e-5 and max(gap.values()) < 2e-3, max(
-        gap.items(), key=lambda kv: kv[1]
-    )
+    a, b = ({k: v.float() for k, v in state.items() if not k.startswith("opt")} for state in states)
+    gap = {k: ((a[k] - b[k]).norm() / a[k].norm().clamp(min=1e-2)).item() for k in a}
+    assert max(v for k, v in gap.items() if "scales" in k) < 1e-5
+    assert max(gap.values()) < 2e-3, max(gap.items(), key=lambda kv: kv[1])
 
 
 def test_overhead_as_measured_and_as_reckoned():
-    "At tiny32 at most a quarter of a step; with DINO ViT-B/16 at 256 pixels at most a tenth, pooled and lazy; the published order is eight times that."
+    """At tiny32 at most a quarter of a step; with DINO ViT-B/16 at 256 pixels at most a tenth, pooled and lazy.
+
+    The published order is eight times that."""
     results = Path(__file__).resolve().parents[1] / "data/results"
     assert (preset("tiny32").hsr.head_hidden, preset("tiny32").hsr.interval) == (256, 4)
     for file in results.glob("benchmark-tiny32-*.json"):
@@ -573,7 +578,7 @@ def test_overhead_as_measured_and_as_reckoned():
     assert share["pooled heads, lazy"] <= 0.10 and 7.5 < share["official order"] / share["pooled heads, lazy"] < 8.5
 
 
-# ---- quirks of the official code that are absent (the table is in nbs/hsr/07_quirks)
+# ---- quirks of the official code that are absent (the table is in nbs/hsr/quirks)
 
 
 class Counted(torch.nn.Module):
@@ -599,19 +604,7 @@ def test_augmentation_acts_in_an_hsr_run(tmp_path):
     cfg = config(tmp_path, **{"hsr.start_kimg": 0.0, "hsr.interval": 1, "loss.pl_weight": 0, "loss.r1_interval": 1})
     s = build_state(cfg, (1, 32, 32))
     s.augment = Counted()
-    train_step(
-        Step(
-            cfg,
-            s,
-            Processes(),
-            lambda i: torch.zeros(len(i), 0),
-            100,
-            torch.zeros(8, 1, 32, 32),
-            torch.zeros(8, 0),
-            Stats(),
-        ),
-        None,
-    )
+    train_step(black_step(cfg, s), None)
     assert (s.augment.images, s.augment.observed, s.augment.adjusted) == (4, 2, 1)
 
 
@@ -623,26 +616,35 @@ def test_taps_change_neither_type_nor_image(G):
     for taps in ((), (8,), (8, 64)):
         img, feats = G.synthesis(ws, taps=taps, noise_mode="const", force_fp32=True)
         assert torch.equal(img, plain) and tuple(feats) == taps
-    for p in (p for n, p in G.synthesis.named_parameters() if n.endswith("noise_strength")):
+    strengths = [p for n, p in G.synthesis.named_parameters() if n.endswith("noise_strength")]
+    for p in strengths:
         p.data.fill_(1)
-    assert torch.equal(*(G.synthesis(ws, taps=(8,), noise_mode="const")[0] for _ in range(2))) and not torch.equal(
-        *(G.synthesis(ws, taps=(8,), noise_mode="random")[0] for _ in range(2))
-    )
-    for p in (p for n, p in G.synthesis.named_parameters() if n.endswith("noise_strength")):
+    assert torch.equal(*(G.synthesis(ws, taps=(8,), noise_mode="const")[0] for _ in range(2)))
+    assert not torch.equal(*(G.synthesis(ws, taps=(8,), noise_mode="random")[0] for _ in range(2)))
+    for p in strengths:
         p.data.fill_(0)
 
 
 def test_every_setting_of_hsr_is_used():
-    root = Path(__file__).resolve().parents[1] / "hsr_nb/training"
-    text = "".join((root / f"{m}.py").read_text() for m in ("loop", "state", "run"))
-    unused = [f.name for f in dataclasses.fields(HSRConfig) if not re.search(rf"\b(?:h|hsr)\.{f.name}\b", text)]
-    assert not unused
+    "What the method computes by the regularizer, when and how often by training."
+    root = Path(__file__).resolve().parents[1] / "hsr_nb"
+    training = "".join((root / f"training/{m}.py").read_text() for m in ("loop", "state", "run"))
+    regularizer = (root / "hsr/regularizer.py").read_text()
+    computed = {f.name for f in dataclasses.fields(HSROptions)}
+    unused = []
+    for field in dataclasses.fields(HSRConfig):
+        if field.name in computed:
+            found = re.search(rf"\boptions\.{field.name}\b", regularizer)
+        else:
+            found = re.search(rf"\b(?:settings|hsr)\.{field.name}\b", training)
+        if not found:
+            unused.append(field.name)
+    assert not unused and "HSR(channels, teacher, cfg.hsr," in training
 
 
 def test_no_parameter_of_the_generator_is_idle():
-    G = Generator(
-        16, 0, 16, 64, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=512, channel_max=16)
-    )
+    size = dict(channel_base=512, channel_max=16)
+    G = Generator(16, 0, 16, 64, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=size)
     G(torch.randn(2, 16)).square().sum().backward()
     assert not [n for n, p in G.named_parameters() if p.grad is None]
 
@@ -659,6 +661,5 @@ def test_the_table_of_quirks_names_tests_that_exist():
             f"quirk {n} has neither a test nor a construction"
         )
         for file, test in named:
-            assert re.search(rf"(?m)^def {test}\b", (root / f"tests/{file}.py").read_text()), (
-                f"quirk {n}: there is no {file}.{test}"
-            )
+            text = (root / f"tests/{file}.py").read_text()
+            assert re.search(rf"(?m)^def {test}\b", text), f"quirk {n}: there is no {file}.{test}"

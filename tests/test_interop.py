@@ -1,6 +1,7 @@
-"""Other people's checkpoints, in layouts written here byte by byte from their description: the same weights, the same pictures, nothing executed."""
+"""Other people's checkpoints, in layouts written here: the same weights, the same pictures, nothing executed."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -279,7 +280,7 @@ def preset_pair(name):
     "name", [n if n in ("tiny32", "small64") else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS]
 )
 def test_round_trips_of_presets_change_no_bit(tmp_path, name):
-    "official .pkl -> ours -> official state dicts -> ours -> rosinality -> ours; only what that layout cannot hold stays behind."
+    "official .pkl -> ours -> official state dicts -> ours -> rosinality -> ours; what has no place there stays behind."
     G, D = preset_pair(name)
     steps = [put(tmp_path / "0", foreign.official(G_ema=G, D=D))]
     for i, to in enumerate(("safetensors", "official", "safetensors", "rosinality", "safetensors"), 1):
@@ -384,7 +385,12 @@ def test_hsr_convert(tmp_path):
 
     def run(*a):
         return subprocess.run(
-            [sys.executable, "-c", "from hsr_nb.interop.convert import main; main()", *map(str, a)],
+            [
+                sys.executable,
+                "-c",
+                "import sys; from hsr_nb.interop.convert import main; sys.exit(main())",
+                *map(str, a),
+            ],
             capture_output=True,
             text=True,
         )
@@ -406,6 +412,35 @@ def test_hsr_convert(tmp_path):
         and other.stderr.count("\n") == 1
     ), other.stderr
     assert torch.equal(picture(load_generator(tmp_path / "y.safetensors")), picture(G))
+
+
+def test_written_files_have_the_permissions_of_any_new_file(tmp_path):
+    G, D = pair(16)
+    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, D=D))
+    before = os.umask(0o027)
+    try:
+        for to in ("safetensors", "official", "json"):
+            convert_checkpoint(file, tmp_path / to, to=to)
+            assert (tmp_path / to).stat().st_mode & 0o777 == 0o640, to
+    finally:
+        os.umask(before)
+
+
+def test_a_refused_write_leaves_the_previous_file(tmp_path, monkeypatch):
+    import hsr_nb.interop.safetensors as module
+
+    file = save_safetensors(tmp_path / "x.safetensors", {"w": torch.ones(2)}, {})
+    before = file.read_bytes()
+
+    def torn(tensors, path, meta):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(module, "save_file", torn)
+    words = "cannot write .*/x.safetensors: No space left on device; the previous file, if any, is untouched"
+    with pytest.raises(CheckpointError, match=words):
+        save_safetensors(file, {"w": torch.zeros(2)}, {})
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 # ---- graphs
@@ -447,7 +482,7 @@ def test_graphs_draw_the_same_pictures(tmp_path, to):
 @pytest.mark.alone
 @pytest.mark.slow
 def test_the_ffhq256_layout_converts_fast_and_small():
-    "The acceptance figure (5 s, three times the file) is measured on a quiet machine; here the loose ratios that hold on a busy one."
+    "The acceptance figure (5 s, three times the file) needs a quiet machine; here are ratios that hold on a busy one."
     import measure_interop
 
     row = measure_interop.measure(repeats=1)[0]

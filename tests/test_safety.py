@@ -145,7 +145,46 @@ def bombs():
         + b"".join(b"](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40))
         + b"."
     )
+    deep = b")" + b"\x85" * 900_000
+    doubled = b"]q\0" + b"".join(
+        b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60)
+    )  # two to the power of 60 lists
+    many = b"](" + b"N" * 100_000 + b"eq\0"
+    long_text = text("x" * (1 << 20)) + b"q\0"
     return {
+        "hash of a deep tuple, set": (P2 + name("builtins", "set") + b"]" + deep + b"a\x85R.", "a key of type tuple"),
+        "hash of a deep tuple, dictionary": (
+            P2 + name("collections", "OrderedDict") + b"]" + deep + b"N\x86a\x85R.",
+            "a key of type tuple",
+        ),
+        "hash of a deep tuple, EasyDict": (
+            P2 + name("dnnlib.util", "EasyDict") + b"]" + deep + b"N\x86a\x85R.",
+            "a key of type tuple",
+        ),
+        "copies of text": (
+            P2 + long_text + (name("_codecs", "encode") + b"h\0\x85R") * 1000 + b".",
+            "too many copies",
+        ),
+        "copies of a list": (P2 + many + (name("torch", "Size") + b"h\0\x85R") * 1000 + b".", "too many copies"),
+        "copies of a list, sets": (
+            P2 + b"](" + b"K\1" * 100_000 + b"eq\0" + (name("builtins", "set") + b"h\0\x85R") * 1000 + b".",
+            "too many copies",
+        ),
+        "a long list seen often": (P2 + many + b"0](" + b"h\0" * 100_000 + b"e.", "without networks"),
+        "a long name, asked for often": (
+            P4 + long_text + (text("torch.nn.modules.x") + b"h\0\x930") * 10_000 + b".",
+            "asks for",
+        ),
+        "number of a type that is lists in lists": (
+            P2
+            + name("numpy.core.multiarray", "scalar")
+            + name("numpy", "dtype")
+            + doubled
+            + b"\x85R"
+            + text("x")
+            + b"\x86R.",
+            "of type 'a list'",
+        ),
         "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"),
         "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"),
         "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
@@ -236,6 +275,7 @@ def official_networks():
         "version 7": (official({"G_ema": persistent({}, version=7)}), "version 7"),
         "no source": (official({"G_ema": persistent({}, module_src=None)}), "without a class name or source"),
         "no module": (official({"G_ema": persistent({"_modules": {"a": 3}})}), "is no module"),
+        "modules that are a number": (official({"G_ema": persistent({"_modules": 5})}), "are no dictionary"),
         "no tensor": (official({"G_ema": persistent({"_parameters": {"a": "b"}})}), "is no tensor"),
         "modules in modules": (official({"G_ema": shared}), "too many opcodes|nested more than"),
         "not StyleGAN2": (official({"G_ema": persistent({})}), "no StyleGAN2 generator"),
@@ -289,6 +329,10 @@ def broken_networks():
 
 def state_dicts():
     G, D = tiny(), Discriminator(img_resolution=8, channel_base=64, channel_max=8)
+    twice = ("z",)
+    for _ in range(60):
+        twice = (twice, twice)  # a nesting of 60 tuples that would take 2^60 words to write down
+    theirs = foreign.rosinality(G, average=False)
     return {
         "rosinality with one name more": (
             foreign.saved(foreign.rosinality(G) | {"g": foreign.rosinality(G)["g_ema"] | {"extra": torch.zeros(1)}}),
@@ -300,11 +344,31 @@ def state_dicts():
         ),
         "state dict with another shape": (
             foreign.saved(G.state_dict() | {"synthesis.b8.conv0.bias": torch.zeros(99)}),
-            "has shape",
+            "has synthesis.b8.conv0.bias of the shape",
         ),
         "configuration of a giant": (
             foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": 1 << 50}}}),
-            "describes no generator|has shape",
+            "describes no generator|of the shape",
+        ),
+        "configuration of lists in lists": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"z_dim": twice}}}),
+            "more than 10000 values",
+        ),
+        "activation that is lists in lists": (
+            foreign.saved({"G_ema": G.state_dict(), "config": {"G": TINY | {"activation": twice}}}),
+            "more than 10000 values",
+        ),
+        "rosinality with a number for a name": (
+            foreign.saved({"g_ema": {"input.input": torch.zeros(1, 4, 4, 4), 3: torch.zeros(1), None: torch.zeros(1)}}),
+            "lacks",
+        ),
+        "rosinality, latents too long to measure an average": (
+            foreign.saved({"g_ema": theirs["g_ema"] | {"style.1.weight": torch.zeros(4, 100_000)}}),
+            "too long to measure",
+        ),
+        "rosinality without a mapping network": (
+            foreign.saved({"g_ema": {k: v for k, v in theirs["g_ema"].items() if not k.startswith("style.")}}),
+            "no mapping network",
         ),
         "configuration with evil": (
             foreign.saved({"G_ema": G.state_dict(), "config": {"G": {"synthesis_kwargs": {"low_precision": "load"}}}}),
@@ -380,7 +444,7 @@ def containers():
         "safetensors, metadata in metadata": (file(whole, "[" * 200_000), slip),
         "safetensors, metadata that is no JSON": (file(whole, "rm -rf"), slip),
         "safetensors, description that is a list": (file(whole, [1]), "has no entry G"),
-        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "has shape|describes no"),
+        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "of the shape|describes no"),
         "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
         "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"),
         "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"),
@@ -482,7 +546,7 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 from hsr_nb.interop import CheckpointError, load_generator
-import hsr_nb.interop.foreign, hsr_nb.interop.architecture
+import hsr_nb.interop.convert
 from hsr_nb.data import ImageDataset
 from hsr_nb.base.errors import DataError
 folder, good = Path(sys.argv[1]), sys.argv[2]

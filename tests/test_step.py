@@ -1,4 +1,6 @@
-"A training step as a GPU sees it: nothing waits for a number, first-order phases may be compiled, the settings of a step end with it."
+"""A training step as a GPU sees it.
+
+Nothing waits for a number, first-order phases may be compiled, the settings of a step end with it."""
 
 import contextlib
 import inspect
@@ -40,16 +42,8 @@ def one(cfg, s, real, stats=None):
     def labels(i):
         return torch.eye(max(c, 1))[torch.as_tensor(i) % max(c, 1)][:, :c]
 
-    step = Step(
-        cfg,
-        s,
-        Processes(),
-        labels,
-        100,
-        real,
-        labels(range(cfg.batch)).to(real.device, non_blocking=True),
-        stats or Stats(),
-    )
+    real_labels = labels(range(cfg.batch)).to(real.device, non_blocking=True)
+    step = Step(cfg, s, Processes(), labels, 100, real, real_labels, stats or Stats())
     train_step(step, cfg.opt.ema_rampup)
 
 
@@ -57,7 +51,7 @@ def images(i):
     return torch.rand(4, 3, 16, 16, generator=stream(0, "real", i)) * 2 - 1
 
 
-# ---- nothing waits -----------------------------------------------------------------------------------------------------
+# ---- nothing waits
 
 
 class Asked(AssertionError):
@@ -71,26 +65,26 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if op in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
-            source = args[0] if op is torch.ops.aten._to_copy.default else args[1]
-            target = (
-                torch.device(kwargs.get("device") or source.device)
-                if op is torch.ops.aten._to_copy.default
-                else args[0].device
-            )
-            if source.device.type == "cpu" and target.type == "meta":
-                self.copies += 1
-                blocks = not (
-                    kwargs.get("non_blocking") or op is torch.ops.aten.copy_.default and len(args) > 2 and args[2]
-                )
-                if blocks:
-                    raise Asked(f"a blocking copy of {list(source.shape)} to the device")
+        if op is torch.ops.aten._to_copy.default:
+            source = args[0]
+            target = torch.device(kwargs.get("device") or source.device)
+            self.look(source, target, kwargs.get("non_blocking"))
+        elif op is torch.ops.aten.copy_.default:
+            self.look(args[1], args[0].device, kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
         return op(*args, **kwargs)
+
+    def look(self, source, target, non_blocking):
+        if source.device.type == "cpu" and target.type == "meta":
+            self.copies += 1
+            if not non_blocking:
+                raise Asked(f"a blocking copy of {list(source.shape)} to the device")
 
 
 @contextlib.contextmanager
 def no_waiting(monkeypatch):
-    "Tensors without values stand for the GPU's; new ones made of Python numbers on the device would be blocking copies too."
+    """Tensors without values stand for the GPU's.
+
+    New ones made of Python numbers on the device would be blocking copies too."""
 
     def refuse(make):
         def made(data, *args, device=None, **kwargs):
@@ -109,8 +103,9 @@ def no_waiting(monkeypatch):
 def on_meta(**changes):
     label_dim = changes.pop("label_dim", 0)
     cfg, s = build("meta", label_dim, **changes)
-    for flag in [sc.measured for sc in s.hsr.scales.values()] + [getattr(s.hsr, "fitted", torch.tensor(False))]:
-        flag.fill_(True)  # measured and fitted once, before the first step
+    s.hsr.fitted = True  # fitted and measured once, before the first step
+    for scale in s.hsr.scales.values():
+        scale.measured = True
     s.opt_G.step = s.opt_D.step = lambda: None  # fused Adam, PyTorch's own, does not know the device meta
     return cfg, s
 
@@ -168,13 +163,15 @@ def test_a_step_that_asks_is_found(how, monkeypatch):
 def test_flags_that_steer_a_step_stay_with_the_cpu():
     _, s = build(**IMPROVED)
     s.hsr.to("meta")
-    assert s.hsr.fitted.device.type == "cpu" and all(
-        sc.measured.device.type == "cpu" and sc.mean.device.type == "meta" for sc in s.hsr.scales.values()
-    )
-    assert not s.hsr.ready and not s.hsr.measured and {"fitted", "scales.8.measured"} <= s.hsr.state_dict().keys()
+    state = s.hsr.state_dict()
+    assert s.hsr.fitted is False and state["fitted"].device.type == "cpu"
+    for tap, scale in s.hsr.scales.items():
+        assert scale.mean.device.type == "meta"
+        assert scale.measured is False and state[f"scales.{tap}.measured"].device.type == "cpu"
+    assert not s.hsr.targets.measured
 
 
-# ---- compiled ----------------------------------------------------------------------------------------------------------
+# ---- compiled
 
 
 @pytest.fixture
@@ -254,11 +251,9 @@ def test_a_run_goes_on_compiled(cheap, tmp_path):
     (a, am), (b, bm) = (load_checkpoint(tmp_path / name) for name in ("both", "plain"))
     name, gap = differ(a, b)
     assert gap < 2e-4 and am["count"]["nimg"] == bm["count"]["nimg"] == 32, (name, gap)
-    assert (
-        cheap()
-        and '"compiled": true' in (tmp_path / "both" / "provenance.json").read_text()
-        and '"compiled": false' in (tmp_path / "plain" / "provenance.json").read_text()
-    )
+    assert cheap()
+    assert '"compiled": true' in (tmp_path / "both" / "provenance.json").read_text()
+    assert '"compiled": false' in (tmp_path / "plain" / "provenance.json").read_text()
 
 
 def test_compile_means_auto_on_or_off(tmp_path):
@@ -278,7 +273,7 @@ def test_a_teacher_read_by_hooks_stays_plain(cheap):
         gpu.compile_teacher(Teacher, True)
 
 
-# ---- arithmetic --------------------------------------------------------------------------------------------------------
+# ---- arithmetic
 
 
 def arithmetic():
@@ -304,8 +299,6 @@ def test_a_run_steps_under_fast_arithmetic(monkeypatch, tmp_path):
     step = run.train_step
     monkeypatch.setattr(run, "train_step", lambda *a: (inside.append(arithmetic()), step(*a)))
     before = arithmetic()
-    train(
-        override(preset("tiny32"), **SMALL | {"data.path": "digits", "kimg": 0.008, "run_dir": str(tmp_path / "run")}),
-        progress=False,
-    )
+    changes = {"data.path": "digits", "kimg": 0.008, "run_dir": str(tmp_path / "run")}
+    train(override(preset("tiny32"), **SMALL | changes), progress=False)
     assert inside == [("high", True, True)] * 2 and arithmetic() == before

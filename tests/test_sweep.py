@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
-from hsr_nb.interop.safetensors import load_checkpoint  # noqa: E402
+from hsr_nb.interop.checkpoint import load_checkpoint  # noqa: E402
 from hsr_nb.studies.sweep import SweepFailed, main, sweep  # noqa: E402
 from hsr_nb.studies.sweep_jobs import SweepConfig, finished, jobs  # noqa: E402
 from hsr_nb.studies.sweep_tables import asked, collect, missing, publish, summary  # noqa: E402

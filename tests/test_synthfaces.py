@@ -58,18 +58,15 @@ def test_copula_ranks_and_switch():
     plan = 6 / np.pi * np.arcsin(C / 2)
     for f, target in ((a, plan), (b, np.eye(F))):
         assert abs(np.corrcoef(f.argsort(0).argsort(0).T) - target).max() < 0.06
-    assert (
-        abs(a.mean(0) - b.mean(0)).max() < 0.03 and abs(a.std(0) - b.std(0)).max() < 0.03
-    )  # the switch keeps the marginals
+    # the switch keeps the marginals
+    assert abs(a.mean(0) - b.mean(0)).max() < 0.03 and abs(a.std(0) - b.std(0)).max() < 0.03
 
 
 @pytest.mark.parametrize("resolution,limit", [(16, 2.0), (32, 2.0), (48, 1.5), (64, 1.5), (128, 1.5)])
 def test_small_renders_are_averaged_large_ones(resolution, limit):
     k = 384 // resolution
-    large = np.concatenate([fr.paint_faces(FACES[i : i + 8], 384).pixels(1) for i in range(0, 48, 8)]).astype(
-        np.float32
-    )
-    box = large.reshape(48, 3, resolution, k, resolution, k).mean((3, 5))
+    large = np.concatenate([fr.paint_faces(FACES[i : i + 8], 384).pixels(1) for i in range(0, 48, 8)])
+    box = large.astype(np.float32).reshape(48, 3, resolution, k, resolution, k).mean((3, 5))
     d = abs(render_faces(FACES[:48], resolution).numpy() - box)
     assert d.mean() < limit and d.mean((1, 2, 3)).max() < 2.5 * limit and np.percentile(d, 99.5) < 24
 
@@ -87,9 +84,9 @@ def test_pictures_follow_every_factor_without_jumps(name):
         f[:, k] = np.linspace(0, 1, 65)
         x = render_faces(f, 32).float()
         moves = x.diff(dim=0).abs()
-        assert moves.mean((1, 2, 3)).max() < 0.12 * max(
-            (x[-1] - x[0]).abs().mean().item(), moves.mean((1, 2, 3)).sum().item(), 2
-        )
+        steps = moves.mean((1, 2, 3))
+        way = max((x[-1] - x[0]).abs().mean().item(), steps.sum().item(), 2)
+        assert steps.max() < 0.12 * way
         assert moves.max() < 128  # no part appears at once
 
 
@@ -103,10 +100,12 @@ def test_every_main_factor_shows_at_32_pixels(name):
 def test_windows_and_patches_cut_nothing_off(monkeypatch):
     want = fr.paint_faces(FACES[::3], 64).rgb.copy()
     patch, window = Canvas.patch, Canvas.window
+
+    def whole_or_neck(cv, *box):
+        return window(cv, *box) if box[0] == -1 else cv  # the neck does start at its window
+
     monkeypatch.setattr(Canvas, "patch", lambda cv, x, y, w, h: patch(cv, x, y, 2, 2))
-    monkeypatch.setattr(
-        Canvas, "window", lambda cv, *box: window(cv, *box) if box[0] == -1 else cv
-    )  # the neck does start at its window
+    monkeypatch.setattr(Canvas, "window", whole_or_neck)
     assert abs(fr.paint_faces(FACES[::3], 64).rgb - want).max() * 255 < 1
 
 
@@ -133,23 +132,15 @@ def test_a_thin_band_keeps_its_area():
 def test_protocol():
     ds = SynthFaces(32, size=50, seed=2, labels=True)
     image, label = ds[0]
-    assert (
-        image.dtype == torch.uint8
-        and image.shape == ds.image_shape == (3, 32, 32)
-        and label.shape == (9,)
-        and label.dtype == torch.float32
-    )
+    assert image.dtype == torch.uint8 and image.shape == ds.image_shape == (3, 32, 32)
+    assert label.dtype == torch.float32 and label.shape == (9,)
     assert (ds.labels([4]) == ds.factors([4])[:, :9]).all() and ds.factors([4]).shape == (1, len(ds.factor_names))
     for kind in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)):
         assert (ds.images(kind) == ds.images([1, 2])).all()
     assert ds.images([]).shape == (0, 3, 32, 32) and ds.labels([]).shape == (0, 9)
     plain = SynthFaces(32, size=50, seed=2)
-    assert (
-        plain.labels([0, 1]).shape == (2, 0)
-        and plain.label_dim == 0
-        and plain.name == "synthfaces"
-        and len(plain) == 50
-    )
+    assert plain.labels([0, 1]).shape == (2, 0) and plain.label_dim == 0
+    assert plain.name == "synthfaces" and len(plain) == 50
     again = pickle.loads(pickle.dumps(ds))
     assert again.identity == ds.identity and (again.images([49]) == ds.images([49])).all()
     assert len(list(plain)) == 50  # iteration ends where the data set ends

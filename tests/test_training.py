@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 
 from hsr_nb.data import DataError
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
-from hsr_nb.interop.safetensors import checkpoints, save_safetensors
+from hsr_nb.interop.checkpoint import checkpoints
+from hsr_nb.interop.safetensors import save_safetensors
 from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
 from hsr_nb.training.run import sample_sheet
 from hsr_nb.training.state import build_state, flatten, restore
@@ -56,12 +58,20 @@ def same(a, b, prefixes=("",)):
     assert not wrong, f"{len(wrong)} of {len(keys)} tensors differ, first {wrong[0]}"
 
 
-def spawn(cfg, *prefix, **kw):
+TRAIN = """
+import json
+import sys
+
+from hsr_nb.training import config_from_dict, train
+
+train(config_from_dict(json.loads(sys.argv[1])), progress=False)
+"""
+
+
+def spawn(cfg, **kw):
     "Train in a process of its own."
-    code = "import sys, json; from hsr_nb.training import config_from_dict, train; train(config_from_dict(json.loads(sys.argv[1])), progress=False)"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(cfg.to_dict())], stderr=subprocess.PIPE, text=True, **kw
-    )
+    command = [sys.executable, "-c", TRAIN, json.dumps(cfg.to_dict())]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **kw)
 
 
 @pytest.fixture(scope="module")
@@ -122,26 +132,19 @@ def test_everything_is_in_the_checkpoint(whole):
     assert tensors["pl_mean"] > 0 and meta["count"]["nimg"] == 128 and meta["teacher"]["name"] == "synthfaces-tiny"
     assert not any(k.startswith("G") and "head" in k for k in tensors)
     prov = json.loads((whole / "provenance.json").read_text())
-    assert (
-        {"git", "versions", "device", "data", "seed"} <= prov.keys()
-        and "sha256" in prov["data"]
-        and "resize_filter" in prov["data"]
-    )
+    assert {"git", "versions", "device", "data", "seed"} <= prov.keys()
+    assert {"sha256", "resize_filter"} <= prov["data"].keys()
 
 
 def test_stripped_export_gives_identical_images(whole, tmp_path):
     tensors, meta = load_checkpoint(whole)
-    save_safetensors(
-        tmp_path / "G.safetensors", {k: v for k, v in tensors.items() if k.startswith("G_ema.")}, {"G": meta["G"]}
-    )
+    averaged = {k: v for k, v in tensors.items() if k.startswith("G_ema.")}
+    save_safetensors(tmp_path / "G.safetensors", averaged, {"G": meta["G"]})
 
-    def labels(i):
-        return torch.eye(10)[i % 10]
+    def sheet(path):
+        return sample_sheet(load_generator(path), 0, lambda i: torch.eye(10)[i % 10], 10)
 
-    assert torch.equal(
-        sample_sheet(load_generator(whole), 0, labels, 10),
-        sample_sheet(load_generator(tmp_path / "G.safetensors"), 0, labels, 10),
-    )
+    assert torch.equal(sheet(whole), sheet(tmp_path / "G.safetensors"))
 
 
 def test_weight_zero_is_the_baseline_bit_for_bit(tmp_path):
@@ -156,9 +159,8 @@ def test_hsr_changes_the_generator(tmp_path):
     run(config(tmp_path / "hsr"))
     a, b = state_of(tmp_path / "none"), state_of(tmp_path / "hsr")
     assert not torch.equal(a["G.synthesis.b8.conv1.weight"], b["G.synthesis.b8.conv1.weight"])
-    assert any("loss/hsr8" in r for r in read_metrics(tmp_path / "hsr")) and not any(
-        "loss/hsr8" in r for r in read_metrics(tmp_path / "none")
-    )
+    assert any("loss/hsr8" in r for r in read_metrics(tmp_path / "hsr"))
+    assert not any("loss/hsr8" in r for r in read_metrics(tmp_path / "none"))
 
 
 def test_branch_adds_heads_and_keeps_everything_else(tmp_path):
@@ -170,15 +172,12 @@ def test_branch_adds_heads_and_keeps_everything_else(tmp_path):
     base, arm = state_of(tmp_path / "base"), flatten(s)
     same(base, {k: arm[k] for k in base})
     assert all(torch.equal(fresh[k], arm[k]) for k in fresh) and s.count["nimg"] == 64
-    assert all(
-        torch.equal(v, arm[k.replace("heads.", "heads_ema.")]) for k, v in arm.items() if k.startswith("hsr.heads.")
-    )
+    heads = [k for k in arm if k.startswith("hsr.heads.")]
+    assert heads and all(torch.equal(arm[k], arm[k.replace("heads.", "heads_ema.")]) for k in heads)
     run(cfg)
     assert load_checkpoint(tmp_path / "arm")[1]["count"]["nimg"] == 128
-    off = config(
-        tmp_path / "off", init_from=str(tmp_path / "arm"), init_mode="branch", kimg=0.16, **{"hsr.teacher": "none"}
-    )
-    run(off)
+    off = {"init_from": str(tmp_path / "arm"), "init_mode": "branch", "hsr.teacher": "none"}
+    run(config(tmp_path / "off", kimg=0.16, **off))
     assert not any(k.startswith("hsr") or ".hsr." in k for k in state_of(tmp_path / "off"))
 
 
@@ -198,24 +197,39 @@ def test_transfer_takes_networks_only(tmp_path):
         run(config(tmp_path / "bad", init_from=str(base), **{"hsr.teacher": "none", "net.channel_max": 8}))
 
 
+CONSTANT_NOISE = """
+import functools
+import json
+import sys
+
+import hsr_nb.training.run as r
+from hsr_nb.training import config_from_dict
+
+build = r.build_state
+
+
+def const(*args):
+    s = build(*args)
+    s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode="const")
+    return s
+
+
+r.build_state = const
+r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)
+"""
+
+
 def torchrun(cfg, n=2):
     "The configuration on n gloo processes, constant noise (per-part noise is drawn per process)."
-    code = (
-        "import sys, json, functools; import hsr_nb.training.run as r; from hsr_nb.training import config_from_dict\n"
-        "build = r.build_state\n"
-        "def const(*a):\n s = build(*a); s.G.synthesis.forward = functools.partial(s.G.synthesis.forward, noise_mode='const'); return s\n"
-        "r.build_state = const; r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)"
-    )
-    folder = os.path.dirname(cfg.run_dir)
-    script, conf = os.path.join(folder, f"t{n}.py"), os.path.join(folder, f"c{n}.json")
-    open(script, "w").write(code)
-    json.dump(cfg.to_dict(), open(conf, "w"))
-    cmd = (
-        [sys.executable, script, conf]
-        if n == 1
-        else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), script, conf]
-    )
-    subprocess.run(cmd, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    folder = Path(cfg.run_dir).parent
+    script, conf = folder / f"t{n}.py", folder / f"c{n}.json"
+    script.write_text(CONSTANT_NOISE)
+    conf.write_text(json.dumps(cfg.to_dict()))
+    command = [sys.executable]
+    if n > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+    command += [str(script), str(conf)]
+    subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -240,29 +254,38 @@ def test_two_processes_equal_one(tmp_path):
     assert json.loads((tmp_path / "p2" / "provenance.json").read_text())["processes"] == 2
 
 
+THREADS = """
+import atexit
+import os
+import pathlib
+
+import torch
+import torch.distributed as dist
+
+note = pathlib.Path(__file__).with_name("rank" + os.environ["RANK"])
+
+
+def threads():
+    return sorted(p.read_text().strip() for p in pathlib.Path("/proc/self/task").glob("*/comm"))
+
+
+# what is registered before `join` runs after its leaving
+atexit.register(lambda: note.write_text(f"{during} {threads()}"))
+from hsr_nb.training.parallel import join
+
+procs, _ = join("cpu")
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+procs.wait()
+during = threads()
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are named in /proc")
 def test_processes_leave_their_group_before_they_end(tmp_path):
-    "Gloo's threads, if they still run then, abort a finished process now and then. What is registered before `join` runs after its leaving."
-    (tmp_path / "t.py").write_text(
-        "import atexit, os, pathlib, torch, torch.distributed as dist\nnote = pathlib.Path(__file__).with_name('rank' + os.environ['RANK'])\n"
-        "threads = lambda: sorted(p.read_text().strip() for p in pathlib.Path('/proc/self/task').glob('*/comm'))\n"
-        "atexit.register(lambda: note.write_text(f'{during} {threads()}'))\n"
-        "from hsr_nb.training.parallel import join\nprocs, _ = join('cpu')\n"
-        "torch.optim.Adam([torch.zeros(1, requires_grad=True)])\nprocs.wait()\nduring = threads()\n"
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(tmp_path / "t.py"),
-        ],
-        check=True,
-        timeout=120,
-    )
+    "Gloo's threads, if they still run then, abort a finished process now and then."
+    (tmp_path / "t.py").write_text(THREADS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launch, str(tmp_path / "t.py")], check=True, timeout=120)
     for r in range(2):
         during, after = (tmp_path / f"rank{r}").read_text().split("] ")
         assert "gloo" in during and "gloo" not in after
@@ -304,18 +327,11 @@ def make_folder(path, n=12, size=(32, 32)):
 
 
 def test_a_folder_of_images_and_wide_ones(tmp_path):
-    run(
-        config(
-            tmp_path / "run", kimg=0.016, **{"data.path": str(make_folder(tmp_path / "imgs")), "data.resolution": None}
-        )
-    )
-    wide = make_folder(tmp_path / "wide", size=(32, 48))
-    cfg = config(
-        tmp_path / "wrun",
-        kimg=0.016,
-        **{"data.path": str(wide), "data.resolution": None, "net.base_size": [4, 6], "hsr.teacher": "none"},
-    )
-    assert load_generator(run(cfg)).img_size == (32, 48)
+    square = {"data.path": str(make_folder(tmp_path / "imgs")), "data.resolution": None}
+    run(config(tmp_path / "run", kimg=0.016, **square))
+    images = make_folder(tmp_path / "wide", size=(32, 48))
+    wide = {"data.path": str(images), "data.resolution": None, "net.base_size": [4, 6], "hsr.teacher": "none"}
+    assert load_generator(run(config(tmp_path / "wrun", kimg=0.016, **wide))).img_size == (32, 48)
 
 
 BAD = {
@@ -341,12 +357,10 @@ def test_bad_requests_are_one_sentence(what, tmp_path):
     cfg = config(tmp_path / "run", **{k: str(folder) if v == "FOLDER" else v for k, v in change.items()})
     with pytest.raises((ValueError, FileNotFoundError)) as e:
         run(cfg)
-    lines = str(e.value).strip().splitlines()  # a data-set report has one more line for each bad file
-    assert (
-        words in str(e.value)
-        and len(lines) == 1 + isinstance(e.value, DataError) * ("problem" in lines[0])
-        and not checkpoints(tmp_path / "run")
-    )
+    lines = str(e.value).strip().splitlines()
+    report = isinstance(e.value, DataError) and "problem" in lines[0]  # of a data set: one more line for each bad file
+    assert words in str(e.value) and len(lines) == (2 if report else 1)
+    assert not checkpoints(tmp_path / "run")
 
 
 def cli(*args, **kw):
@@ -367,25 +381,34 @@ def test_command_line_errors(tmp_path):
         assert r.returncode == 2 and words in r.stderr and "Traceback" not in r.stderr, r.stderr
 
 
+def test_command_line_help():
+    "To stdout, with exit code 0; a preset that does not exist is named together with those that do."
+    for args, words in ((["--help"], "usage: hsr_train PRESET"), (["tiny32", "--help"], "--hsr.weight")):
+        r = cli(*args)
+        assert r.returncode == 0 and words in r.stdout and not r.stderr, r.stderr
+    for args, words in ((["tiny23"], "unknown preset 'tiny23'"), ([], "which preset?")):
+        r = cli(*args)
+        assert r.returncode == 2 and not r.stdout
+        assert r.stderr.startswith(f"hsr_train: {words}") and "tiny32, small64" in r.stderr
+        assert len(r.stderr.splitlines()) == 1
+
+
 def test_command_line_force_and_status(monkeypatch, capsys):
     "--force is no setting; SIGTERM's status passes through."
     from hsr_nb.training import cli, run
 
     calls = []
-    monkeypatch.setattr(run, "train", lambda cfg, force: calls.append((cfg, force)) or "the folder")
+    monkeypatch.setattr(cli, "train", lambda cfg, force: calls.append((cfg, force)) or "the folder")
     for args in (["tiny32", "--kimg", "4"], ["tiny32", "--force", "--kimg", "4"]):
         monkeypatch.setattr(sys, "argv", ["hsr_train", *args])
-        cli.main()
-    assert (
-        calls[0][0] == calls[1][0]
-        and calls[0][0].kimg == 4
-        and [f for _, f in calls] == [False, True]
-        and "the folder" in capsys.readouterr().out
-    )
+        assert cli.main() == 0
+    assert calls[0][0] == calls[1][0] and calls[0][0].kimg == 4
+    assert [force for _, force in calls] == [False, True]
+    assert "the folder" in capsys.readouterr().out
     for error, status in (
-        (run.Stopped(), 143),
         (KeyboardInterrupt(), 130),
         (BrokenPipeError(), 141),
+        (TrainingFailed("loss/G became nan"), 2),
         (torch.OutOfMemoryError(), 2),
         (ValueError("no"), 2),
     ):
@@ -393,14 +416,22 @@ def test_command_line_force_and_status(monkeypatch, capsys):
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(run, "train", fail)
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        assert e.value.code == status
-    assert [line for line in capsys.readouterr().err.splitlines()][-2:] == [
+        monkeypatch.setattr(cli, "train", fail)
+        assert cli.main() == status
+    assert capsys.readouterr().err.splitlines() == [
+        "hsr_train: interrupted; the same command goes on from the last checkpoint",
+        "hsr_train: loss/G became nan",
         "hsr_train: not enough GPU memory; a smaller --batch-gpu may help",
         "hsr_train: no",
     ]
+
+    def stop(*_, **__):
+        raise run.Stopped()
+
+    monkeypatch.setattr(cli, "train", stop)
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    assert e.value.code == 143
 
 
 def test_read_only_folder(tmp_path):
@@ -420,13 +451,14 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path):
     before = checkpoints(cfg.run_dir)[0].read_bytes()
 
     def limit():
-        return resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+        half = len(before) // 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
 
     p = spawn(override(cfg, kimg=0.128), preexec_fn=limit)
     _, err = p.communicate(timeout=120)
     assert p.returncode != 0 and "cannot write" in err.strip().splitlines()[-1], err
     assert [c.read_bytes() for c in checkpoints(cfg.run_dir)] == [before]
-    assert not [f for f in (tmp_path / "run" / "checkpoints").iterdir() if f.suffix == ".tmp"]
+    assert [f.suffix for f in (tmp_path / "run" / "checkpoints").iterdir()] == [".safetensors"]
 
 
 def test_not_finite_stops_with_the_cause(tmp_path):
@@ -448,35 +480,12 @@ def test_another_configuration_is_refused(whole, tmp_path):
 
 
 def papermill(tmp_path, **params):
-    flags = [x for k, v in params.items() for x in ("-p", k, str(v))]
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "papermill",
-            "-k",
-            "python3",
-            "nbs/experiments/train.ipynb",
-            str(tmp_path / "out.ipynb"),
-            "-p",
-            "run_dir",
-            str(tmp_path / "run"),
-            "-p",
-            "kimg",
-            "0.064",
-            "-p",
-            "batch",
-            "8",
-            "-p",
-            "device",
-            "cpu",
-            *flags,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=os.path.join(os.path.dirname(__file__), ".."),
-    )
+    command = [sys.executable, "-m", "papermill", "-k", "python3"]
+    command += ["nbs/experiments/train.ipynb", str(tmp_path / "out.ipynb")]
+    for name, value in {"run_dir": tmp_path / "run", "kimg": 0.064, "batch": 8, "device": "cpu", **params}.items():
+        command += ["-p", name, str(value)]
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)
 
 
 def test_notebook_on_digits(tmp_path):

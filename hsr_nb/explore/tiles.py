@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/explore/tiles.ipynb #c052bc7d
-SCRIPT = r"""
+_PAINT = r"""
 const plain = { willReadFrequently: true };   // on the processor: the same pixels every time
 function paint(canvas, tile, side) {
   const { w, h, pixels } = tile;
@@ -39,6 +39,10 @@ function paint(canvas, tile, side) {
   canvas.style.width = side * w / Math.max(w, h) + "px";
   canvas.style.height = side * h / Math.max(w, h) + "px";
 }
+"""
+
+# %% ../../nbs/explore/tiles.ipynb #711e5001
+_RENDER = r"""
 function empty(model, i) {
   const click = model.get("clickable");
   const box = document.createElement(click ? "button" : "figure");
@@ -81,6 +85,7 @@ function render({ model, el }) {
 }
 export default { render };
 """
+SCRIPT = _PAINT + _RENDER
 
 # %% ../../nbs/explore/tiles.ipynb #2c745517
 STYLE = """

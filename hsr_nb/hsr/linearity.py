@@ -18,7 +18,9 @@ def second_difference(
 ) -> Tensor:  # [n]: 0 where the midpoint lies halfway
     "How far the midpoint strays from the mean of the ends, in units of the distance between them, squared."
     start, middle, end = h.float().flatten(1).chunk(3)
-    return (middle - (start + end) / 2).square().mean(1) / ((end - start).square().mean(1) + eps)
+    stray = (middle - (start + end) / 2).square().mean(1)
+    distance = (end - start).square().mean(1)
+    return stray / (distance + eps)
 
 
 # %% ../../nbs/hsr/linearity.ipynb #a8c76523
@@ -28,7 +30,9 @@ def linearity(
     w0: Tensor,  # [n, w_dim], constants
     w1: Tensor,
 ) -> tuple:  # (scalar, {tap: detached scalar})
-    "Second differences between two styles in the space of the heads, summed over taps; the gradient reaches the synthesis network alone."
+    """Second differences between two styles in the space of the heads, summed over taps.
+
+    The gradient reaches the synthesis network alone."""
     ws = torch.cat([w0, (w0 + w1) / 2, w1])[:, None].expand(-1, synthesis.num_ws, -1)
     stop = max(hsr.taps) if synthesis.architecture == "skip" else None  # other architectures paint only at the end
     _, feats = synthesis(ws, taps=hsr.taps, stop_at=stop, noise_mode="const")
@@ -36,5 +40,8 @@ def linearity(
     for t in hsr.taps:
         head = hsr.heads[str(t)]
         fixed = {k: p.detach() for k, p in head.named_parameters()}
-        found[t] = second_difference(functional_call(head, fixed, (feats[t], hsr.teacher.grids[hsr.pairs[t]]))).mean()
-    return sum(hsr.layer_weights[t] * v for t, v in found.items()), {t: v.detach() for t, v in found.items()}
+        grid = hsr.teacher.grids[hsr.pairs[t]]
+        said = functional_call(head, fixed, (feats[t], grid))
+        found[t] = second_difference(said).mean()
+    total = sum(hsr.layer_weights[t] * v for t, v in found.items())
+    return total, {t: v.detach() for t, v in found.items()}

@@ -7,23 +7,26 @@ __all__ = [
     "LOSSES",
     "CHOICES",
     "cosine_loss",
-    "TaughtHeads",
-    "misfit",
-    "AimedHeads",
+    "HSROptions",
     "resolve_taps",
     "resolve_weights",
     "check_choices",
     "HSR",
+    "head_macs",
+    "hsr_macs",
 ]
 
 # %% ../../nbs/hsr/regularizer.ipynb #5e151c3f
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 from torch.nn import functional as F
 
-from .heads import build_heads
-from .targets import Moments, Scale
-from .teachers import TAPS, pair_taps
+from ..base.state_dicts import misfit
+from .heads import build_heads, multiplications, update_average
+from .targets import Flagged, Targets, build_scales
+from .teachers import TAPS, Teacher, pair_taps
 
 
 # %% ../../nbs/hsr/regularizer.ipynb #4c9c7e65
@@ -32,122 +35,59 @@ def cosine_loss(p: Tensor, t: Tensor) -> Tensor:
     return (2 - 2 * F.cosine_similarity(p, t, dim=1)).mean()
 
 
-LOSSES = {"mse": F.mse_loss, "cosine": cosine_loss, "smooth_l1": F.smooth_l1_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "cosine": cosine_loss,
+    "smooth_l1": F.smooth_l1_loss,
+}
 
 
-# %% ../../nbs/hsr/regularizer.ipynb #d8d397bd
-class TaughtHeads(nn.Module):
-    "Heads, their moving average, and a teacher that is no part of the state."
+# %% ../../nbs/hsr/regularizer.ipynb #9acd8a46
+@dataclass(frozen=True)
+class HSROptions:
+    "What Hierarchical Semantic Regularization computes. [HSR]"
 
-    def __init__(self, channels: dict, teacher, pairs: dict, hidden: int, seed: int, order: str = "pooled"):
-        super().__init__()
-        self.pairs, self._teacher, self.head_hidden = pairs, (teacher,), hidden
-        targets = {t: teacher.channels[s] for t, s in pairs.items()}
-        self.heads, self.heads_ema = (
-            build_heads(channels, targets, hidden, seed, frozen, order) for frozen in (False, True)
-        )
-
-    @property
-    def teacher(self):
-        return self._teacher[0]
-
-    def _apply(self, fn, *args, **kwargs):  # .to(device) moves the teacher too
-        self.teacher._apply(fn)
-        return super()._apply(fn, *args, **kwargs)
-
-    @torch.no_grad()
-    def update_ema(self, beta: float):
-        "heads_ema <- lerp(heads, heads_ema, beta)."
-        averages = dict(self.heads_ema.named_buffers())
-        for name, p in self.heads.named_parameters():
-            averages[name].copy_(p.lerp(averages[name], beta))
-
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        "Strict by default; a state that does not fit is a ValueError in one sentence."
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except RuntimeError as e:
-            raise ValueError(misfit(self.state_dict(), state_dict)) from e
-
-
-def misfit(want: dict, found: dict) -> str:
-    "Why the state `found` does not fit the state `want`, in one sentence."
-    missing, extra = sorted(want.keys() - found.keys()), sorted(found.keys() - want.keys())
-    wrong = [
-        f"{k} is {list(found[k].shape)} instead of {list(want[k].shape)}"
-        for k in want
-        if k in found and found[k].shape != want[k].shape
-    ]
-    faults = [
-        f"{what} {len(names)}, first {names[0]}"
-        for what, names in (("missing", missing), ("unknown", extra), ("wrong shape", wrong))
-        if names
-    ]
-    return f"these HSR heads do not fit (another teacher, other taps or another head_hidden?): {'; '.join(faults) or 'unreadable tensors'}"
-
-
-# %% ../../nbs/hsr/regularizer.ipynb #029407d5
-class AimedHeads(TaughtHeads):
-    "Heads and their targets: what the teacher sees in an image, on which scale, with or without its gradient."
-
-    def __init__(
-        self, channels: dict, teacher, pairs: dict, hidden: int, seed: int, target_norm: str, grad: str, official: bool
-    ):
-        super().__init__(channels, teacher, pairs, hidden, seed, "official" if official else "pooled")
-        self.grad, self.clamp = grad, not official
-        self.scales = nn.ModuleDict(
-            {str(t): Scale(teacher.channels[s]) for t, s in pairs.items()} if target_norm == "standardised" else {}
-        )
-
-    @property
-    def measured(self) -> bool:
-        return all(bool(s.measured) for s in self.scales.values())
-
-    def seen(self, img: Tensor) -> dict:
-        "What the teacher sees, for each of the generator's taps, in its own scale."
-        look = self.teacher if self.grad == "features_only" else self.teacher.see
-        maps = look(img, sorted(set(self.pairs.values())), self.clamp)
-        return {t: maps[s].float() for t, s in self.pairs.items()}
-
-    def measure(self, batches, average=lambda t: t):
-        "Set the scale of standardised targets from batches of real images [n, C, H, W] in [-1, 1], shared among processes."
-        moments = {t: Moments(len(s.mean), s.mean.device) for t, s in self.scales.items()}
-        for img in batches:
-            with torch.no_grad():
-                maps = self.seen(img)
-            for t, m in moments.items():
-                m.add(maps[int(t)])
-        for t, m in moments.items():
-            self.scales[t].set(*m.together(average)[1:])
-
-    def targets(self, img: Tensor) -> dict:  # [N, C, H, W] in [-1, 1] -> {tap: float32 [N, C_t, h, w]}
-        "What the heads have to say: constants, unless grad is features_and_image."
-        return {t: self.scales[str(t)](x) if self.scales else x for t, x in self.seen(img).items()}
+    taps: tuple[int, ...] | None = None  # None: those of 8, 16, 32, 64 that exist
+    pairing: str = "deep_to_coarse"
+    loss: str = "mse"
+    weight: float = 1.0
+    layer_weights: tuple[float, ...] | None = None  # one per tap; None: all 1
+    head_hidden: int = 4096  # 0: linear heads
+    head_init: str = "random"  # prefit: fitted at the start, while the generator stands still
+    target_norm: str = "model_norm"  # standardised: each channel by its mean and spread over real images
+    grad: str = "features_only"  # features_and_image: the negative control
+    official: bool = False  # the published order of the heads; the teacher sees unclamped pixels
 
 
 # %% ../../nbs/hsr/regularizer.ipynb #0546f9a2
-def resolve_taps(channels: dict, taps, available) -> tuple:
+def resolve_taps(channels: dict, taps, available) -> tuple[int, ...]:
     "The taps to use: those asked for, or all that generator and teacher share. Raises ValueError when there are none."
-    wanted = [t for t in TAPS if t in channels and t in available] if taps is None else list(taps)
+    if taps is None:
+        wanted = [t for t in TAPS if t in channels and t in available]
+    else:
+        wanted = list(taps)
     if not wanted:
         raise ValueError(
             f"HSR needs at least one tap; the generator offers {sorted(channels)}, the teacher {sorted(available)}"
         )
     if len(set(wanted)) < len(wanted):
         raise ValueError(f"taps are given once each, not {wanted}")
-    if missing := [t for t in wanted if t not in channels]:
+    missing = [t for t in wanted if t not in channels]
+    if missing:
         raise ValueError(f"the generator has no block for tap {missing[0]}; it has {sorted(channels)}")
     return tuple(sorted(wanted))
 
 
-def resolve_weights(taps, layer_weights) -> dict:
+def resolve_weights(taps, layer_weights) -> dict[int, float]:
     "{tap: weight} from None (all 1), a dict, or a list in the order of the taps, coarse first."
     if layer_weights is None:
         return {t: 1.0 for t in taps}
     if isinstance(layer_weights, dict):
         weights = {int(t): float(w) for t, w in layer_weights.items()}
+    elif len(layer_weights) == len(taps):
+        weights = {t: float(w) for t, w in zip(taps, layer_weights)}
     else:
-        weights = dict(zip(taps, map(float, layer_weights))) if len(layer_weights) == len(taps) else {}
+        weights = {}
     if set(weights) != set(taps):
         raise ValueError(f"layer_weights needs one number for each of the taps {list(taps)}, found {layer_weights}")
     return weights
@@ -162,82 +102,99 @@ CHOICES = {
 }
 
 
-def check_choices(official: bool, **chosen):
+def check_choices(options: HSROptions):
     "Refuse words that stand for nothing, and improvements of the published method under its name."
-    for name, value in chosen.items():
-        if value not in CHOICES[name]:
-            raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
-        if official and name != "loss" and value != CHOICES[name][0]:
+    for name, words in CHOICES.items():
+        value = getattr(options, name)
+        if value not in words:
+            raise ValueError(f"{name} is one of {', '.join(words)}, not {value!r}")
+        if options.official and name != "loss" and value != words[0]:
             raise ValueError(
-                f"the official method has {name}={CHOICES[name][0]!r}, not {value!r}: leave official off to improve on it"
+                f"the official method has {name}={words[0]!r}, not {value!r}: leave official off to improve on it"
             )
 
 
 # %% ../../nbs/hsr/regularizer.ipynb #f1c9ba34
-class HSR(AimedHeads):
-    "Hierarchical Semantic Regularization of a generator. Karmali et al., ECCV 2022."
+class HSR(Flagged):
+    "Hierarchical Semantic Regularization of a generator. [HSR]"
+
+    teacher: Teacher
 
     def __init__(
         self,
-        channels: dict,  # {tap: channels of the generator's block}, as `G.tap_channels`
-        teacher,  # from `load_teacher`
-        taps=None,  # None: those of 8, 16, 32, 64 that exist on both sides
-        loss: str = "mse",  # one of LOSSES
-        weight: float = 1.0,  # of the whole sum
-        layer_weights=None,  # per tap: None (all 1), a dict, or a list, coarse first
-        pairing: str = "deep_to_coarse",  # see `pair_taps`
-        head_hidden: int = 4096,  # 0: linear heads
+        channels: dict[int, int],  # {tap: channels of the generator's block}, as `G.tap_channels`
+        teacher: Teacher,  # from `load_teacher`
+        options: HSROptions | None = None,  # None: their defaults
         seed: int = 0,  # of the heads' starting weights
-        target_norm: str = "model_norm",  # standardised: by real images, see `measure`
-        head_init: str = "random",  # prefit: see `prefit`
-        grad: str = "features_only",  # features_and_image: the negative control, the image may please the teacher
-        official: bool = False,  # the published order of the heads, and unclamped pixels for the teacher
+        **changes,  # options by name; layer_weights may also be {tap: weight}
     ):
-        check_choices(official, loss=loss, target_norm=target_norm, head_init=head_init, grad=grad)
-        taps = resolve_taps(channels, taps, teacher.channels)
-        super().__init__(
-            channels,
-            teacher,
-            pair_taps(taps, teacher.channels, pairing),
-            head_hidden,
-            seed,
-            target_norm,
-            grad,
-            official,
-        )
-        self.taps, self.loss, self.weight, self.layer_weights = (
-            taps,
-            loss,
-            float(weight),
-            resolve_weights(taps, layer_weights),
-        )
-        if head_init == "prefit":
-            self.register_buffer("fitted", torch.tensor(False))
+        super().__init__()
+        options = replace(options or HSROptions(), **changes)
+        check_choices(options)
+        self.taps = resolve_taps(channels, options.taps, teacher.channels)
+        self.pairs = pair_taps(self.taps, teacher.channels, options.pairing)
+        self.layer_weights = resolve_weights(self.taps, options.layer_weights)
+        self.options = options
+        self.fitted = options.head_init == "random"  # False: `prefit` comes first
+        self.flags = () if self.fitted else ("fitted",)
+        widths = {t: teacher.channels[s] for t, s in self.pairs.items()}
+        order = "official" if options.official else "pooled"
+        self.heads = build_heads(channels, widths, options.head_hidden, seed, order=order)
+        self.heads_ema = build_heads(channels, widths, options.head_hidden, seed, frozen=True, order=order)
+        self.scales = build_scales(widths, options.target_norm)
+        object.__setattr__(self, "teacher", teacher)  # no part of this module: in no optimiser and in no checkpoint
+        self.targets = Targets(teacher, self.pairs, self.scales, options.grad, clamp=not options.official)
 
-    def _apply(
-        self, fn, *args, **kwargs
-    ):  # as in `Scale`: whoever looks at the flag in every step keeps no GPU waiting
-        flag = dict(self._buffers)  # `fitted`, if anything
-        super()._apply(fn, *args, **kwargs)._buffers.update(flag)
-        return self
+    def _apply(self, fn, *args, **kwargs):  # .to(device) moves the teacher too
+        self.teacher._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
 
-    @property
-    def ready(self) -> bool:
-        return bool(getattr(self, "fitted", True))  # False: `prefit` comes first
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        "Strict by default; a state that does not fit is a ValueError in one sentence."
+        reason = misfit(self, state_dict) if strict else None
+        if reason:
+            raise ValueError(f"these HSR heads do not fit (another teacher, other taps or head_hidden?): it {reason}")
+        return super().load_state_dict(state_dict, strict, assign)
 
-    def tap_losses(self, feats: dict, img: Tensor) -> dict:  # {tap: scalar}
+    def update_ema(self, beta: float):
+        "heads_ema <- lerp(heads, heads_ema, beta)."
+        update_average(self.heads_ema, self.heads, beta)
+
+    def tap_losses(self, feats: dict[int, Tensor], img: Tensor) -> dict[int, Tensor]:
         "Each tap's loss, unweighted, with its gradient."
-        return {
-            t: LOSSES[self.loss](self.heads[str(t)](feats[t], x.shape[-2:]), x) for t, x in self.targets(img).items()
-        }
+        found = {}
+        for t, target in self.targets(img).items():
+            said = self.heads[str(t)](feats[t], target.shape[-2:])
+            found[t] = LOSSES[self.options.loss](said, target)
+        return found
 
-    def forward(
-        self, feats: dict, img: Tensor
-    ) -> tuple:  # {tap: [N, C_r, r, r]}, [N, C, H, W] -> (scalar, {tap: scalar})
+    def forward(self, feats: dict[int, Tensor], img: Tensor) -> tuple:  # (scalar, {tap: scalar})
         "The scalar to add to the generator's loss, and each tap's loss, unweighted and detached."
         if missing := [t for t in self.taps if t not in feats]:
             raise ValueError(f"no features for tap {missing[0]}: ask the generator for taps={self.taps}")
         losses = self.tap_losses(feats, img)
-        return self.weight * sum(self.layer_weights[t] * l for t, l in losses.items()), {
-            t: l.detach() for t, l in losses.items()
-        }
+        total = sum(self.layer_weights[t] * v for t, v in losses.items())
+        return self.options.weight * total, {t: v.detach() for t, v in losses.items()}
+
+
+# %% ../../nbs/hsr/regularizer.ipynb #d11933a7
+def head_macs(
+    channels: dict[int, int],  # {tap: channels of the generator's block}
+    targets: dict[int, tuple[int, int]],  # {tap: (channels, grid) of the teacher's layer}
+    hidden: int = 4096,
+    order: str = "pooled",
+) -> int:  # one image, forward
+    "Multiply-accumulates of all heads."
+    total = 0
+    for t, (width, grid) in targets.items():
+        total += multiplications(channels[t], width, hidden, t, grid, order)
+    return total
+
+
+def hsr_macs(
+    heads: int,  # of `head_macs`
+    teacher: int,  # of one image, forward
+    interval: int = 1,
+) -> float:  # per image of a step, on average
+    "Multiply-accumulates of HSR: heads forward and twice backward, the teacher forward, every `interval` steps."
+    return (3 * heads + teacher) / interval

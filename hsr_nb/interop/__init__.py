@@ -1,6 +1,7 @@
 """Checkpoints of all origins, read without executing anything."""
 
 from ..base.errors import CheckpointError
-from .safetensors import load_checkpoint, load_generator, save_safetensors
+from .checkpoint import load_checkpoint, load_generator
+from .safetensors import save_safetensors
 
 __all__ = ["CheckpointError", "load_checkpoint", "load_generator", "save_safetensors"]

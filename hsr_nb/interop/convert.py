@@ -7,32 +7,35 @@ __all__ = [
     "KEPT",
     "ConvertConfig",
     "check_networks",
-    "official_state",
     "check_square",
-    "write_file",
+    "official_state",
     "convert_checkpoint",
     "describe",
     "main",
+    "ship_generator",
 ]
 
 # %% ../../nbs/interop/convert.ipynb #5ab252f8
 import json
-import os
-import sys
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
+from torch import Tensor
 
+from ..base import shell
 from ..base.errors import CheckpointError
-from ..base.whole import sha256, sync_folder
+from ..base.whole import sha256, whole
+from ..judges.cards import save_embedded
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .architecture import fill
+from .checkpoint import checkpoints, load_checkpoint
+from .export import export_graph
 from .rosinality import to_rosinality
-from .safetensors import checkpoints, load_checkpoint, save_safetensors, subset
+from .safetensors import save_safetensors, subset
 
 
 # %% ../../nbs/interop/convert.ipynb #6b96c1a1
@@ -40,176 +43,221 @@ from .safetensors import checkpoints, load_checkpoint, save_safetensors, subset
 class ConvertConfig:
     "Turn a checkpoint into another format. Nothing in the source is ever run."
 
-    source: str  # a run folder; a safetensors file of ours; an official .pkl or a fork's; a rosinality .pt; a state_dict file; the name of an embedded generator
-    dest: str  # the file to write; it must not exist
-    to: Literal["safetensors", "official", "rosinality", "onnx", "pt2", "json"] = (
-        "safetensors"  # official: a torch file of state dicts for stylegan2-ada-pytorch; onnx, pt2: the averaged generator as a graph; json: the configuration alone
-    )
-    only: Literal["all", "generator"] = (
-        "all"  # generator: the averaged one alone, without heads, discriminator and optimisers
-    )
-    tensorflow: bool = False  # also read network pickles of the TensorFlow era
+    # a run folder; a safetensors file of ours; an official .pkl or a fork's; a rosinality .pt; a state_dict file;
+    # the name of an embedded generator
+    source: str
+    # the file to write; it must not exist
+    dest: str
+    # official: a torch file of state dicts for stylegan2-ada-pytorch; onnx, pt2: the averaged generator as a graph;
+    # json: the configuration alone
+    to: Literal["safetensors", "official", "rosinality", "onnx", "pt2", "json"] = "safetensors"
+    # generator: the averaged one alone, without heads, discriminator and optimisers
+    only: Literal["all", "generator"] = "all"
+    # also read network pickles of the TensorFlow era
+    tensorflow: bool = False
 
 
 # %% ../../nbs/interop/convert.ipynb #464029b6
-def check_networks(tensors: dict, meta: dict, where: str):
-    "Compare the networks with their descriptions in `meta`, which become complete. CheckpointError names the first difference."
+def check_networks(tensors: dict[str, Tensor], meta: dict, where: str):
+    "Compare the networks with `meta`, which becomes complete. CheckpointError names the first difference."
     for key in ("G_ema", "G", "D"):
-        state, kwargs = subset(tensors, key), meta.get(key[0])
+        state = subset(tensors, key)
         if not state:
             continue
+        part = f"{where}: {key}"
+        kind = key[0]  # G or D
+        kwargs = meta.get(kind)
         if not isinstance(kwargs, dict):
-            raise CheckpointError(f"{where}: {key} has no description in the file")
-        meta[key[0]] = fill(Discriminator if key == "D" else Generator, kwargs, state, f"{where}: {key}").init_kwargs
-    if not any(k.startswith(("G_ema.", "G.", "D.")) for k in tensors):
-        raise CheckpointError(f"{where} holds no {'averaged generator (G_ema)' if 'G' in meta else 'networks'}")
+            raise CheckpointError(f"{part} has no description in the file")
+        net = fill(Discriminator, kwargs, state, part) if kind == "D" else fill(Generator, kwargs, state, part)
+        meta[kind] = net.init_kwargs
+    if not any(name.startswith(("G_ema.", "G.", "D.")) for name in tensors):
+        lacking = "averaged generator (G_ema)" if "G" in meta else "networks"
+        raise CheckpointError(f"{where} holds no {lacking}")
 
 
-def official_state(tensors: dict, meta: dict) -> dict:
-    "State dicts as the official networks' `load_state_dict` takes them, and what they do not say under `config`."
-    parts = {k: subset(tensors, k) for k in ("G", "D", "G_ema")}
-    return {k: {n: v.detach().cpu().clone() for n, v in s.items()} for k, s in parts.items() if s} | {
-        "config": {k: meta[k] for k in ("G", "D") if k in meta}
-    }
-
-
-def check_square(tensors: dict, to: str):
+def check_square(tensors: dict[str, Tensor], to: str):
     "CheckpointError for generators of other pictures than squares, which only this package has."
-    for v in (v for k, v in tensors.items() if k.endswith("synthesis.b4.const")):
-        if v.shape[1] != v.shape[2]:
-            raise CheckpointError(
-                f"networks of the {to} layout draw squares, and this one begins with {v.shape[1]}x{v.shape[2]}"
-            )
+    for name, const in tensors.items():
+        if name.endswith("synthesis.b4.const") and const.shape[1] != const.shape[2]:
+            size = f"{const.shape[1]}x{const.shape[2]}"
+            raise CheckpointError(f"networks of the {to} layout draw squares, and this one begins with {size}")
 
 
-# %% ../../nbs/interop/convert.ipynb #60af93c3
-def write_file(path: Path, write):
-    "Let `write` fill a file that has a temporary name until it is complete and on the disk."
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(tmp, "xb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError) as e:
-        raise CheckpointError(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from e
-    finally:
-        tmp.unlink(missing_ok=True)
+def official_state(tensors: dict[str, Tensor], meta: dict) -> dict:
+    "State dicts as the official networks' `load_state_dict` takes them, and what they do not say under `config`."
+    out: dict[str, dict] = {}
+    for key in ("G", "D", "G_ema"):
+        state = subset(tensors, key)
+        if state:
+            out[key] = {name: v.detach().cpu().clone() for name, v in state.items()}
+    out["config"] = {k: meta[k] for k in ("G", "D") if k in meta}
+    return out
 
 
 # %% ../../nbs/interop/convert.ipynb #f374a1fc
-KEPT = {
+KEPT = {  # what a format has a place for; the others: everything
     "official": ("G_ema", "G", "D"),
     "rosinality": ("G_ema", "G", "D", "augment"),
     "onnx": ("G_ema",),
     "pt2": ("G_ema",),
-}  # what a format has a place for; the others: everything
+}
 
 
 def convert_checkpoint(
     source,  # as ConvertConfig.source
     dest,  # as ConvertConfig.dest
     **options,  # the other fields of ConvertConfig
-) -> (
-    dict
-):  # what was written: dest, format of the source, number of tensors, of numbers by network, and what stayed behind
+) -> dict:  # what was written: dest, origin, tensors, numbers by network, and what was left behind
     "Convert a checkpoint. CheckpointError with one sentence where that cannot be done, and then nothing is written."
     cfg = ConvertConfig(str(source), str(dest), **options)
-    path, out = Path(cfg.source).expanduser(), Path(cfg.dest).expanduser()
+    path = Path(cfg.source).expanduser()
+    out = Path(cfg.dest).expanduser()
     if out.exists():
         raise CheckpointError(f"{out} exists already; nothing was written")
     if not out.parent.is_dir():
         raise CheckpointError(f"there is no folder {out.parent} to write {out.name} into")
     tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow)
     check_networks(tensors, meta, str(path))
-    parts, meta = {k.partition(".")[0] for k in tensors}, describe(path, meta, cfg.only)
-    kept = {
-        p: [v.numel() for k, v in tensors.items() if k.partition(".")[0] == p]
-        for p in sorted(parts.intersection(KEPT.get(cfg.to, parts)))
-    }
-    done = {
-        "numbers": {p: sum(n) for p, n in kept.items()},
-        "tensors": sum(map(len, kept.values())),
-        "left": sorted(parts - kept.keys()),
-    }
-    _write(cfg.to, out, tensors, meta | {"numbers": done["numbers"]} if cfg.to == "json" else meta)
+    meta = describe(path, meta, cfg.only)
+    sizes: dict[str, list[int]] = {}  # of the tensors of each network
+    for name, v in tensors.items():
+        sizes.setdefault(name.partition(".")[0], []).append(v.numel())
+    kept = sorted(sizes.keys() & KEPT.get(cfg.to, sizes.keys()))
+    numbers = {part: sum(sizes[part]) for part in kept}
+    if cfg.to == "json":
+        meta = meta | {"numbers": numbers}
+    _write(cfg.to, out, tensors, meta)
+    origin = meta.get("origin")
     return {
         "dest": str(out),
-        "origin": meta["origin"].get("format") if isinstance(meta.get("origin"), dict) else "hsr_nb",
-    } | done
+        "origin": origin.get("format") if isinstance(origin, dict) else "hsr_nb",
+        "numbers": numbers,
+        "tensors": sum(len(sizes[part]) for part in kept),
+        "left": sorted(sizes.keys() - kept),
+    }
 
 
 # %% ../../nbs/interop/convert.ipynb #a869ce09
 def describe(path: Path, meta: dict, only: str = "all") -> dict:
-    "The JSON that goes with converted weights: how the networks are built, where they come from. A training checkpoint of ours that is kept whole keeps its own."
+    "The JSON that goes with converted weights: how the networks are built, where they come from."
     if meta.get("format") == "hsr_nb 1" and only == "all":
-        return meta
+        return meta  # a training checkpoint of ours that is kept whole
     keys = ("G",) if only == "generator" else ("G", "D", "modules")
-    return {k: meta[k] for k in keys if k in meta} | {
-        "format": "hsr_nb weights 1",
-        "origin": meta.get("origin") or _origin(path, meta),
-    }
+    about = {k: meta[k] for k in keys if k in meta}
+    about["format"] = "hsr_nb weights 1"
+    about["origin"] = meta.get("origin") or _origin(path, meta)
+    return about
 
 
-def _origin(path, meta):
-    "Where weights came from: format, file, its hash, how long they were trained if that is known, and the hashes of source text that came along."
+def _origin(path: Path, meta: dict) -> dict:
+    "Where weights come from, how long they were trained if that is known, and hashes of the file and its source text."
     if path.is_dir():
         path = checkpoints(path)[-1]
-    known, count = {"format": meta.get("format", "unknown"), "name": path.name}, meta.get("count")
-    known |= ({"sources": meta["sources"]} if meta.get("sources") else {}) | (
-        {"nimg": count.get("nimg")} if isinstance(count, dict) else {}
-    )
-    return known | ({"sha256": sha256(path), "bytes": path.stat().st_size} if path.is_file() else {})
+    origin: dict[str, Any] = {"format": meta.get("format", "unknown"), "name": path.name}
+    if meta.get("sources"):
+        origin["sources"] = meta["sources"]
+    if isinstance(meta.get("count"), dict):
+        origin["nimg"] = meta["count"].get("nimg")
+    if path.is_file():
+        origin["sha256"] = sha256(path)
+        origin["bytes"] = path.stat().st_size
+    return origin
 
 
-def _write(to, out, tensors, meta):
+# %% ../../nbs/interop/convert.ipynb #18045f5f
+def _write(to: str, out: Path, tensors: dict[str, Tensor], meta: dict):
+    "Write one of the formats."
     if to == "safetensors":
         save_safetensors(out, tensors, meta)
     elif to == "json":
-        write_file(out, lambda f: f.write((json.dumps(meta, indent=1) + "\n").encode()))
+        text = json.dumps(meta, indent=1) + "\n"
+        _write_new(out, lambda f: f.write(text.encode()))
     elif to in ("official", "rosinality"):
         check_square(tensors, to)
         value = official_state(tensors, meta) if to == "official" else to_rosinality(tensors, meta)
-        write_file(out, lambda f: torch.save(value, f))
+        _write_new(out, lambda f: torch.save(value, f))
     else:
-        from hsr_nb.interop.export import export_graph
-
-        if not subset(tensors, "G_ema"):
+        state = subset(tensors, "G_ema")
+        if not state:
             raise CheckpointError(f"{to} needs an averaged generator (G_ema), and the source has none")
-        export_graph(
-            fill(Generator, meta["G"], subset(tensors, "G_ema"), str(out)).eval().requires_grad_(False), out, to
-        )
+        G = fill(Generator, meta["G"], state, str(out))
+        export_graph(G.eval().requires_grad_(False), out, to)
+
+
+def _write_new(out: Path, write: Callable[[BinaryIO], Any]):
+    "Let `write` fill a file that must not exist."
+    try:
+        with whole(out, new=True) as made, open(made, "wb") as f:
+            write(f)
+    except (OSError, RuntimeError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise CheckpointError(f"cannot write {out}: {reason}; nothing was written") from e
 
 
 # %% ../../nbs/interop/convert.ipynb #d97436b9
-def main():
+def main(args: list[str] | None = None) -> int:
     "Entry point of `hsr_convert`."
-    try:
-        import tyro
-    except ImportError:
-        sys.exit(_fail(ValueError('the command line needs tyro: pip install "hsr_nb[cli]"')))
-    cfg = tyro.cli(
-        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(ConvertConfig),
-        prog="hsr_convert",
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
-    warnings.showwarning = lambda message, *_: print(f"hsr_convert: note: {message}", file=sys.stderr)
-    try:
-        done = convert_checkpoint(**vars(cfg))
-    except (ValueError, OSError) as e:
-        sys.exit(_fail(e))
-    except KeyboardInterrupt:
-        print("hsr_convert: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
-    numbers, left = ", ".join(f"{k} {n:,}" for k, n in done["numbers"].items()), ", ".join(done["left"])
-    print(
-        f"{done['dest']}: {done['tensors']} tensors from {done['origin']}; numbers: {numbers}"
-        + (f"; left behind, for want of a place: {left}" if left else "")
-    )
+    return shell.run("hsr_convert", shell.options(ConvertConfig, "hsr_convert"), _convert, args)
 
 
-def _fail(e) -> int:
-    print(f"hsr_convert: {e}", file=sys.stderr)
-    return 2
+def _convert(cfg: ConvertConfig):
+    done = convert_checkpoint(**vars(cfg))
+    numbers = ", ".join(f"{part} {n:,}" for part, n in done["numbers"].items())
+    line = f"{done['dest']}: {done['tensors']} tensors from {done['origin']}; numbers: {numbers}"
+    if done["left"]:
+        line += f"; left behind, for want of a place: {', '.join(done['left'])}"
+    print(line)
+
+
+# %% ../../nbs/interop/convert.ipynb #40f2b61f
+def ship_generator(
+    run,  # a run folder, its latest checkpoint is taken
+    name: str,  # synthfaces-baseline, synthfaces-hsr
+    what: str | None = None,  # a sentence for the card; None: made from the configuration
+    folder=None,  # None: the package's own weights
+    dtype=torch.float16,  # how floating tensors are stored
+) -> Path:
+    "Write a run's averaged generator and its card among the embedded networks. CheckpointError when it has none."
+    tensors, meta = load_checkpoint(run)
+    state = subset(tensors, "G_ema")
+    if "G" not in meta or not state:
+        raise CheckpointError(f"{run} holds no generator to ship")
+    config = _without_paths(_read_json(Path(run) / "config.json"))
+    provenance = _read_json(Path(run) / "provenance.json")
+    kimg = meta["count"]["nimg"] / 1000
+    card = {
+        "role": "generator",
+        "what": what or _sentence(config, kimg),
+        "architecture": {"class": "hsr_nb.nets.Generator", "kwargs": meta["G"]},
+        "training": {"kimg": kimg, "config": config},
+        "provenance": provenance,
+        "licence": "Apache-2.0",
+    }
+    return save_embedded(name, state, card, folder, dtype)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise CheckpointError(
+            f"a shipped generator must say how it was trained, and {path} cannot be read: {reason}"
+        ) from e
+
+
+def _without_paths(config: dict) -> dict:
+    "A run's configuration without paths of the machine that trained it."
+    config = {k: v for k, v in config.items() if k != "run_dir"}
+    if config.get("init_from"):
+        config["init_from"] = Path(config["init_from"]).name
+    return config
+
+
+def _sentence(config: dict, kimg: float) -> str:
+    hsr = config["hsr"]
+    how = "without HSR"
+    if hsr["teacher"] != "none":
+        how = f"with HSR from {hsr['start_kimg']:g} kimg, teacher {hsr['teacher']}"
+    return f"StyleGAN2 trained on {config['data']['path']} for {kimg:g} kimg {how}; a demonstration, not a benchmark"

@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "PERSISTENT",
+    "Modules",
+    "BESIDES",
     "nvidia_names",
     "flatten",
     "generator_config",
@@ -15,67 +17,80 @@ __all__ = [
 
 # %% ../../nbs/interop/nvidia.ipynb #c2da7192
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
+from torch import nn
+
+from ..base.errors import CheckpointError
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from ..untrusted.arrays import array_names
 from ..untrusted.torchfile import LazyTensor, torch_names
-from ..untrusted.unpickle import unpickle
-from ..untrusted.window import BrokenFile, Budget, CheckpointError, Object, Window, record
+from ..untrusted.unpickle import plain_dict, unpickle
+from ..untrusted.window import BrokenFile, Budget, Object, Window, brief, record
 from .architecture import blueprint, discriminator_kwargs, generator_kwargs
 
 # %% ../../nbs/interop/nvidia.ipynb #7fc6bcf9
 PERSISTENT = "torch_utils.persistence"
 
 
-def nvidia_names(name: str, budget: Budget, sources: dict) -> dict:
+def nvidia_names(name: str, budget: Budget, sources: dict[str, int]) -> dict[tuple[str, str], Callable | None]:
     "The table for `unpickle`; `sources` gathers {sha256 of a module's source: its length}."
+    seen: set[str] = set()
 
     def persistent(meta):
         if type(meta) is not dict or meta.get("type") != "class" or type(meta.get("state")) is not dict:
             raise BrokenFile(f"{name}: an object that describes no class")
         if meta.get("version") != 6:
-            raise BrokenFile(f"{name}: an object of version {str(meta.get('version'))[:20]}, expected 6")
+            raise BrokenFile(f"{name}: an object of version {brief(meta.get('version'), 20)}, expected 6")
         source, called = meta.get("module_src"), meta.get("class_name")
         if type(source) is not str or type(called) is not str:
             raise BrokenFile(f"{name}: an object without a class name or source text")
-        sources[hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()] = len(source)
+        if source not in seen:  # a file mentions the same text for each of its modules
+            seen.add(source)
+            sources[hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()] = len(source)
         return Object(PERSISTENT, called, (), meta["state"])
 
-    table = {
+    return {
+        **torch_names(name, budget),
+        **array_names(name),
         (PERSISTENT, "_reconstruct_persistent_obj"): persistent,
-        ("dnnlib.util", "EasyDict"): dict,
-        ("dnnlib", "EasyDict"): dict,
+        ("dnnlib.util", "EasyDict"): plain_dict,
+        ("dnnlib", "EasyDict"): plain_dict,
         ("torch.nn.modules.*", "*"): None,
         ("torch.nn.parameter", "Parameter"): record("torch.nn.parameter", "Parameter").make,
     }
-    return torch_names(name, budget) | array_names(name) | table
 
 
 # %% ../../nbs/interop/nvidia.ipynb #4fd211e2
-def flatten(
-    module, name: str, budget: Budget
-) -> tuple[dict, dict]:  # {tensor name: LazyTensor}, {module path: (class, state)}
+Modules = dict[str, tuple[str, dict]]  # path -> (class, state)
+
+
+def flatten(module, name: str, budget: Budget) -> tuple[dict[str, LazyTensor], Modules]:  # tensors by name, and modules
     "Tensors and modules below a record. BrokenFile where it is no module."
-    tensors, modules = {}, {}
+    tensors: dict[str, LazyTensor] = {}
+    modules: Modules = {}
 
-    def part(state, key):
+    def part(state: dict, key: str) -> dict:
         found = state.get(key)
-        budget.spend("opcodes", 1 + len(found or ()), name)  # a module may be mentioned many times
-        if found is not None and type(found) is not dict:
+        if found is None:
+            found = {}
+        if type(found) is not dict:
             raise BrokenFile(f"{name}: a module whose {key} are no dictionary")
-        return {k: v for k, v in (found or {}).items() if v is not None}.items()
+        budget.spend("opcodes", 1 + len(found), name)  # a module may be mentioned many times
+        return {k: v for k, v in found.items() if v is not None}
 
-    def walk(m, prefix):
+    def walk(m, prefix: str):
         if type(m) is not Object or type(m.state) is not dict:
             raise BrokenFile(f"{name}: {prefix[:100] or 'the network'} is no module")
         modules[prefix.removesuffix(".")] = m.name, m.state
         for key in ("_parameters", "_buffers"):
-            for k, v in part(m.state, key):
+            for k, v in part(m.state, key).items():
                 if type(k) is not str or type(v) is not LazyTensor:
-                    raise BrokenFile(f"{name}: {prefix[:100]}{str(k)[:100]} is no tensor")
+                    raise BrokenFile(f"{name}: {prefix[:100]}{brief(k, 100)} is no tensor")
                 tensors[prefix + k] = v
-        for k, v in part(m.state, "_modules"):
+        for k, v in part(m.state, "_modules").items():
             if type(k) is not str or len(prefix) > 1000:
                 raise BrokenFile(f"{name}: a module with an odd name")
             walk(v, f"{prefix}{k}.")
@@ -85,26 +100,31 @@ def flatten(
 
 
 # %% ../../nbs/interop/nvidia.ipynb #38fb64b0
-def _said(modules, path, key, kinds, default):
+def _said(modules: Modules, path: str, key: str, kinds: tuple, default: Any) -> Any:
     "An attribute of a module's state, if it has one of the right type."
-    value = modules.get(path, ("", {}))[1].get(key, default)
+    _, state = modules.get(path, ("", {}))
+    value = state.get(key, default)
     return value if type(value) in kinds else default
 
 
-def _mapping(modules):
+def _mapping_options(modules: Modules) -> dict:
     "What differs from the usual in the mapping network's dense layers."
-    said = dict(
-        lr_multiplier=_said(modules, "mapping.fc0", "bias_gain", (int, float), 0.01),
-        activation=_said(modules, "mapping.fc0", "activation", (str,), "lrelu"),
-    )
-    return {k: v for k, v in said.items() if v not in (0.01, "lrelu")}
+    options = {}
+    lr_multiplier = _said(modules, "mapping.fc0", "bias_gain", (int, float), 0.01)
+    activation = _said(modules, "mapping.fc0", "activation", (str,), "lrelu")
+    if lr_multiplier != 0.01:
+        options["lr_multiplier"] = lr_multiplier
+    if activation != "lrelu":
+        options["activation"] = activation
+    return options
 
 
-def _blocks(modules, key):
-    return sum(_said(modules, p, key, (bool,), False) for p in modules if p.rpartition(".")[2][:1] == "b")
+def _blocks_in_half_precision(modules: Modules) -> int:
+    blocks = [path for path in modules if path.rpartition(".")[2].startswith("b")]
+    return sum(_said(modules, path, "use_fp16", (bool,), False) for path in blocks)
 
 
-def _filter(tensors, path):
+def _filter(tensors: dict[str, LazyTensor], path: str) -> dict:
     "The taps of a resampling filter where they are not the usual ones, as an argument."
     if path not in tensors or tensors[path].storage.numel > 4096:
         return {}
@@ -113,102 +133,139 @@ def _filter(tensors, path):
     return {} if taps == [0.125, 0.375, 0.375, 0.125] else dict(resample_filter=taps)
 
 
-def generator_config(tensors: dict, modules: dict, where: str) -> dict:
+# %% ../../nbs/interop/nvidia.ipynb #68d062f5
+def generator_config(tensors: dict[str, LazyTensor], modules: Modules, where: str) -> dict:
     "Arguments of `Generator`, from the tensors and what the modules say."
-    if any(c == "SynthesisInput" for c, _ in modules.values()):
+    if any(kind == "SynthesisInput" for kind, _ in modules.values()):
         raise CheckpointError(
             f"{where} is a StyleGAN3 generator, whose layers are of another kind; StyleGAN2 generators are read"
         )
     kwargs = generator_kwargs({k: v.shape for k, v in tensors.items()}, where)
-    number, layer = (int, float), "synthesis.b4.conv1"
-    synthesis = dict(
-        num_fp16_res=_blocks(modules, "use_fp16"), conv_clamp=_said(modules, layer, "conv_clamp", number, None)
-    )
+    layer = "synthesis.b4.conv1"
+    synthesis = kwargs["synthesis_kwargs"]
+    synthesis["num_fp16_res"] = _blocks_in_half_precision(modules)
+    synthesis["conv_clamp"] = _said(modules, layer, "conv_clamp", (int, float), None)
     activation = _said(modules, layer, "activation", (str,), "lrelu")
     if activation != "lrelu":
         synthesis["activation"] = activation
-    kwargs["synthesis_kwargs"] |= synthesis | _filter(tensors, "synthesis.b4.resample_filter")
-    beta = _said(modules, "mapping", "w_avg_beta", number, 0.995)
-    kwargs["mapping_kwargs"] |= _mapping(modules) | (dict(w_avg_beta=beta) if beta != 0.995 else {})
+    synthesis |= _filter(tensors, "synthesis.b4.resample_filter")
+    mapping = kwargs["mapping_kwargs"]
+    mapping |= _mapping_options(modules)
+    beta = _said(modules, "mapping", "w_avg_beta", (int, float), 0.995)
+    if beta != 0.995:
+        mapping["w_avg_beta"] = beta
     return kwargs
 
 
-# %% ../../nbs/interop/nvidia.ipynb #1eea7531
-def discriminator_config(tensors: dict, modules: dict, where: str, base_size: list) -> dict:
+def discriminator_config(
+    tensors: dict[str, LazyTensor],
+    modules: Modules,
+    where: str,
+    base_size: list,  # of the generator beside it
+) -> dict:
     "Arguments of `Discriminator`, from the tensors and what the modules say."
     kwargs = discriminator_kwargs({k: v.shape for k, v in tensors.items()}, where)
-    kwargs |= dict(
-        num_fp16_res=_blocks(modules, "use_fp16"),
-        conv_clamp=_said(modules, f"b{kwargs['img_resolution']}.conv0", "conv_clamp", (int, float), None),
-        base_size=base_size,
-    )
+    kwargs["num_fp16_res"] = _blocks_in_half_precision(modules)
+    kwargs["conv_clamp"] = _said(modules, f"b{kwargs['img_resolution']}.conv0", "conv_clamp", (int, float), None)
+    kwargs["base_size"] = base_size
     kwargs["epilogue_kwargs"]["mbstd_group_size"] = _said(modules, "b4.mbstd", "group_size", (int,), None)
     if "mapping_kwargs" in kwargs:
-        kwargs["mapping_kwargs"] |= _mapping(modules)
+        kwargs["mapping_kwargs"] |= _mapping_options(modules)
     return kwargs
 
 
-def check_said(net, modules: dict, where: str):
-    "Compare what each layer of the file says with the layer it becomes. CheckpointError where they would compute different things."
+# %% ../../nbs/interop/nvidia.ipynb #1ea93fe4
+def check_said(net: nn.Module, modules: Modules, where: str):
+    "Compare each layer of a file with the layer it becomes. CheckpointError where they would compute different things."
     for path, m in net.named_modules():
-        for k in ("activation", "weight_gain", "conv_clamp", "up", "down"):
-            here, there = getattr(m, k, None), _said(modules, path, k, (str, int, float), None)
-            same = there is None or (
-                here == there
-                if str in (type(here), type(there)) or here is None
-                else abs(here - there) <= 1e-6 * abs(here)
-            )
-            if hasattr(m, k) and not same:
+        for key in ("activation", "weight_gain", "conv_clamp", "up", "down"):
+            if not hasattr(m, key):
+                continue
+            here = getattr(m, key)
+            there = _said(modules, path, key, (str, int, float), None)
+            if not _same(here, there):
+                said = brief(there)
                 raise CheckpointError(
-                    f"{where}: {path[:100]} has {k} {str(there)[:40]}, which this network cannot have; here it would be {here}"
+                    f"{where}: {path[:100]} has {key} {said}, which this network cannot have; here it would be {here}"
                 )
 
 
+def _same(here, there) -> bool:
+    "Whether a layer's attribute is what a file says of it; None: the file does not say."
+    if there is None:
+        return True
+    if here is None or type(here) is str or type(there) is str:
+        return here == there
+    return abs(here - there) <= 1e-6 * abs(here)
+
+
 # %% ../../nbs/interop/nvidia.ipynb #5fda5412
-def read_nvidia(window: Window, budget: Budget) -> tuple[dict, dict]:  # {prefixed name: LazyTensor}, metadata
+BESIDES = {"G_ema": "hsr.ema", "G": "hsr", "D": "hsr.D"}  # network -> where what it has beyond StyleGAN2 goes
+
+
+def read_nvidia(window: Window, budget: Budget) -> tuple[dict[str, LazyTensor], dict]:  # by prefixed name, metadata
     "Networks of an official pickle or one of its forks, without running anything. CheckpointError otherwise."
-    sources, name = {}, window.name
-    top = unpickle(window, nvidia_names(name, budget, sources), budget)
-    if type(top) is Object and top.module == PERSISTENT:
-        top = {"G_ema" if top.name == "Generator" else "D": top}
-    if type(top) is not dict or not any(type(top.get(k)) is Object for k in ("G", "D", "G_ema")):
-        raise CheckpointError(
-            f"{name} is a pickle without networks: expected a dictionary with G, D or G_ema, found {type(top).__name__} {', '.join(map(str, list(top)[:5])) if type(top) is dict else ''}"[
-                :300
-            ]
-        )
-    tensors, meta = {}, {"format": "stylegan2-ada-pytorch", "sources": sources, "modules": {}}
-    for key in ("G_ema", "G", "D"):
-        if type(top.get(key)) is Object:
-            _network(key, *flatten(top[key], f"{name}: {key}", budget), f"{name}: {key}", tensors, meta)
-    pipe = top.get("augment_pipe")
-    if type(pipe) is Object:
-        p = flatten(pipe, f"{name}: augment_pipe", budget)[0].get("p")
-        if p is not None:
-            tensors["augment.p"] = p
+    name = window.name
+    sources: dict[str, int] = {}
+    top = _networks(unpickle(window, nvidia_names(name, budget, sources), budget), name)
+    tensors: dict[str, LazyTensor] = {}
+    meta: dict[str, Any] = {"format": "stylegan2-ada-pytorch", "sources": sources, "modules": {}}
+    for key in BESIDES:
+        if type(top.get(key)) is not Object:
+            continue
+        where = f"{name}: {key}"
+        found, modules = flatten(top[key], where, budget)
+        if key == "D":
+            base_size = meta["G"]["base_size"] if "G" in meta else [4, 4]
+            kwargs = discriminator_config(found, modules, where, base_size)
+            net: nn.Module = blueprint(Discriminator, kwargs, where)
+        else:
+            kwargs = generator_config(found, modules, where)
+            net = blueprint(Generator, kwargs, where)
+        check_said(net, modules, where)
+        meta.setdefault(key[0], kwargs)
+        own = net.state_dict().keys()
+        for k, v in found.items():
+            tensors[f"{key}.{k}" if k in own else f"{BESIDES[key]}.{k}"] = v
+        others = _classes_around(found.keys() - own, modules)
+        if others:
+            meta["modules"][BESIDES[key]] = others
+    p = _augmentation(top.get("augment_pipe"), name, budget)
+    if p is not None:
+        tensors["augment.p"] = p
     return tensors, meta
 
 
-def _network(key, found, modules, where, tensors, meta):
-    "Put one network's tensors under its prefix, and those it has beyond StyleGAN2 under hsr."
-    if key == "D":
-        kwargs, kind = (
-            discriminator_config(found, modules, where, meta.get("G", {}).get("base_size", [4, 4])),
-            Discriminator,
-        )
-    else:
-        kwargs, kind = generator_config(found, modules, where), Generator
-    net, prefix = blueprint(kind, kwargs, where), {"G": "hsr", "G_ema": "hsr.ema", "D": "hsr.D"}[key]
-    check_said(net, modules, where)
-    own = net.state_dict().keys()
-    tensors |= {f"{key}.{k}" if k in own else f"{prefix}.{k}": v for k, v in found.items()}
-    meta.setdefault("G" if key != "D" else "D", kwargs)
-    extra = sorted(
-        {
-            c
-            for p, (c, _) in modules.items()
-            if any(k.startswith(p + ".") for k in found.keys() - own) and p.count(".") > 0
-        }
+# %% ../../nbs/interop/nvidia.ipynb #e1f1bc42
+def _networks(top, name: str) -> dict:
+    "What the pickle holds by name of the network; a file of one network alone holds no dictionary."
+    if type(top) is Object and top.module == PERSISTENT:
+        return {"G_ema" if top.name == "Generator" else "D": top}
+    if type(top) is dict and any(type(top.get(k)) is Object for k in BESIDES):
+        return top
+    found = type(top).__name__
+    if type(top) is dict:
+        found += " " + ", ".join(brief(k) for k in list(top)[:5])
+    raise CheckpointError(
+        f"{name} is a pickle without networks: expected a dictionary with G, D or G_ema, found {found}"
     )
-    if extra:
-        meta["modules"][prefix] = extra
+
+
+def _classes_around(names, modules: Modules) -> list[str]:
+    "The classes of all modules, but the outermost, that hold tensors of these names."
+    classes = set()
+    for name in names:
+        path = name.rpartition(".")[0]
+        while "." in path:
+            if path in modules:
+                classes.add(modules[path][0])
+            path = path.rpartition(".")[0]
+    return sorted(classes)
+
+
+def _augmentation(pipe, name: str, budget: Budget) -> LazyTensor | None:
+    "The strength of augmentation, where the file has it."
+    if type(pipe) is not Object:
+        return None
+    tensors, _ = flatten(pipe, f"{name}: augment_pipe", budget)
+    return tensors.get("p")

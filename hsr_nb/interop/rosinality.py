@@ -5,7 +5,11 @@
 # %% auto #0
 __all__ = [
     "CHANGES",
+    "Row",
+    "D_BLOCK",
+    "D_END",
     "PARTS",
+    "Change",
     "g_table",
     "d_table",
     "fixed_filters",
@@ -17,106 +21,134 @@ __all__ = [
 
 # %% ../../nbs/interop/rosinality.ipynb #d3911535
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..base.errors import CheckpointError
+from ..base.state_dicts import load_strict
+from ..nets.generator import block_levels
 from ..nets.layers import FILTER
 from ..nets.mapping import MappingNetwork
 from ..ops.resample import setup_filter
 from ..untrusted.torchfile import Derived, LazyTensor
 from .architecture import discriminator_kwargs, generator_kwargs
+from .safetensors import subset
 
+
+# %% ../../nbs/interop/rosinality.ipynb #38cbc00c
+@dataclass(frozen=True)
+class Change:
+    "How a tensor there differs from the tensor here."
+
+    shape: Callable  # here, from the shape there
+    here: Callable  # the tensor here, from the tensor there
+    there: Callable  # and back
+    rank: int | None = None  # number of dimensions there; None: any
+    single: bool = False  # the first dimension there has the length one
+
+
+CHANGES = {
+    "same": Change(lambda s: s, lambda v: v, lambda v: v),
+    "first": Change(lambda s: s[1:], lambda v: v[0], lambda v: v[None], single=True),
+    "map": Change(lambda s: s[2:], lambda v: v[0, 0], lambda v: v[None, None], rank=4, single=True),
+    "scalar": Change(lambda s: (), lambda v: v[0], lambda v: v[None], rank=1, single=True),
+    "flat": Change(lambda s: s[1:2], lambda v: v[0, :, 0, 0], lambda v: v[None, :, None, None], rank=4, single=True),
+    "gain": Change(lambda s: s, lambda v: v / 4, lambda v: v * 4, rank=2),
+}
 
 # %% ../../nbs/interop/rosinality.ipynb #92a24ad5
-def g_table(levels: list, layers: int) -> list:  # [(name there, name here, kind of change)]
-    "Names of a generator with these levels and mapping layers."
+Row = tuple[str, str, str]  # name there, name here, kind of change
 
-    def layer(there, here):
-        return [
-            (f"{there}.conv.weight", f"{here}.weight", "first"),
-            (f"{there}.activate.bias", f"{here}.bias", "same"),
-            (f"{there}.noise.weight", f"{here}.noise_strength", "scalar"),
-            *((f"{there}.conv.modulation.{p}", f"{here}.affine.{p}", "same") for p in ("weight", "bias")),
-        ]
 
-    def rgb(there, here):
-        return [
-            (f"{there}.conv.weight", f"{here}.weight", "first"),
-            (f"{there}.bias", f"{here}.bias", "flat"),
-            *((f"{there}.conv.modulation.{p}", f"{here}.affine.{p}", "same") for p in ("weight", "bias")),
-        ]
-
-    rows = [(f"style.{i + 1}.{p}", f"mapping.fc{i}.{p}", "same") for i in range(layers) for p in ("weight", "bias")]
-    rows += [
-        ("input.input", "synthesis.b4.const", "first"),
-        *layer("conv1", "synthesis.b4.conv1"),
-        *rgb("to_rgb1", "synthesis.b4.torgb"),
-        ("noises.noise_0", "synthesis.b4.conv1.noise_const", "map"),
+def _modulated(there: str, here: str) -> list[Row]:
+    "What every convolution of the generator has: its kernel and the affine map of its style."
+    return [
+        (f"{there}.conv.weight", f"{here}.weight", "first"),
+        (f"{there}.conv.modulation.weight", f"{here}.affine.weight", "same"),
+        (f"{there}.conv.modulation.bias", f"{here}.affine.bias", "same"),
     ]
-    for i, r in enumerate(levels[1:]):
-        b = f"synthesis.b{r}"
-        rows += [
-            *layer(f"convs.{2 * i}", f"{b}.conv0"),
-            *layer(f"convs.{2 * i + 1}", f"{b}.conv1"),
-            *rgb(f"to_rgbs.{i}", f"{b}.torgb"),
-        ]
-        rows += [
-            (f"noises.noise_{2 * i + 1}", f"{b}.conv0.noise_const", "map"),
-            (f"noises.noise_{2 * i + 2}", f"{b}.conv1.noise_const", "map"),
-        ]
-        rows += [
-            (f"convs.{2 * i}.conv.blur.kernel", f"{b}.conv0.resample_filter", "gain"),
-            (f"to_rgbs.{i}.upsample.kernel", f"{b}.resample_filter", "gain"),
-        ]
+
+
+def _layer(there: str, here: str, number: int) -> list[Row]:
+    "A layer that draws maps, the `number`-th that takes noise."
+    return [
+        *_modulated(there, here),
+        (f"{there}.activate.bias", f"{here}.bias", "same"),
+        (f"{there}.noise.weight", f"{here}.noise_strength", "scalar"),
+        (f"noises.noise_{number}", f"{here}.noise_const", "map"),
+    ]
+
+
+def _to_rgb(there: str, here: str) -> list[Row]:
+    return [*_modulated(there, here), (f"{there}.bias", f"{here}.bias", "flat")]
+
+
+def g_table(
+    levels: list[int],  # 4, 8, …
+    layers: int,  # of the mapping network
+) -> list[Row]:
+    "The names of a generator."
+    rows = []
+    for i in range(layers):
+        rows.append((f"style.{i + 1}.weight", f"mapping.fc{i}.weight", "same"))
+        rows.append((f"style.{i + 1}.bias", f"mapping.fc{i}.bias", "same"))
+    rows.append(("input.input", "synthesis.b4.const", "first"))
+    rows += _layer("conv1", "synthesis.b4.conv1", 0)
+    rows += _to_rgb("to_rgb1", "synthesis.b4.torgb")
+    for i, level in enumerate(levels[1:]):
+        block = f"synthesis.b{level}"
+        up, plain = 2 * i, 2 * i + 1  # rosinality numbers the layers of all levels in one row
+        rows += _layer(f"convs.{up}", f"{block}.conv0", up + 1)
+        rows += _layer(f"convs.{plain}", f"{block}.conv1", plain + 1)
+        rows += _to_rgb(f"to_rgbs.{i}", f"{block}.torgb")
+        rows.append((f"convs.{up}.conv.blur.kernel", f"{block}.conv0.resample_filter", "gain"))
+        rows.append((f"to_rgbs.{i}.upsample.kernel", f"{block}.resample_filter", "gain"))
     return rows
 
 
 # %% ../../nbs/interop/rosinality.ipynb #858c3040
-def d_table(levels: list) -> list:  # [(name there, name here, kind of change)]
-    "Names of a discriminator with these levels."
-    rows = [
-        ("convs.0.0.weight", f"b{levels[-1]}.fromrgb.weight", "same"),
-        ("convs.0.1.bias", f"b{levels[-1]}.fromrgb.bias", "same"),
-    ]
-    for j, r in enumerate(levels[:0:-1], 1):
-        pairs = {
-            "conv1.0.weight": "conv0.weight",
-            "conv1.1.bias": "conv0.bias",
-            "conv2.1.weight": "conv1.weight",
-            "conv2.2.bias": "conv1.bias",
-            "skip.1.weight": "skip.weight",
-            "conv2.0.kernel": "conv1.resample_filter",
-            "skip.0.kernel": "skip.resample_filter",
-        }
-        rows += [(f"convs.{j}.{there}", f"b{r}.{here}", "same") for there, here in pairs.items()]
-    ends = {"final_conv.0.weight": "b4.conv.weight", "final_conv.1.bias": "b4.conv.bias"} | {
-        f"final_linear.{i}.{p}": f"b4.{n}.{p}" for i, n in enumerate(("fc", "out")) for p in ("weight", "bias")
-    }
-    return rows + [(there, here, "same") for there, here in ends.items()]
-
-
-# shape here from the shape there, the tensor here from the tensor there, and back
-CHANGES = {
-    "same": (lambda s: s, lambda v: v, lambda v: v),
-    "first": (lambda s: s[1:], lambda v: v[0], lambda v: v[None]),
-    "map": (lambda s: s[2:], lambda v: v[0, 0], lambda v: v[None, None]),
-    "scalar": (lambda s: (), lambda v: v[0], lambda v: v[None]),
-    "flat": (lambda s: s[1:2], lambda v: v[0, :, 0, 0], lambda v: v[None, :, None, None]),
-    "gain": (lambda s: s, lambda v: v / 4, lambda v: v * 4),
+D_BLOCK = {
+    "conv1.0.weight": "conv0.weight",
+    "conv1.1.bias": "conv0.bias",
+    "conv2.1.weight": "conv1.weight",
+    "conv2.2.bias": "conv1.bias",
+    "skip.1.weight": "skip.weight",
+    "conv2.0.kernel": "conv1.resample_filter",
+    "skip.0.kernel": "skip.resample_filter",
+}
+D_END = {
+    "final_conv.0.weight": "b4.conv.weight",
+    "final_conv.1.bias": "b4.conv.bias",
+    "final_linear.0.weight": "b4.fc.weight",
+    "final_linear.0.bias": "b4.fc.bias",
+    "final_linear.1.weight": "b4.out.weight",
+    "final_linear.1.bias": "b4.out.bias",
 }
 
 
+def d_table(levels: list[int]) -> list[Row]:
+    "The names of a discriminator."
+    top = levels[-1]
+    pairs = {"convs.0.0.weight": f"b{top}.fromrgb.weight", "convs.0.1.bias": f"b{top}.fromrgb.bias"}
+    for j, level in enumerate(reversed(levels[1:]), 1):
+        pairs |= {f"convs.{j}.{there}": f"b{level}.{here}" for there, here in D_BLOCK.items()}
+    pairs |= D_END
+    return [(there, here, "same") for there, here in pairs.items()]
+
+
 # %% ../../nbs/interop/rosinality.ipynb #0c5e9fc4
-def fixed_filters(levels: list, net: str) -> list:
-    "Names here of filters that the other layout does not have."
+def fixed_filters(levels: list[int], net: str) -> list[str]:
+    "Names here of filters that the other layout does not have; `net` is G or D."
     if net == "G":
-        return ["synthesis.b4.resample_filter", *(f"synthesis.b{r}.conv1.resample_filter" for r in levels)]
-    return [f"b{r}.{n}resample_filter" for r in levels[1:] for n in ("", "conv0.")] + [
-        f"b{levels[-1]}.fromrgb.resample_filter",
-        "b4.conv.resample_filter",
-    ]
+        return ["synthesis.b4.resample_filter"] + [f"synthesis.b{level}.conv1.resample_filter" for level in levels]
+    names = [f"b{levels[-1]}.fromrgb.resample_filter", "b4.conv.resample_filter"]
+    for level in levels[1:]:
+        names += [f"b{level}.resample_filter", f"b{level}.conv0.resample_filter"]
+    return names
 
 
 # %% ../../nbs/interop/rosinality.ipynb #63e2edd4
@@ -128,85 +160,105 @@ def is_rosinality(value: dict) -> bool:
     return any(type(value.get(k)) is dict and "input.input" in value[k] for k in ("g_ema", "g"))
 
 
-def read_rosinality(value: dict, name: str) -> tuple[dict, dict]:  # {prefixed name: LazyTensor or Derived}, metadata
+def read_rosinality(
+    value: dict,  # what the file holds
+    name: str,  # of the file, for messages
+) -> tuple[dict[str, Derived], dict]:  # tensors by prefixed name, metadata
     "Networks of a rosinality checkpoint under their official names. CheckpointError where a name or shape is odd."
-    tensors, meta = {}, {"format": "rosinality"}
+    tensors: dict[str, Derived] = {}
+    meta: dict[str, Any] = {"format": "rosinality"}
     for theirs, ours in PARTS.items():
         state = value.get(theirs)
         if type(state) is not dict:
             continue
-        state = {k: v for k, v in state.items() if type(v) is LazyTensor}
-        found = (_read_d if ours == "D" else _read_g)(state, value, f"{name}: {theirs}")
-        shapes = {k: v.shape for k, v in found.items()}
+        where = f"{name}: {theirs}"
+        state = {k: v for k, v in state.items() if type(k) is str and type(v) is LazyTensor}
         if ours == "D":
-            meta["D"] = discriminator_kwargs(shapes, f"{name}: {theirs}")
-            meta["D"]["epilogue_kwargs"]["mbstd_group_size"] = 4
+            found = _read_discriminator(state, where)
+            kwargs = discriminator_kwargs({k: v.shape for k, v in found.items()}, where)
+            kwargs["epilogue_kwargs"]["mbstd_group_size"] = 4
         else:
-            meta.setdefault("G", generator_kwargs(shapes, f"{name}: {theirs}"))
+            found = _read_generator(state, value.get("latent_avg"), where)
+            kwargs = generator_kwargs({k: v.shape for k, v in found.items()}, where)
+        meta.setdefault(ours[0], kwargs)
         tensors |= {f"{ours}.{k}": v for k, v in found.items()}
     p = value.get("ada_aug_p")
-    if type(p) in (int, float) and 0 <= p <= 1:
-        tensors["augment.p"] = Derived((), lambda: torch.tensor(float(p)))
+    if isinstance(p, (int, float)) and 0 <= p <= 1:
+        tensors["augment.p"] = Derived((), torch.tensor(float(p)).clone)
     return tensors, meta
 
 
 # %% ../../nbs/interop/rosinality.ipynb #67d1b171
-def _renamed(state, rows, where):
+def _renamed(state: dict[str, LazyTensor], rows: list[Row], where: str) -> dict[str, Derived]:
     "The state under the names of here; every name must be used, and none may lack."
     known = {there for there, _, _ in rows}
-    for problem, names in (("has", sorted(state.keys() - known)), ("lacks", sorted(known - state.keys()))):
+    for problem, names in (("has", state.keys() - known), ("lacks", known - state.keys())):
         if names:
+            first = min(names)[:100]
             raise CheckpointError(
-                f"{where} {problem} {len(names)} tensors that differ from rosinality's layout, first {names[0][:100]}"
+                f"{where} {problem} {len(names)} tensors that differ from rosinality's layout, first {first}"
             )
-    rank = {"same": None, "first": None, "map": 4, "scalar": 1, "flat": 4, "gain": 2}
-    for there, _, kind in rows:
-        s = state[there].shape
-        if rank[kind] not in (None, len(s)) or kind in ("first", "map", "scalar", "flat") and s[:1] != (1,):
-            raise CheckpointError(f"{where}: {there} has the odd shape {list(s)}")
-    return {
-        here: Derived(tuple(CHANGES[kind][0](state[there].shape)), CHANGES[kind][1], (state[there],))
-        for there, here, kind in rows
-    }
+    found = {}
+    for there, here, kind in rows:
+        v = state[there]
+        change = CHANGES[kind]
+        wrong_rank = change.rank not in (None, len(v.shape))
+        if wrong_rank or change.single and v.shape[:1] != (1,):
+            raise CheckpointError(f"{where}: {there} has the odd shape {list(v.shape)}")
+        found[here] = Derived(tuple(change.shape(v.shape)), change.here, (v,))
+    return found
 
 
-def _with_filters(found, levels, net):
+def _filters(levels: list[int], net: str) -> dict[str, Derived]:
+    "The filters that the other layout does not have."
     f = setup_filter(FILTER)
-    return found | {k: Derived(tuple(f.shape), f.clone) for k in fixed_filters(levels, net)}
+    return {name: Derived(tuple(f.shape), f.clone) for name in fixed_filters(levels, net)}
 
 
-def _read_d(state, value, where):
-    levels = [4 << i for i in range(1 + sum(k.endswith(".conv1.0.weight") for k in state))]
-    return _with_filters(_renamed(state, d_table(levels), where), levels, "D")
+def _read_discriminator(state: dict[str, LazyTensor], where: str) -> dict[str, Derived]:
+    blocks = sum(k.endswith(".conv1.0.weight") for k in state)
+    levels = [4 << i for i in range(1 + blocks)]
+    return _renamed(state, d_table(levels), where) | _filters(levels, "D")
 
 
-def _read_g(state, value, where):
-    levels = [4 << i for i in range(1 + sum(k.startswith("to_rgbs.") and k.endswith(".conv.weight") for k in state))]
+def _read_generator(state: dict[str, LazyTensor], average, where: str) -> dict[str, Derived]:
+    blocks = sum(k.startswith("to_rgbs.") and k.endswith(".conv.weight") for k in state)
     layers = sum(k.startswith("style.") and k.endswith(".weight") for k in state)
-    found = _with_filters(_renamed(state, g_table(levels, layers), where), levels, "G")
-    if not any(
-        v.read().any() for k, v in found.items() if k.endswith("noise_const")
-    ):  # written for a network without noise
+    levels = [4 << i for i in range(1 + blocks)]
+    found = _renamed(state, g_table(levels, layers), where) | _filters(levels, "G")
+    noise = [v for k, v in found.items() if k.endswith("noise_const")]
+    if not any(v.read().any() for v in noise):  # written for a network without noise
         found = {k: v for k, v in found.items() if ".noise_" not in k}
-    average, known = (
-        value.get("latent_avg"),
-        {k.removeprefix("mapping."): v for k, v in found.items() if k.startswith("mapping.")},
-    )
     w_dim = found["synthesis.b4.conv1.affine.weight"].shape[-1]
     if type(average) is LazyTensor:
-        return found | {"mapping.w_avg": Derived((w_dim,), lambda v: v.reshape(-1), (average,))}
-    return found | {
-        "mapping.w_avg": Derived((w_dim,), lambda *w: average_w(dict(zip(known, w))), tuple(known.values()))
-    }
+        return found | {"mapping.w_avg": Derived((w_dim,), torch.flatten, (average,))}
+    mapping = {k.removeprefix("mapping."): v for k, v in found.items() if k.startswith("mapping.")}
+
+    def measured(*weights):
+        return average_w(dict(zip(mapping, weights)), where=where)
+
+    return found | {"mapping.w_avg": Derived((w_dim,), measured, tuple(mapping.values()))}
 
 
-def average_w(mapping: dict[str, Tensor], samples: int = 10_000) -> Tensor:  # [w_dim]
-    "The mean w of a mapping network given by its state, over latents of seed 0."
-    z_dim, w_dim, layers = mapping["fc0.weight"].shape[1], mapping["fc0.weight"].shape[0], len(mapping) // 2
-    net = MappingNetwork(z_dim, 0, w_dim, None, num_layers=layers)
-    net.load_state_dict(mapping)
+# %% ../../nbs/interop/rosinality.ipynb #ea3dea98
+def average_w(
+    mapping: dict[str, Tensor],  # state of a mapping network
+    samples: int = 10_000,
+    where: str = "the mapping network",  # for messages
+) -> Tensor:  # [w_dim]
+    "The mean w of a mapping network, over latents of seed 0."
+    if "fc0.weight" not in mapping:
+        raise CheckpointError(f"{where} has no average of w, and no mapping network to measure it with")
+    w_dim, z_dim = mapping["fc0.weight"].shape
+    if z_dim > 4096:
+        raise CheckpointError(
+            f"{where} has no average of w, and its latents are too long to measure it: {z_dim} numbers"
+        )
+    net = MappingNetwork(z_dim, 0, w_dim, None, num_layers=len(mapping) // 2)
+    load_strict(net, mapping, where)
+    z = torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return net(torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(0))).mean(0)
+        return net(z).mean(0)
 
 
 # %% ../../nbs/interop/rosinality.ipynb #9fe76d94
@@ -214,58 +266,68 @@ def to_rosinality(
     tensors: dict[str, Tensor],  # by prefixed name: G_ema., G., D.
     meta: dict,  # with the networks' arguments, G and D
 ) -> dict:  # what to give to torch.save
-    "Networks in rosinality's layout. CheckpointError where it cannot express one."
-    out = {}
+    "Networks in rosinality's layout. CheckpointError where it cannot express one; a warning where its code would not."
+    out: dict[str, Any] = {}
     for theirs, ours in PARTS.items():
-        state = {k.removeprefix(ours + "."): v for k, v in tensors.items() if k.startswith(ours + ".")}
+        state = subset(tensors, ours)
         if not state:
             continue
-        kwargs = meta["D" if ours == "D" else "G"]
-        levels = [4 << i for i in range((kwargs["img_resolution"] // 4).bit_length())]
-        rows = d_table(levels) if ours == "D" else g_table(levels, sum(k.startswith("mapping.fc") for k in state) // 2)
-        if ours != "D" and "synthesis.b4.conv1.noise_strength" not in state:
-            state |= _silence(levels)
-        out[theirs] = _written(state, rows, levels, ours)
+        kind = ours[0]  # G or D
+        levels = block_levels(meta[kind]["img_resolution"])
+        if kind == "D":
+            rows = d_table(levels)
+        else:
+            rows = g_table(levels, sum(k.startswith("mapping.fc") for k in state) // 2)
+            if "synthesis.b4.conv1.noise_strength" not in state:
+                state |= _silence(levels)
+        out[theirs] = _written(state, rows, fixed_filters(levels, kind), ours)
         if ours == "G_ema":
             out["latent_avg"] = state["mapping.w_avg"].clone()
     if "augment.p" in tensors:
         out["ada_aug_p"] = float(tensors["augment.p"])
-    _remarks(meta)
+    _warn_of_limits(meta)
     return out
 
 
 # %% ../../nbs/interop/rosinality.ipynb #a092c158
-def _silence(levels):
-    layers = [("synthesis.b4.conv1", 4), *((f"synthesis.b{r}.{c}", r) for r in levels[1:] for c in ("conv0", "conv1"))]
-    return {f"{n}.noise_strength": torch.zeros([]) for n, _ in layers} | {
-        f"{n}.noise_const": torch.zeros(r, r) for n, r in layers
-    }
+def _silence(levels: list[int]) -> dict[str, Tensor]:
+    "Noise that is not heard, for the layers of a network without noise."
+    state = {}
+    for level in levels:
+        for layer in ("conv0", "conv1"):
+            if (level, layer) != (4, "conv0"):
+                state[f"synthesis.b{level}.{layer}.noise_strength"] = torch.zeros([])
+                state[f"synthesis.b{level}.{layer}.noise_const"] = torch.zeros(level, level)
+    return state
 
 
-def _written(state, rows, levels, ours):
-    fixed = fixed_filters(levels, ours[0])
-    extra, missing = (
-        sorted(state.keys() - {h for _, h, _ in rows} - set(fixed) - {"mapping.w_avg"}),
-        sorted({h for _, h, _ in rows} - state.keys()),
-    )
-    if extra or missing:
-        raise CheckpointError(
-            f"rosinality's layout cannot express this {ours}: it has no place for {extra[0]}"
-            if extra
-            else f"rosinality's layout cannot express this {ours}: it needs {missing[0]}"
-        )
-    for k in fixed:
-        if not torch.equal(state[k].cpu(), setup_filter(FILTER)):
-            raise CheckpointError(f"rosinality's layout cannot express this {ours}: {k} is not [1, 3, 3, 1]")
-    return {there: CHANGES[kind][2](state[here].detach().cpu().float()).clone() for there, here, kind in rows}
+def _written(state: dict[str, Tensor], rows: list[Row], fixed: list[str], ours: str) -> dict[str, Tensor]:
+    "A state dict under the names of there."
+    refused = f"rosinality's layout cannot express this {ours}"
+    here = {name for _, name, _ in rows}
+    extra = sorted(state.keys() - here - {*fixed, "mapping.w_avg"})
+    missing = sorted(here - state.keys())
+    if extra:
+        raise CheckpointError(f"{refused}: it has no place for {extra[0]}")
+    if missing:
+        raise CheckpointError(f"{refused}: it needs {missing[0]}")
+    for name in fixed:
+        if not torch.equal(state[name].cpu(), setup_filter(FILTER)):
+            raise CheckpointError(f"{refused}: {name} is not [1, 3, 3, 1]")
+    written = {}
+    for there, name, kind in rows:
+        v = state[name].detach().cpu().float()
+        written[there] = CHANGES[kind].there(v).clone()
+    return written
 
 
-def _remarks(meta):
+def _warn_of_limits(meta: dict):
     "Warn where the file is right but rosinality's own class would not build the network."
     kwargs = meta.get("G", {}).get("synthesis_kwargs") or {}
     if kwargs.get("channel_max", 512) != 512 or kwargs.get("channel_base", 32768) not in (16384, 32768):
         warnings.warn(
-            "rosinality's own Generator only builds widths of 512 maps at most and channel_multiplier 1 or 2; this network has others",
+            "rosinality's own Generator only builds widths of 512 maps at most and channel_multiplier 1 or 2; "
+            "this network has others",
             stacklevel=3,
         )
     group = (meta.get("D", {}).get("epilogue_kwargs") or {}).get("mbstd_group_size", 4)

@@ -60,23 +60,27 @@ class _LeakyGrad(torch.autograd.Function):
         dx = torch.ops.aten.leaky_relu_backward(dy, y, slope, True)
         if gain != 1:
             dx.mul_(gain)
-        return (
-            dx if clamp is None else torch.ops.aten.hardtanh_backward(dx, y, -clamp, clamp)
-        )  # zero where y was clamped
+        if clamp is None:
+            return dx
+        return torch.ops.aten.hardtanh_backward(dx, y, -clamp, clamp)  # zero where y was clamped
 
     @staticmethod
     def backward(ctx, ddx):
-        return _LeakyGrad.apply(ddx, ctx.saved_tensors[0], *ctx.args), None, None, None, None
+        (y,) = ctx.saved_tensors
+        return _LeakyGrad.apply(ddx, y, *ctx.args), None, None, None, None
 
 
 # %% ../../nbs/ops/activation.ipynb #4e0ef66d
 def _within(y, clamp) -> bool:
-    "Whether clamping would change nothing. Looked up on a CPU only, where one read saves two passes; a GPU would have to wait for the answer."
+    """Whether clamping would change nothing.
+
+    Looked up on a CPU only, where one read saves two passes; a GPU would have to wait for the answer."""
     if y.device.type != "cpu" or torch.compiler.is_compiling() or y.numel() == 0:
         return False
-    low, high = y.as_strided(
+    in_memory_order = y.as_strided(
         (y.numel(),), (1,)
-    ).aminmax()  # y is new, so dense; over channels_last axes this takes ten times as long
+    )  # y is new, so dense; over channels_last axes it takes ten times as long
+    low, high = in_memory_order.aminmax()
     return -clamp < low.item() and high.item() < clamp
 
 
@@ -86,10 +90,12 @@ class _BiasLeaky(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, b, dim, slope, gain, clamp):
-        shape = [-1 if i == dim else 1 for i in range(x.ndim)]
-        y = (
-            x * gain if b is None else torch.add(b.reshape(shape) * gain, x, alpha=gain)
-        )  # a positive gain commutes with the rectifier
+        # a positive gain commutes with the rectifier
+        if b is None:
+            y = x * gain
+        else:
+            shape = [-1 if i == dim else 1 for i in range(x.ndim)]
+            y = torch.add(b.reshape(shape) * gain, x, alpha=gain)
         F.leaky_relu_(y, slope)
         if clamp is not None and _within(y, clamp):
             clamp = None
@@ -103,9 +109,13 @@ class _BiasLeaky(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         need_x, need_b = ctx.needs_input_grad[:2]
-        dx = _LeakyGrad.apply(dy, ctx.saved_tensors[0], *ctx.args) if need_x or need_b else None
-        rest = [i for i in range(dy.ndim) if i != ctx.dim]
-        db = (dx.sum(rest) if rest else dx) if need_b else None  # sum([]) would sum over everything
+        dx = db = None
+        if need_x or need_b:
+            (y,) = ctx.saved_tensors
+            dx = _LeakyGrad.apply(dy, y, *ctx.args)
+        if need_b:
+            rest = [i for i in range(dy.ndim) if i != ctx.dim]
+            db = dx.sum(rest) if rest else dx  # sum([]) would sum over everything
         return dx, db, None, None, None, None
 
 
@@ -114,8 +124,10 @@ def _bias_act_triton(x, b, dim, act, alpha, gain, clamp):
     "None where the kernel cannot do it."
     from hsr_nb.ops.kernels.bias_act_kernel import bias_act_triton, fault
 
-    if reason := fault(x, b, act, alpha, gain):
-        return warn_once(reason)
+    reason = fault(x, b, act, alpha, gain)
+    if reason:
+        warn_once(reason)
+        return None
     return bias_act_triton(x, b, dim, act, alpha, gain, clamp)
 
 
@@ -130,7 +142,7 @@ def bias_act(
     clamp: float | None = None,  # None: no clamping
     impl: str = "auto",  # auto, reference, torch or triton
 ) -> Tensor:  # the shape of x
-    "clamp(gain * act(x + b), -clamp, clamp). Karras et al. 2019, appendix B."
+    "clamp(gain * act(x + b), -clamp, clamp). ValueError for an unknown act or a wrong b. [StyleGAN2] appendix B."
     if act not in ACTIVATIONS:
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, not {act!r}")
     if b is not None and b.shape != (x.shape[dim],):
@@ -145,6 +157,8 @@ def bias_act(
         y = _bias_act_triton(x, b, dim, act, alpha, gain, clamp)
         if y is not None:
             return y
-    if run != "reference" and act in ("relu", "lrelu") and gain > 0 and (alpha or 0) >= 0:
-        return _BiasLeaky.apply(x, b, dim % x.ndim, 0.0 if act == "relu" else float(alpha), gain, clamp)
-    return _bias_act_reference(x, b, dim % x.ndim, act, alpha, gain, clamp)
+    dim = dim % x.ndim
+    slope = 0.0 if act == "relu" or alpha is None else float(alpha)
+    if run != "reference" and act in ("relu", "lrelu") and gain > 0 and slope >= 0:
+        return _BiasLeaky.apply(x, b, dim, slope, gain, clamp)
+    return _bias_act_reference(x, b, dim, act, alpha, gain, clamp)

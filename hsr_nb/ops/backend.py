@@ -36,17 +36,17 @@ def triton_fault(
         return "the package triton is not installed"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if not device.startswith("cuda"):
+        if interpreted:
+            return None
         return (
-            None
-            if interpreted
-            else f"Triton kernels need a CUDA device, found {device} (TRITON_INTERPRET=1 runs them there, slowly, for tests)"
+            f"Triton kernels need a CUDA device, found {device} (TRITON_INTERPRET=1 runs them there, slowly, for tests)"
         )
     if not torch.cuda.is_available():
         return "torch.cuda.is_available() is False"
-    if torch.cuda.get_device_capability(device) < (7, 0) and torch.version.hip is None:
-        return (
-            f"Triton needs compute capability 7.0, found {'.'.join(map(str, torch.cuda.get_device_capability(device)))}"
-        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (7, 0) and torch.version.hip is None:
+        major, minor = capability
+        return f"Triton needs compute capability 7.0, found {major}.{minor}"
     return None if interpreted else _compiler_fault()
 
 
@@ -90,14 +90,18 @@ def choose_impl(
 
 
 # %% ../../nbs/ops/backend.ipynb #da9fafe3
-choose_impl._dynamo_marked_constant = warn_once._dynamo_marked_constant = True
+for _lookup in (choose_impl, warn_once):
+    vars(_lookup)["_dynamo_marked_constant"] = True
 
 
 # %% ../../nbs/ops/backend.ipynb #eb23b925
-def backend_report() -> dict:
+def backend_report() -> dict[str, str]:
     'What `impl="auto"` picks on each device of this machine, and why.'
-    devices = {"cpu": "cpu"} | {
-        f"cuda:{i}": f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
-    }
-    picked = {name: _auto(device) for device, name in devices.items()}
-    return {name: f"{impl} ({why}; PyTorch {torch.__version__}, channels_last)" for name, (impl, why) in picked.items()}
+    devices = {"cpu": "cpu"}
+    for i in range(torch.cuda.device_count()):
+        devices[f"cuda:{i}"] = f"cuda:{i} {torch.cuda.get_device_name(i)}"
+    report = {}
+    for device, name in devices.items():
+        impl, why = _auto(device)
+        report[name] = f"{impl} ({why}; PyTorch {torch.__version__}, channels_last)"
+    return report

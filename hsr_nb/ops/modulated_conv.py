@@ -6,6 +6,8 @@
 __all__ = ["demodulation", "styled_conv2d", "modulated_conv2d"]
 
 # %% ../../nbs/ops/modulated_conv.ipynb #3ed2a2df
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,9 +27,9 @@ def _modulated_reference(x, w, s, noise, demodulate, resample):
     w = w[None] * s.reshape(n, 1, -1, 1, 1)  # [N, O, I, k, k]
     if demodulate:
         w = w * (w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
-    y = conv2d_resample(
-        x.reshape(1, -1, *x.shape[2:]), w.flatten(0, 1).to(x.dtype), groups=n, impl="reference", **resample
-    )
+    one_image = x.reshape(1, -1, *x.shape[2:])
+    kernels = w.flatten(0, 1).to(x.dtype)
+    y = conv2d_resample(one_image, kernels, groups=n, impl="reference", **resample)
     y = y.reshape(n, -1, *y.shape[2:])
     return y if noise is None else y + noise.to(y.dtype)
 
@@ -35,8 +37,10 @@ def _modulated_reference(x, w, s, noise, demodulate, resample):
 # %% ../../nbs/ops/modulated_conv.ipynb #0a8b7527
 def _prenormalise(w, s):
     "Bring weights and styles into the range of float16; demodulation cancels both factors."
-    w = w / (w[0].numel() ** 0.5 * w.abs().amax([1, 2, 3], keepdim=True))
-    return w, s / s.abs().amax(1, keepdim=True)
+    largest = w.abs().amax([1, 2, 3], keepdim=True)
+    w = w / (w[0].numel() ** 0.5 * largest)
+    s = s / s.abs().amax(1, keepdim=True)
+    return w, s
 
 
 # %% ../../nbs/ops/modulated_conv.ipynb #be92a507
@@ -44,8 +48,9 @@ def demodulation(
     w: Tensor,  # [O, I, k, k]
     s: Tensor,  # [N, I]
 ) -> Tensor:  # [N, O], 1 / norm of each sample's kernels
-    "The factor that brings each output channel back to unit variance. Karras et al. 2019, equation 3."
-    return (s.square() @ w.square().sum([2, 3]).t() + 1e-8).rsqrt()
+    "The factor that brings each output channel back to unit variance. [StyleGAN2] eq. 3."
+    energy = w.square().sum([2, 3])  # [O, I]
+    return (s.square() @ energy.t() + 1e-8).rsqrt()
 
 
 # %% ../../nbs/ops/modulated_conv.ipynb #b9a4e1a5
@@ -58,18 +63,23 @@ def styled_conv2d(
     impl: str = "auto",
     **resample,  # f, up, down, padding, flip_weight of `conv2d_resample`
 ) -> tuple:  # maps [N, O, H', W'], and the factor [N, O] that they still want; None: none
-    "The convolution without its last step, for whoever has more to multiply and add there: `modulated_conv2d` and `modulated_layer`."
+    """The convolution without its last step, for whoever has more to multiply and add there.
+
+    That is `modulated_conv2d` and `modulated_layer`. ValueError for styles of another shape."""
     _check_styles(x, weight, styles)
-    w, s, n = weight, styles, x.shape[0]
+    n = x.shape[0]
+    w, s = weight, styles
     if demodulate and x.dtype == torch.float16:
         w, s = _prenormalise(w, s)
     d = demodulation(w, s) * gain if demodulate else None
     if n == 1 and w.numel() < x.numel():
-        w = w * s[0, :, None, None] * (gain if d is None else d[0, :, None, None, None])
+        factor = gain if d is None else d[0, :, None, None, None]
+        w = w * s[0, :, None, None] * factor
         return conv2d_resample(x, w.to(x.dtype), impl=impl, **resample), None
     if d is None and gain != 1:
         s = s * gain
-    return conv2d_resample(x * s.to(x.dtype).reshape(n, -1, 1, 1), w.to(x.dtype), impl=impl, **resample), d
+    x = x * s.to(x.dtype).reshape(n, -1, 1, 1)
+    return conv2d_resample(x, w.to(x.dtype), impl=impl, **resample), d
 
 
 # %% ../../nbs/ops/modulated_conv.ipynb #6f0d535b
@@ -80,20 +90,21 @@ def modulated_conv2d(
     noise: Tensor | None = None,  # broadcastable to the output, added after demodulation
     up: int = 1,  # see `conv2d_resample`
     down: int = 1,
-    padding=0,
+    padding: int | Sequence[int] = 0,
     resample_filter: Tensor | None = None,
     demodulate: bool = True,  # False for ToRGB
     flip_weight: bool = True,  # False for the layers that enlarge
     impl: str = "auto",  # reference: per-sample weights; torch, triton: one set of weights
 ) -> Tensor:  # [N, O, H * up / down, W * up / down]
-    "Convolve with style-modulated weights. Karras et al. 2019 (StyleGAN2), section 2.2."
-    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    "Convolve with style-modulated weights. ValueError for styles of another shape. [StyleGAN2] section 2.2."
+    resample: dict = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
     impl = choose_impl(impl, x.device)
     if impl == "reference":
         return _modulated_reference(x, weight, styles, noise, demodulate, resample)
     y, d = styled_conv2d(x, weight, styles, demodulate, impl=impl, **resample)
-    if d is not None:
-        d = d.to(y.dtype)[:, :, None, None]
+    if d is None:
+        return y if noise is None else y + noise.to(y.dtype)
+    d = d.to(y.dtype)[:, :, None, None]
     if noise is None:
-        return y if d is None else y * d
-    return y + noise.to(y.dtype) if d is None else torch.addcmul(noise.to(y.dtype), y, d)
+        return y * d
+    return torch.addcmul(noise.to(y.dtype), y, d)

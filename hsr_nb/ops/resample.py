@@ -16,6 +16,8 @@ __all__ = [
 ]
 
 # %% ../../nbs/ops/resample.ipynb #790df686
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,7 @@ def setup_filter(
     gain: float = 1.0,  # multiply the whole filter by this
     separable: bool | None = None,  # keep 1-D taps 1-D; None: from eight taps on
 ) -> Tensor:  # float32, [h, w] or, when separable, [taps]
-    "Build a low-pass filter for `upfirdn2d`. Karras et al. 2019 (StyleGAN2), resampling filter."
+    "Build a low-pass filter for `upfirdn2d`. ValueError for more than two dimensions or no taps. [StyleGAN2]"
     f = torch.atleast_1d(torch.as_tensor(1.0 if f is None else f, dtype=torch.float32))
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"a filter has one or two dimensions and at least one tap, not shape {tuple(f.shape)}")
@@ -48,15 +50,19 @@ def setup_filter(
 
 # %% ../../nbs/ops/resample.ipynb #adaae659
 def parse_padding(
-    padding,  # int, (x, y) or (x0, x1, y0, y1)
+    padding: int | Sequence[int],  # one number, (x, y) or (x0, x1, y0, y1)
 ) -> tuple[int, int, int, int]:  # x0, x1, y0, y1
-    "Spell out a padding argument, width first."
-    p = [padding] * 4 if isinstance(padding, int) else [int(v) for v in padding]
-    if len(p) == 2:
-        p = [p[0], p[0], p[1], p[1]]
-    if len(p) != 4:
-        raise ValueError(f"padding is one number, (x, y) or (x0, x1, y0, y1), not {padding!r}")
-    return tuple(p)
+    "Spell out a padding argument, width first. ValueError for any other number of numbers."
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    numbers = [int(v) for v in padding]
+    if len(numbers) == 2:
+        x, y = numbers
+        return x, x, y, y
+    if len(numbers) == 4:
+        x0, x1, y0, y1 = numbers
+        return x0, x1, y0, y1
+    raise ValueError(f"padding is one number, (x, y) or (x0, x1, y0, y1), not {padding!r}")
 
 
 # %% ../../nbs/ops/resample.ipynb #adf1cdae
@@ -86,20 +92,34 @@ def _upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain):
 
 # %% ../../nbs/ops/resample.ipynb #062c0b2c
 def _depthwise(x, k, up, down, padding):
-    "One pass with a 2-D kernel [h, w] in convolution orientation; up and down are (x, y) pairs, not both above one on an axis."
-    c, (kh, kw) = x.shape[1], k.shape
+    """One pass with a 2-D kernel [h, w] in convolution orientation.
+
+    up and down are (x, y) pairs, not both above one on an axis."""
+    channels = x.shape[1]
+    kh, kw = k.shape
     x0, x1, y0, y1 = padding
     if up == (1, 1):
-        if x0 != x1 or y0 != y1 or x0 < 0 or y0 < 0:
-            x, x0, y0 = F.pad(x, padding), 0, 0
-        return F.conv2d(x, k.flip(0, 1).expand(c, 1, kh, kw), stride=down[::-1], padding=(y0, x0), groups=c)
+        one_sided = x0 != x1 or y0 != y1
+        if one_sided or x0 < 0 or y0 < 0:  # what conv2d cannot do by itself
+            x = F.pad(x, padding)
+            x0 = y0 = 0
+        turned = k.flip(0, 1).expand(channels, 1, kh, kw)
+        return F.conv2d(x, turned, stride=down[::-1], padding=(y0, x0), groups=channels)
     # the transposed convolution gives the full extent, (W - 1) * up + kw; what the definition does not have is cropped
-    crop = [kw - 1 - x0, kw - up[0] - x1, kh - 1 - y0, kh - up[1] - y1]
-    px, py = max(min(crop[:2]), 0), max(min(crop[2:]), 0)
-    y = F.conv_transpose2d(x, k.expand(c, 1, kh, kw), stride=up[::-1], padding=(py, px), groups=c)
-    rest = [px - crop[0], px - crop[1], py - crop[2], py - crop[3]]
-    y = F.pad(y, rest) if any(rest) else y
-    return y if down == (1, 1) else y[:, :, :: down[1], :: down[0]]
+    left = kw - 1 - x0
+    right = kw - up[0] - x1
+    top = kh - 1 - y0
+    bottom = kh - up[1] - y1
+    px = max(min(left, right), 0)  # what both sides crop is never computed
+    py = max(min(top, bottom), 0)
+    kernels = k.expand(channels, 1, kh, kw)
+    y = F.conv_transpose2d(x, kernels, stride=up[::-1], padding=(py, px), groups=channels)
+    rest = [px - left, px - right, py - top, py - bottom]
+    if any(rest):
+        y = F.pad(y, rest)
+    if down != (1, 1):
+        y = y[:, :, :: down[1], :: down[0]]
+    return y
 
 
 # %% ../../nbs/ops/resample.ipynb #64be6c6c
@@ -109,8 +129,10 @@ def _fir(x, f, up, down, padding, flip_filter, gain):
         f = f.flip(list(range(f.ndim)))
     if f.ndim == 2:
         return _depthwise(x, f * gain, (up, up), (down, down), padding)
-    x = _depthwise(x, f[None, :] * gain**0.5, (up, 1), (down, 1), (*padding[:2], 0, 0))
-    return _depthwise(x, f[:, None] * gain**0.5, (1, up), (1, down), (0, 0, *padding[2:]))
+    x0, x1, y0, y1 = padding
+    taps = f * gain**0.5
+    x = _depthwise(x, taps[None, :], (up, 1), (down, 1), (x0, x1, 0, 0))
+    return _depthwise(x, taps[:, None], (1, up), (1, down), (0, 0, y0, y1))
 
 
 # %% ../../nbs/ops/resample.ipynb #7a420f86
@@ -127,20 +149,27 @@ class _UpFirDn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        (f,), (up, down, (x0, _, y0, _), flip, gain), ((h, w), (ho, wo)) = ctx.saved_tensors, ctx.args, ctx.sizes
+        (f,) = ctx.saved_tensors
+        up, down, (x0, _, y0, _), flip_filter, gain = ctx.args
+        (h, w), (out_h, out_w) = ctx.sizes
         fw, fh = filter_size(f)
-        padding = fw - x0 - 1, w * up - wo * down + x0 - up + 1, fh - y0 - 1, h * up - ho * down + y0 - up + 1
-        return _UpFirDn.apply(dy, f, down, up, padding, not flip, gain), *[None] * 6
+        left = fw - x0 - 1
+        right = w * up - out_w * down + x0 - up + 1
+        top = fh - y0 - 1
+        bottom = h * up - out_h * down + y0 - up + 1
+        dx = _UpFirDn.apply(dy, f, down, up, (left, right, top, bottom), not flip_filter, gain)
+        return dx, None, None, None, None, None, None
 
 
 # %% ../../nbs/ops/resample.ipynb #c2e9a26e
 def _upfirdn2d_triton(x, f, up, down, padding, flip_filter, gain):
     from hsr_nb.ops.kernels.upfirdn2d_kernel import fault, upfirdn2d_triton
 
-    if not (reason := fault(x, f, up, down)):
-        return upfirdn2d_triton(x, f, up, down, padding, flip_filter, gain)
-    warn_once(reason)
-    return _UpFirDn.apply(x, f, up, down, padding, flip_filter, gain)
+    reason = fault(x, f, up, down)
+    if reason:
+        warn_once(reason)
+        return _UpFirDn.apply(x, f, up, down, padding, flip_filter, gain)
+    return upfirdn2d_triton(x, f, up, down, padding, flip_filter, gain)
 
 
 # %% ../../nbs/ops/resample.ipynb #2a28f25b
@@ -163,68 +192,102 @@ def upfirdn2d(
     f: Tensor | None,  # from `setup_filter`; None: the identity
     up: int = 1,  # zero-insertion factor
     down: int = 1,  # decimation factor
-    padding=0,  # on the upsampled grid: int, (x, y) or (x0, x1, y0, y1); negative crops
+    padding: int | Sequence[int] = 0,  # on the upsampled grid: int, (x, y) or (x0, x1, y0, y1); negative crops
     flip_filter: bool = False,  # False: convolution, True: correlation
     gain: float = 1.0,  # multiplies the result
     impl: str = "auto",  # auto, reference, torch or triton
 ) -> Tensor:  # [N, C, (H*up + y0 + y1 - fh + down) // down, likewise W]
-    "Upsample, filter and downsample each channel. Karras et al. 2019 (StyleGAN2), resampling."
+    "Upsample, filter and downsample each channel. ValueError says what was expected and what was found. [StyleGAN2]"
     if f is None:
         f = torch.ones(1, 1, device=x.device)
     _check_image_and_filter(x, f, up, down)
-    p, (fw, fh) = parse_padding(padding), filter_size(f)
-    w, h = x.shape[3] * up + p[0] + p[1], x.shape[2] * up + p[2] + p[3]
+    p = parse_padding(padding)
+    fw, fh = filter_size(f)
+    w = x.shape[3] * up + p[0] + p[1]
+    h = x.shape[2] * up + p[2] + p[3]
     if w < fw or h < fh:
         raise ValueError(f"the padded image ({w} x {h}) is smaller than the filter ({fw} x {fh})")
-    run = {"reference": _upfirdn2d_reference, "torch": _UpFirDn.apply, "triton": _upfirdn2d_triton}[
-        choose_impl(impl, x.device)
-    ]
-    return run(x, f, up, down, p, flip_filter, gain)
+    run = choose_impl(impl, x.device)
+    if run == "reference":
+        return _upfirdn2d_reference(x, f, up, down, p, flip_filter, gain)
+    if run == "triton":
+        return _upfirdn2d_triton(x, f, up, down, p, flip_filter, gain)
+    return _UpFirDn.apply(x, f, up, down, p, flip_filter, gain)
 
 
 # %% ../../nbs/ops/resample.ipynb #e539544c
 def _extended(padding, before, after):
+    "A padding argument spelled out, with (x, y) added before and after."
     x0, x1, y0, y1 = parse_padding(padding)
     return x0 + before[0], x1 + after[0], y0 + before[1], y1 + after[1]
 
 
 # %% ../../nbs/ops/resample.ipynb #4f1cc601
-def up_padding(f: Tensor | None, up: int) -> tuple:
-    "(before, after), each (x, y): the padding that makes an upsampled image exactly `up` times as large."
-    s = filter_size(f)
-    return tuple((n + up - 1) // 2 for n in s), tuple((n - up) // 2 for n in s)
+def up_padding(
+    f: Tensor | None,  # from `setup_filter`
+    up: int,
+) -> tuple[tuple[int, int], tuple[int, int]]:  # before, after, each (x, y)
+    "The padding that makes an upsampled image exactly `up` times as large."
+    w, h = filter_size(f)
+    before = (w + up - 1) // 2, (h + up - 1) // 2
+    after = (w - up) // 2, (h - up) // 2
+    return before, after
 
 
 # %% ../../nbs/ops/resample.ipynb #3786282e
-def down_padding(f: Tensor | None, down: int) -> tuple:
-    "(before, after), each (x, y): the padding that keeps a downsampled image aligned."
-    s = filter_size(f)
-    return tuple((n - down + 1) // 2 for n in s), tuple((n - down) // 2 for n in s)
+def down_padding(
+    f: Tensor | None,  # from `setup_filter`
+    down: int,
+) -> tuple[tuple[int, int], tuple[int, int]]:  # before, after, each (x, y)
+    "The padding that keeps a downsampled image aligned."
+    w, h = filter_size(f)
+    before = (w - down + 1) // 2, (h - down + 1) // 2
+    after = (w - down) // 2, (h - down) // 2
+    return before, after
 
 
 # %% ../../nbs/ops/resample.ipynb #1a7bf679
 def filter2d(
-    x: Tensor, f: Tensor, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto"
-) -> Tensor:
-    "Blur: [N, C, H, W] -> [N, C, H, W], plus what `padding` adds."
-    s = filter_size(f)
-    p = _extended(padding, tuple(n // 2 for n in s), tuple((n - 1) // 2 for n in s))
+    x: Tensor,  # [N, C, H, W]
+    f: Tensor,  # from `setup_filter`
+    padding: int | Sequence[int] = 0,  # beyond what keeps the size
+    flip_filter: bool = False,  # as in `upfirdn2d`
+    gain: float = 1.0,  # multiplies the result
+    impl: str = "auto",  # auto, reference, torch or triton
+) -> Tensor:  # [N, C, H, W], plus what `padding` adds
+    "Blur. [StyleGAN2]"
+    before, after = down_padding(f, 1)
+    p = _extended(padding, before, after)
     return upfirdn2d(x, f, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 # %% ../../nbs/ops/resample.ipynb #9626f483
 def upsample2d(
-    x: Tensor, f: Tensor, up: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto"
-) -> Tensor:
-    "Enlarge: [N, C, H, W] -> [N, C, up*H, up*W], plus what `padding` adds; zeros outside the image."
-    p = _extended(padding, *up_padding(f, up))
+    x: Tensor,  # [N, C, H, W]
+    f: Tensor,  # from `setup_filter`
+    up: int = 2,  # factor
+    padding: int | Sequence[int] = 0,  # beyond what makes the size even
+    flip_filter: bool = False,  # as in `upfirdn2d`
+    gain: float = 1.0,  # multiplies the result
+    impl: str = "auto",  # auto, reference, torch or triton
+) -> Tensor:  # [N, C, up*H, up*W], plus what `padding` adds
+    "Enlarge; zeros outside the image. [StyleGAN2]"
+    before, after = up_padding(f, up)
+    p = _extended(padding, before, after)
     return upfirdn2d(x, f, up=up, padding=p, flip_filter=flip_filter, gain=gain * up**2, impl=impl)
 
 
 # %% ../../nbs/ops/resample.ipynb #c33db9bb
 def downsample2d(
-    x: Tensor, f: Tensor, down: int = 2, padding=0, flip_filter: bool = False, gain: float = 1.0, impl: str = "auto"
-) -> Tensor:
-    "Shrink: [N, C, H, W] -> [N, C, H/down, W/down], plus what `padding` adds; zeros outside the image."
-    p = _extended(padding, *down_padding(f, down))
+    x: Tensor,  # [N, C, H, W]
+    f: Tensor,  # from `setup_filter`
+    down: int = 2,  # factor
+    padding: int | Sequence[int] = 0,  # beyond what keeps the image aligned
+    flip_filter: bool = False,  # as in `upfirdn2d`
+    gain: float = 1.0,  # multiplies the result
+    impl: str = "auto",  # auto, reference, torch or triton
+) -> Tensor:  # [N, C, H/down, W/down], plus what `padding` adds
+    "Shrink; zeros outside the image. [StyleGAN2]"
+    before, after = down_padding(f, down)
+    p = _extended(padding, before, after)
     return upfirdn2d(x, f, down=down, padding=p, flip_filter=flip_filter, gain=gain, impl=impl)

@@ -6,6 +6,8 @@
 __all__ = ["conv2d_resample"]
 
 # %% ../../nbs/ops/resampled_conv.ipynb #4f8cab49
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,16 +19,19 @@ from .resample import _extended, down_padding, parse_padding, up_padding, upfird
 # %% ../../nbs/ops/resampled_conv.ipynb #87a3a34e
 def _conv(x, w, stride=1, padding=(0, 0), groups=1, flip_weight=True):
     "A plain convolution; flip_weight=True is PyTorch's correlation, False the true convolution."
-    return F.conv2d(x, w if flip_weight else w.flip(2, 3), stride=stride, padding=padding, groups=groups)
+    if not flip_weight:
+        w = w.flip(2, 3)
+    return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #18fa1980
 def _conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter):
-    x = upfirdn2d(
-        x, f if up > 1 else None, up=up, padding=padding, gain=up**2, flip_filter=flip_filter, impl="reference"
-    )
+    enlarging = f if up > 1 else None
+    x = upfirdn2d(x, enlarging, up=up, padding=padding, gain=up**2, flip_filter=flip_filter, impl="reference")
     x = _conv(x, w, groups=groups, flip_weight=flip_weight)
-    return upfirdn2d(x, f, down=down, flip_filter=flip_filter, impl="reference") if down > 1 else x
+    if down > 1:
+        x = upfirdn2d(x, f, down=down, flip_filter=flip_filter, impl="reference")
+    return x
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #abfc4f7a
@@ -34,35 +39,50 @@ def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl):
     "Transposed convolution, then the filter with what is left of the padding."
     kh, kw = w.shape[2:]
     x0, x1, y0, y1 = padding
-    x0, x1, y0, y1 = x0 - (kw - 1), x1 - (kw - up), y0 - (kh - 1), y1 - (kh - up)
-    px, py = max(min(-x0, -x1), 0), max(min(-y0, -y1), 0)  # what both sides crop is never computed
-    w = w.flip(2, 3) if flip_weight else w
-    w = (
-        w.transpose(0, 1) if groups == 1 else w.reshape(groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
-    )  # a view where it can be one
+    left = x0 - (kw - 1)
+    right = x1 - (kw - up)
+    top = y0 - (kh - 1)
+    bottom = y1 - (kh - up)
+    px = max(min(-left, -right), 0)  # what both sides crop is never computed
+    py = max(min(-top, -bottom), 0)
+    if flip_weight:
+        w = w.flip(2, 3)
+    if groups == 1:
+        w = w.transpose(0, 1)  # a view; several groups need a copy
+    else:
+        w = w.reshape(groups, -1, *w.shape[1:])
+        w = w.transpose(1, 2).flatten(0, 1)
     x = F.conv_transpose2d(x, w, stride=up, padding=(py, px), groups=groups)
-    return upfirdn2d(x, f, padding=(x0 + px, x1 + px, y0 + py, y1 + py), gain=up**2, flip_filter=flip_filter, impl=impl)
+    rest = left + px, right + px, top + py, bottom + py
+    return upfirdn2d(x, f, padding=rest, gain=up**2, flip_filter=flip_filter, impl=impl)
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #4713b249
 def _conv2d_resample_fast(x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl):
     fir = dict(flip_filter=flip_filter, impl=impl)
     conv = dict(groups=groups, flip_weight=flip_weight)
-    x0, x1, y0, y1 = padding
-    point = w.shape[2:] == (1, 1)
+    pointwise = w.shape[2:] == (1, 1)
     if up == 1 and down == 1:
-        if x0 == x1 >= 0 and y0 == y1 >= 0:
+        x0, x1, y0, y1 = padding
+        even = x0 == x1 >= 0 and y0 == y1 >= 0
+        if even:
             return _conv(x, w, padding=(y0, x0), **conv)
-        return _conv(F.pad(x, padding), w, **conv)
-    if up == 1 and point:
-        return _conv(upfirdn2d(x, f, down=down, padding=padding, **fir), w, **conv)
+        x = F.pad(x, padding)
+        return _conv(x, w, **conv)
+    if up == 1 and pointwise:
+        x = upfirdn2d(x, f, down=down, padding=padding, **fir)
+        return _conv(x, w, **conv)
     if up == 1:
-        return _conv(upfirdn2d(x, f, padding=padding, **fir), w, stride=down, **conv)
-    if point:
-        x = upfirdn2d(_conv(x, w, **conv), f, up=up, padding=padding, gain=up**2, **fir)
+        x = upfirdn2d(x, f, padding=padding, **fir)
+        return _conv(x, w, stride=down, **conv)
+    if pointwise:
+        x = _conv(x, w, **conv)
+        x = upfirdn2d(x, f, up=up, padding=padding, gain=up**2, **fir)
     else:
         x = _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl)
-    return upfirdn2d(x, f, down=down, **fir) if down > 1 else x
+    if down > 1:
+        x = upfirdn2d(x, f, down=down, **fir)
+    return x
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #300a6619
@@ -72,13 +92,13 @@ def conv2d_resample(
     f: Tensor | None = None,  # from `setup_filter`
     up: int = 1,  # enlarge by this before the convolution
     down: int = 1,  # shrink by this after it
-    padding=0,  # on the upsampled image: int, (x, y) or (x0, x1, y0, y1)
+    padding: int | Sequence[int] = 0,  # on the upsampled image: int, (x, y) or (x0, x1, y0, y1)
     groups: int = 1,  # as in conv2d
     flip_weight: bool = True,  # True: correlation (PyTorch's conv2d), False: true convolution
     flip_filter: bool = False,  # as in `upfirdn2d`
     impl: str = "auto",  # auto, reference, torch or triton (of the filter; convolutions are PyTorch's)
 ) -> Tensor:  # [N, O, H * up / down, W * up / down] with "same" padding
-    "Convolve with optional up- and downsampling. Karras et al. 2019 (StyleGAN2), section 4 and resampling filter."
+    "Convolve with optional up- and downsampling. ValueError where weights and input do not fit. [StyleGAN2] section 4."
     if w.ndim != 4 or x.ndim != 4 or x.shape[1] != w.shape[1] * groups:
         raise ValueError(f"weights {tuple(w.shape)} with groups={groups} do not fit an input of shape {tuple(x.shape)}")
     p = parse_padding(padding)

@@ -139,6 +139,7 @@ def rank_paths(
     return np.argsort(-strays, kind="stable")
 
 
+# %% ../../nbs/studies/als_plots.ipynb #a49f93c5
 def _gallery_axes(rows: int, headings):
     "Pairs of a strip and a small plot: axes [2 rows, columns], and their figure."
     import matplotlib.pyplot as plt

@@ -17,7 +17,7 @@ __all__ = [
     "measure",
 ]
 
-# %% ../../nbs/studies/measurements.ipynb #84b483fc
+# %% ../../nbs/studies/measurements.ipynb #ce71bbb3
 import math
 import time
 import warnings
@@ -25,15 +25,14 @@ import warnings
 import numpy as np
 import torch
 
+from ..metrics import fid, inception_score, kid, ppl, precision_recall
 from ..metrics.als import als_report, bootstrap_als, score_paths
-from ..metrics.coverage import precision_recall
-from ..metrics.fidelity import fid, fid_se, inception_score, kid
-from ..metrics.path_length import ppl
+from ..metrics.fidelity import fid_se
 from .request import SCORES
 from .subject import Subject
 
 
-# %% ../../nbs/studies/measurements.ipynb #46f93c6a
+# %% ../../nbs/studies/measurements.ipynb #ff5c1206
 def fid_scores(s: Subject) -> dict:
     "Fréchet distance with its standard error. [FID]"
     found = fid(s.real, s.fake, s.detector)
@@ -48,7 +47,7 @@ def kid_scores(s: Subject) -> dict:
     return kid(s.real, s.fake, s.detector, size=max(2, min(1000, half)), seed=s.cfg.seed)
 
 
-# %% ../../nbs/studies/measurements.ipynb #39434a87
+# %% ../../nbs/studies/measurements.ipynb #302bb80c
 def share_interval(p: float, n: int, z: float = 1.959964) -> list[float]:
     "95 % interval of a share p of n. Wilson 1927."
     middle = p + z**2 / (2 * n)
@@ -68,7 +67,7 @@ def pr_scores(s: Subject) -> dict:
     return found | intervals
 
 
-# %% ../../nbs/studies/measurements.ipynb #208cbe7a
+# %% ../../nbs/studies/measurements.ipynb #d07194a7
 def is_scores(s: Subject) -> dict:
     "Inception score with its spread over splits. [IS]"
     logits = torch.cat([s.classifier(x) for x in s.images()])
@@ -80,7 +79,7 @@ def ppl_scores(s: Subject) -> dict:
     return ppl(s.G, s.distance, s.budget.pairs, labels=s.labels, seed=s.cfg.seed, batch=s.cfg.batch)
 
 
-# %% ../../nbs/studies/measurements.ipynb #29c3c871
+# %% ../../nbs/studies/measurements.ipynb #21e845da
 def als_scores(s: Subject) -> dict:
     "Attribute linearity, mean and by attribute, with 95 % intervals; empty where no attribute ever changes. [HSR]"
     nothing_changes = not np.ptp(s.logits, axis=(0, 1)).any()
@@ -105,7 +104,7 @@ def als_scores(s: Subject) -> dict:
     return {f"{key}[{s.bank.name}]": value for key, value in scores.items()}
 
 
-# %% ../../nbs/studies/measurements.ipynb #fbb92dee
+# %% ../../nbs/studies/measurements.ipynb #50c2437c
 MEASURE = {
     "fid": fid_scores,
     "pr": pr_scores,
@@ -126,7 +125,7 @@ NOTES = {
 }
 
 
-# %% ../../nbs/studies/measurements.ipynb #9c9bbd16
+# %% ../../nbs/studies/measurements.ipynb #4c841f04
 def require_finite(scores: dict):
     "ValueError that names the first score that is not finite."
     for key, value in scores.items():

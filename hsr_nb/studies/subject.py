@@ -18,7 +18,7 @@ __all__ = [
     "picture_distance",
 ]
 
-# %% ../../nbs/studies/subject.ipynb #d50cdead
+# %% ../../nbs/studies/subject.ipynb #e16c6ef2
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,23 +28,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..base.errors import CheckpointError
 from ..base.shell import pick_device
 from ..data.registry import open_dataset
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..interop.safetensors import checkpoints, load_checkpoint, load_generator
 from ..judges.attributes import AttributeBank, load_bank
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
-from ..judges.perceptual import LPIPS, DetectorDistance
+from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
-from ..metrics.real_features import collect_features, generated_images, reference_features
+from ..nets import Generator
 from .request import EvalConfig, check_config, fill_in, lpips_files
 
 
-# %% ../../nbs/studies/subject.ipynb #acde2f88
+# %% ../../nbs/studies/subject.ipynb #75525e44
 def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
@@ -71,7 +71,7 @@ def card_metadata(name: str) -> dict:
     }
 
 
-def open_network(network, device="cpu") -> tuple[nn.Module, dict, Path]:  # generator, metadata, file or name
+def open_network(network, device="cpu") -> tuple[Generator, dict, Path]:  # generator, metadata, file or name
     "The generator of a run folder or a file, or one that ships with the package."
     if str(network) in embedded_generators() and not Path(network).exists():
         return load_generator(network, device), card_metadata(str(network)), Path(network)
@@ -79,7 +79,7 @@ def open_network(network, device="cpu") -> tuple[nn.Module, dict, Path]:  # gene
     return load_generator(file, device), load_checkpoint(file)[1], file
 
 
-# %% ../../nbs/studies/subject.ipynb #3447f797
+# %% ../../nbs/studies/subject.ipynb #30116388
 def open_reals(meta: dict, G, data: str | None = None):
     "The data set of a checkpoint's metadata, or the one named. ValueError when it is not what the training saw."
     trained = meta.get("config", {}).get("data", {})
@@ -110,7 +110,7 @@ def check_pictures(G, ds, labels: Tensor | None):
         raise ValueError(f"the network draws pictures of the shape {drawn}, those of {ds.name} are {given}")
 
 
-# %% ../../nbs/studies/subject.ipynb #1630bd18
+# %% ../../nbs/studies/subject.ipynb #b067aff2
 @contextmanager
 def _naming(file) -> Iterator[None]:
     "What a library says about the content of a file, as a ValueError that names the file."
@@ -143,7 +143,7 @@ def load_classifier(
     return load_bank(path, names, (size, size), device)
 
 
-# %% ../../nbs/studies/subject.ipynb #3e770f21
+# %% ../../nbs/studies/subject.ipynb #95d67a97
 def mixed_labels(ds, seed: int) -> Tensor:  # [n, c_dim]
     "All labels of a data set, mixed: folders are sorted by class, so that the first labels are all alike."
     order = torch.randperm(len(ds), generator=torch.Generator().manual_seed(seed))
@@ -162,7 +162,7 @@ def check_budget(s: "Subject"):
         )
 
 
-# %% ../../nbs/studies/subject.ipynb #f0e18adf
+# %% ../../nbs/studies/subject.ipynb #ec6e9bf2
 class Subject:
     "A generator, its real pictures and the judges; what they see is computed on demand and kept."
 
@@ -216,7 +216,7 @@ class Subject:
         return path_logits(self.G, self.bank, paths, cfg.frames, cfg.seed, psi=cfg.psi, labels=self.labels)
 
 
-# %% ../../nbs/studies/subject.ipynb #0078ca8d
+# %% ../../nbs/studies/subject.ipynb #8c5412fb
 def attribute_bank(s: Subject) -> AttributeBank:
     "The attribute classifiers that were asked for; the network's teacher is refused."
     with _naming(s.cfg.bank):

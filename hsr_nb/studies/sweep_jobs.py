@@ -27,8 +27,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..training.checks import CONTINUE, flat_config
 from ..training.config import config_from_dict, override, preset
-from ..training.run import CONTINUE, flat_config, read_metrics
+from ..training.run_folder import read_metrics
 from .axes import arms
 from .evaluate import evaluate_run
 from .request import EvalConfig

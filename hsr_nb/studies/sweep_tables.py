@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..base.provenance import result_file, write_result
-from ..training.run import read_metrics
+from ..training.run_folder import read_metrics
 from .axes import AXES, arms
 from .comparison import headline
 from .paired_seeds import mean_sd, paired_difference

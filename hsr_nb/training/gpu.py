@@ -8,6 +8,7 @@ __all__ = ["BACKEND", "fast_math", "compiles", "compiled", "compile_teacher"]
 # %% ../../nbs/training/gpu.ipynb #41550daa
 import contextlib
 import inspect
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -19,8 +20,8 @@ from ..ops.backend import triton_fault
 @contextlib.contextmanager
 def fast_math(
     device: torch.device,  # where the step runs; anything but a GPU is left alone
-):
-    "On a GPU, TF32 in matrix products and convolutions and the fastest convolution for each shape, until the block ends."
+) -> Iterator[None]:
+    "On a GPU, until the block ends: TF32 in matrix products and convolutions, the fastest convolution for each shape."
     if device.type != "cuda":
         yield
         return
@@ -40,29 +41,36 @@ def compiles(
     setting: str,  # of `TrainConfig.compile`: auto, on, off
     device: torch.device,
 ) -> bool:
-    "Whether the phases that are differentiated once run compiled."
+    "Whether the phases that are differentiated once run compiled. ValueError for another setting."
     if setting not in ("auto", "on", "off"):
         raise ValueError(f"compile must be auto, on or off, not {setting!r}")
-    return setting == "on" or setting == "auto" and device.type == "cuda" and triton_fault(str(device)) is None
+    if setting == "auto":
+        return device.type == "cuda" and triton_fault(str(device)) is None
+    return setting == "on"
 
 
 # %% ../../nbs/training/gpu.ipynb #a81f4220
 BACKEND = "inductor"
 
 
-def _how():
-    own = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-    return (
-        dict(backend=BACKEND, dynamic=False, options={"fallback_random": True} if BACKEND == "inductor" else None) | own
-    )
+def _how() -> dict:
+    "Arguments of torch.compile."
+    how: dict = {"backend": BACKEND, "dynamic": False, "options": None}
+    if BACKEND == "inductor":
+        how["options"] = {"fallback_random": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        how["isolate_recompiles"] = True
+    return how
 
 
-def compiled(net: nn.Module, on: bool) -> nn.Module:
+def compiled(net: nn.Module, on: bool) -> Callable:
     "The network for phases that are differentiated once: compiled, with the same parameters, or itself."
     return torch.compile(net, **_how()) if on else net
 
 
-def compile_teacher(teacher: nn.Module, on: bool):
-    "Compile a teacher where it stands: it is never differentiated twice. One that is read by hooks stays as it is, for hooks come and go with every call."
+def compile_teacher(teacher, on: bool):
+    """Compile a teacher where it stands: it is never differentiated twice.
+
+    One that is read by hooks stays as it is, for hooks come and go with every call."""
     if on and teacher.backbone.indices is not None:
         teacher.backbone.compile(**_how())

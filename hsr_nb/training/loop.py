@@ -25,14 +25,14 @@ __all__ = [
 
 # %% ../../nbs/training/loop.ipynb #72a05ce3
 import math
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..base.streams import stream, stream_seed
-from ..hsr.lazy import due
 from ..hsr.linearity import linearity
 from ..hsr.targets import prefit
 from .config import TrainConfig
@@ -50,11 +50,12 @@ class Step:
     cfg: TrainConfig
     s: TrainState
     procs: Processes
-    labels: object  # indices -> [n, c_dim], labels of the data set
+    labels: Callable[[Tensor], Tensor]  # indices -> [n, c_dim], labels of the data set
     num_labels: int
     real: Tensor  # [batch / processes, C, H, W] in [-1, 1]
     real_c: Tensor  # [batch / processes, c_dim]
     stats: "Stats"
+    pl_batch_mean: Tensor = field(init=False)  # mean path length of the whole batch, once the phase knows it
 
     @property
     def rounds(self) -> int:
@@ -62,7 +63,7 @@ class Step:
         local = self.cfg.batch // self.procs.world
         return math.ceil(local / (self.cfg.batch_gpu or local))
 
-    def parts(self):
+    def parts(self) -> list[tuple[int, int]]:
         "The indices of this process's parts, of how many."
         n = self.procs.world * self.rounds
         return [(self.procs.rank + self.procs.world * r, n) for r in range(self.rounds)]
@@ -70,27 +71,17 @@ class Step:
     def latents(self, phase: str, n: int | None = None) -> Latents:
         "This step's latents for a phase, for the first n of the whole batch."
         rng = stream(self.cfg.seed, phase, self.s.count["nimg"])
-        lat = draw_latents(
-            self.cfg.batch,
-            self.cfg.net.z_dim,
-            self.s.G.num_ws,
-            self.labels,
-            self.num_labels,
-            self.cfg.loss.style_mixing,
-            rng,
-        )
-
-        def cut(t):
-            return None if t is None else t[:n]
-
-        return Latents(cut(lat.z), cut(lat.c), cut(lat.z_mix), lat.cutoff)
+        mixing = self.cfg.loss.style_mixing
+        num_ws = self.s.G.num_ws
+        lat = draw_latents(self.cfg.batch, self.cfg.net.z_dim, num_ws, self.labels, self.num_labels, mixing, rng)
+        z_mix = None if lat.z_mix is None else lat.z_mix[:n]
+        return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
 
     def seed_noise(self, phase: str, part: int):
         "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
         seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed seeds every kind of device there is, in a millisecond
+        # torch.manual_seed seeds every kind of device there is, in a millisecond
+        torch.default_generator.manual_seed(seed)
         if self.real.is_cuda:
             torch.cuda.default_generators[self.real.get_device()].manual_seed(seed)
 
@@ -109,7 +100,7 @@ class Stats:
 
     def means(self, procs: Processes) -> dict[str, float]:
         "The means over all processes since the last call."
-        out = {k: float(procs.mean(t / n)) for k, (t, n) in self.sums.items()}
+        out = {name: float(procs.mean(total / n)) for name, (total, n) in self.sums.items()}
         self.sums = {}
         return out
 
@@ -119,36 +110,41 @@ def style(
     step: Step,
     lat: Latents,  # on the device
 ) -> tuple[Tensor, Tensor]:  # ws [n, num_ws, w_dim], mean w [w_dim] of the unmixed latents
-    "Mapping with style mixing. Karras et al. 2018, section 3.1."
+    "Mapping with style mixing. [StyleGAN] section 3.1."
     G = step.s.G
     ws = G.mapping(lat.z, lat.c)
     mean = ws[:, 0].detach().mean(0)
     if lat.cutoff is None:
         return ws, mean
-    return torch.cat([ws[:, : lat.cutoff], G.mapping(lat.z_mix, lat.c)[:, lat.cutoff :]], dim=1), mean
+    mixed = G.mapping(lat.z_mix, lat.c)
+    return torch.cat([ws[:, : lat.cutoff], mixed[:, lat.cutoff :]], dim=1), mean
 
 
 # %% ../../nbs/training/loop.ipynb #2dc28905
 def hsr_due(step: Step, interval: int = 1) -> bool:
-    "Whether HSR takes part in this step."
-    s = step.s
-    return s.hsr is not None and due(s.count["nimg"], s.count["step"], step.cfg.hsr.start_kimg, interval)
+    "Whether HSR takes part in this step: from `hsr.start_kimg` on, every so many steps of the run."
+    count = step.s.count
+    if step.s.hsr is None or count["nimg"] < step.cfg.hsr.start_kimg * 1000:
+        return False
+    return count["step"] % interval == 0
 
 
 def measure_targets(s: TrainState, cfg: TrainConfig, ds, procs: Processes, device):
-    "Mean and spread of what the teacher sees in real images, where targets are standardised and this has not been done."
-    if s.hsr is None or s.hsr.measured:
+    "Mean and spread of what the teacher sees in real images, where targets are standardised and still unmeasured."
+    if s.hsr is None or s.hsr.targets.measured:
         return
-    mine = torch.randperm(len(ds), generator=stream(cfg.seed, "target_norm"))[: round(cfg.hsr.norm_kimg * 1000)][
-        procs.rank :: procs.world
-    ].tolist()
-    plain = (
-        nullcontext() if s.fast_D is s.D else torch.compiler.set_stance("force_eager")
-    )  # once, in batches of another size: not worth compiling
+    order = torch.randperm(len(ds), generator=stream(cfg.seed, "target_norm"))
+    chosen = order[: round(cfg.hsr.norm_kimg * 1000)]
+    mine = chosen[procs.rank :: procs.world].tolist()
+
+    def real_images() -> Iterator[Tensor]:
+        for i in range(0, len(mine), 32):
+            yield ds.images(mine[i : i + 32]).to(device).float() / 127.5 - 1
+
+    # once, in batches of another size: not worth compiling
+    plain = nullcontext() if s.fast_D is s.D else torch.compiler.set_stance("force_eager")
     with plain:
-        s.hsr.measure(
-            (ds.images(mine[i : i + 32]).to(device).float() / 127.5 - 1 for i in range(0, len(mine), 32)), procs.mean
-        )
+        s.hsr.targets.measure(real_images(), procs.merge)
 
 
 # %% ../../nbs/training/loop.ipynb #3e808cb0
@@ -161,20 +157,26 @@ def fit_heads(step: Step):
         latents = step.latents(f"prefit{k}")
         for p, n in step.parts():
             step.seed_noise(f"prefit{k}", p)
-            img, feats = s.G.synthesis(style(step, latents.part(p, n, step.real.device))[0], taps=s.hsr.taps)
+            ws, _ = style(step, latents.part(p, n, step.real.device))
+            img, feats = s.G.synthesis(ws, taps=s.hsr.taps)
             yield feats, img
 
-    prefit(s.hsr, parts, math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch), step.procs.average)
+    batches = math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch)
+    prefit(s.hsr, parts, batches, step.procs.average)
 
 
-def linearity_loss(step: Step, part: tuple) -> Tensor:
+def linearity_loss(step: Step, part: tuple[int, int]) -> Tensor:
     "The second-difference penalty on a quarter of a batch of segments, which share a label each."
-    s, cfg, (p, n) = step.s, step.cfg, part
-    rng, k = stream(cfg.seed, "linearity", s.count["nimg"]), n * max(cfg.batch // (4 * n), 1)
-    z = send(torch.randn(2, k, cfg.net.z_dim, generator=rng)[:, p::n], step.real.device)
-    c = send(step.labels(torch.randint(step.num_labels, (k,), generator=rng))[p::n], step.real.device)
+    s, cfg = step.s, step.cfg
+    p, n = part
+    segments = n * max(cfg.batch // (4 * n), 1)  # over all parts
+    rng = stream(cfg.seed, "linearity", s.count["nimg"])
+    z = torch.randn(2, segments, cfg.net.z_dim, generator=rng)
+    c = step.labels(torch.randint(step.num_labels, (segments,), generator=rng))
+    ends = send(z[:, p::n], step.real.device)
+    labels = send(c[p::n], step.real.device)
     with torch.no_grad():
-        w0, w1 = (s.G.mapping(v, c)[:, 0] for v in z)
+        w0, w1 = (s.G.mapping(end, labels)[:, 0] for end in ends)
     loss, per_tap = linearity(s.hsr, s.G.synthesis, w0, w1)
     for tap, value in per_tap.items():
         step.stats.add(f"linearity/hsr{tap}", value)
@@ -182,44 +184,42 @@ def linearity_loss(step: Step, part: tuple) -> Tensor:
 
 
 # %% ../../nbs/training/loop.ipynb #18635aa4
-def g_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
-    "The generator's game, and HSR when it is due. Goodfellow et al. 2014; Karmali et al. 2022."
-    s, h, count = step.s, step.cfg.hsr, step.s.count
+def g_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    "The generator's game, and HSR when it is due. Goodfellow et al. 2014; [HSR]."
+    s, settings = step.s, step.cfg.hsr
     ws, w_mean = style(step, lat)
-    due = hsr_due(step, h.interval)
-    img, feats = s.fast_G(ws, taps=s.hsr.taps if due else ())
+    hsr = s.hsr if hsr_due(step, settings.interval) else None
+    img, feats = s.fast_G(ws, taps=() if hsr is None else hsr.taps)
     loss = says_real(s.fast_D(s.augment(img), lat.c)).mean()
     step.stats.add("loss/G", loss)
-    if due:
-        hsr_loss, per_tap = s.hsr(feats, img)
+    if hsr is not None:
+        hsr_loss, per_tap = hsr(feats, img)
         for tap, value in per_tap.items():
             step.stats.add(f"loss/hsr{tap}", value)
-        if h.linearity:
-            hsr_loss = hsr_loss + h.linearity * linearity_loss(step, part)
-        loss = loss + hsr_loss * h.interval
+        if settings.linearity:
+            hsr_loss = hsr_loss + settings.linearity * linearity_loss(step, part)
+        loss = loss + hsr_loss * settings.interval
     return loss, w_mean
 
 
 # %% ../../nbs/training/loop.ipynb #e60510f7
-def pl_noise(step: Step, part: tuple) -> Tensor:
+def pl_noise(step: Step, part: tuple[int, int]) -> Tensor:
     "The image directions [n, C, H, W] of a part, on the device."
-    cfg, (p, n) = step.cfg, part
-    y = torch.randn(
-        cfg.batch // cfg.loss.pl_batch_shrink,
-        *step.real.shape[1:],
-        generator=stream(cfg.seed, "pl_noise", step.s.count["nimg"]),
-    )
+    cfg = step.cfg
+    p, n = part
+    rng = stream(cfg.seed, "pl_noise", step.s.count["nimg"])
+    y = torch.randn(cfg.batch // cfg.loss.pl_batch_shrink, *step.real.shape[1:], generator=rng)
     return send(y[p::n], step.real.device)
 
 
-def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
-    "The path-length penalty on a share of the batch. Karras et al. 2019, section 3.2."
+def g_path_length(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    "The path-length penalty on a share of the batch. [StyleGAN2] section 3.2."
     s, cfg = step.s, step.cfg
     ws, w_mean = style(step, lat)
     lengths = path_lengths(s.G.synthesis, ws, pl_noise(step, part), create_graph=True)
-    batch_mean = step.pl_batch_mean if step.rounds > 1 else step.procs.mean(lengths.mean().detach())
-    loss, penalty = path_length_loss(lengths, s.pl_mean, batch_mean, cfg.loss.pl_decay)
-    step.pl_batch_mean = batch_mean
+    if step.rounds == 1:  # else `measure_lengths` has come before
+        step.pl_batch_mean = step.procs.mean(lengths.mean().detach())
+    loss, penalty = path_length_loss(lengths, s.pl_mean, step.pl_batch_mean, cfg.loss.pl_decay)
     step.stats.add("pl/length", lengths)
     step.stats.add("pl/penalty", penalty)
     return loss * cfg.loss.pl_weight, w_mean
@@ -229,43 +229,43 @@ def g_path_length(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor
 def both_logits(
     D,
     group: int,  # samples per minibatch-std group
-    fake: tuple,
-    real: tuple,  # images [n, C, H, W] and labels [n, c_dim] of each
+    fake: tuple[Tensor, Tensor],
+    real: tuple[Tensor, Tensor],  # images [n, C, H, W] and labels [n, c_dim] of each
 ) -> tuple[Tensor, Tensor]:  # logits [n, 1] of each
     "The discriminator on generated and on real images, as if it saw one kind at a time."
     if len(fake[0]) % group:
         return D(*fake), D(*real)  # fewer than a group: the whole batch is one
-    both = (torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(fake, real))
-    return D(*both).unflatten(0, (-1, 2)).unbind(1)
+    images, labels = (torch.stack(pair, dim=1).flatten(0, 1) for pair in zip(fake, real))
+    of_fake, of_real = D(images, labels).unflatten(0, (-1, 2)).unbind(1)
+    return of_fake, of_real
 
 
 # %% ../../nbs/training/loop.ipynb #5f562771
-def d_main(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, Tensor]:
-    "The discriminator's game on generated and real images."
-    s, r = step.s, part[0] // step.procs.world
+def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    "The discriminator's game on generated and real images. Goodfellow et al. 2014."
+    s = step.s
+    r = part[0] // step.procs.world
     with torch.no_grad():
         ws, w_mean = style(step, lat)
-        fake = s.fast_G(ws)
-    real, c = step.real[r :: step.rounds], step.real_c[r :: step.rounds]
-    logits_fake, logits_real = both_logits(
-        s.fast_D, step.cfg.net.mbstd_group, (s.augment(fake), lat.c), (s.augment(real), c)
-    )
+        images = s.fast_G(ws)
+    fake = s.augment(images), lat.c
+    real = s.augment(step.real[r :: step.rounds]), step.real_c[r :: step.rounds]
+    logits_fake, logits_real = both_logits(s.fast_D, step.cfg.net.mbstd_group, fake, real)
     s.augment.observe(logits_real)
-    loss_fake, loss_real = says_fake(logits_fake).mean(), says_real(logits_real).mean()
-    for name, v in {
-        "loss/D_fake": loss_fake,
-        "loss/D_real": loss_real,
-        "sign/fake": logits_fake.sign(),
-        "sign/real": logits_real.sign(),
-    }.items():
-        step.stats.add(name, v)
+    loss_fake = says_fake(logits_fake).mean()
+    loss_real = says_real(logits_real).mean()
+    step.stats.add("loss/D_fake", loss_fake)
+    step.stats.add("loss/D_real", loss_real)
+    step.stats.add("sign/fake", logits_fake.sign())
+    step.stats.add("sign/real", logits_real.sign())
     return loss_fake + loss_real, w_mean
 
 
 # %% ../../nbs/training/loop.ipynb #1684e673
-def d_r1(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, None]:
+def d_r1(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, None]:
     "The R1 penalty at real images. Mescheder et al. 2018."
-    s, r = step.s, part[0] // step.procs.world
+    s = step.s
+    r = part[0] // step.procs.world
     penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], s.augment)
     s.augment.observe(logits)
     step.stats.add("r1", penalty)
@@ -275,7 +275,8 @@ def d_r1(step: Step, lat: Latents, part: tuple) -> tuple[Tensor, None]:
 # %% ../../nbs/training/loop.ipynb #40031ac2
 def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None):
     "Forward and backward of every part, then one optimiser step of `net` (G or D)."
-    s, opt = step.s, getattr(step.s, f"opt_{net}")
+    s = step.s
+    opt = s.opt_G if net == "G" else s.opt_D
     s.differentiate(net)
     opt.zero_grad(set_to_none=True)
     w_means = []
@@ -292,25 +293,28 @@ def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None)
         torch.nan_to_num_(g, nan=0.0, posinf=1e5, neginf=-1e5)
     opt.step()
     if w_means:
-        s.G.mapping.update_w_avg(step.procs.mean(torch.stack(w_means).mean(0)))
+        w_mean = step.procs.mean(torch.stack(w_means).mean(0))
+        s.G.mapping.update_w_avg(w_mean)
 
 
 # %% ../../nbs/training/loop.ipynb #79cd89a7
 def measure_lengths(step: Step, latents: Latents):
     "Set `step.pl_batch_mean`, the mean path length over all parts and processes."
-    s, means = step.s, []
+    s = step.s
     s.differentiate("")
+    means = []
     for p, n in step.parts():
         step.seed_noise("g_path_length", p)
         ws, _ = style(step, latents.part(p, n, step.real.device))
-        means.append(path_lengths(s.G.synthesis, ws, pl_noise(step, (p, n)), create_graph=False).mean())
+        lengths = path_lengths(s.G.synthesis, ws, pl_noise(step, (p, n)), create_graph=False)
+        means.append(lengths.mean())
     step.pl_batch_mean = step.procs.mean(torch.stack(means).mean())
 
 
 # %% ../../nbs/training/loop.ipynb #745a8f3e
 @torch.no_grad()
 def update_ema(s: TrainState, cfg: TrainConfig, rampup: float | None):
-    "Move G_ema (and the heads' average) toward the trained weights. Karras et al. 2020, released code."
+    "Move G_ema (and the heads' average) toward the trained weights. [StyleGAN2-ADA], released code."
     nimg = cfg.opt.ema_kimg * 1000
     if rampup is not None:
         nimg = min(nimg, s.count["nimg"] * rampup)
@@ -324,9 +328,10 @@ def update_ema(s: TrainState, cfg: TrainConfig, rampup: float | None):
 
 # %% ../../nbs/training/loop.ipynb #ed1ca74e
 def train_step(step: Step, rampup: float | None):
-    "Gmain, Greg, Dmain, Dreg, average. Karras et al. 2019, appendix B."
-    s, loss, n = step.s, step.cfg.loss, step.s.count["step"]
-    if hsr_due(step) and not s.hsr.ready:
+    "Gmain, Greg, Dmain, Dreg, average. [StyleGAN2] appendix B."
+    s, loss = step.s, step.cfg.loss
+    n = s.count["step"]
+    if s.hsr is not None and not s.hsr.fitted and hsr_due(step):
         fit_heads(step)
     run_phase(step, g_main, "G", 1, step.latents("g_main"))
     if loss.pl_weight and n % loss.pl_interval == 0:

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # building an optimiser imports it; then its functions' defaults would keep the group alive
+
+# building an optimiser imports it; then its functions' defaults would keep the group alive
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from ..base.errors import Failure
+from ..base.moments import Moments
 
 
 # %% ../../nbs/training/parallel.ipynb #e2aaad44
@@ -49,9 +52,23 @@ class Processes:
         for t, v in zip(tensors, flat.split([t.numel() for t in tensors])):
             t.copy_(v.view_as(t))
 
+    def merge(self, own: Moments) -> Moments:
+        "What all processes have seen together."
+        if self.world == 1:
+            return own
+        whole = Moments(len(own.mean), own.diagonal, own.mean.device)
+        whole.n = self.sum(own.n)
+        whole.mean = self.sum(own.n * own.mean) / whole.n
+        delta = own.mean - whole.mean
+        between = delta.square() if own.diagonal else torch.outer(delta, delta)
+        whole.scatter = self.sum(own.scatter + own.n * between)
+        return whole
+
     def any(self, flag: bool) -> bool:
         "Whether the flag is up in any process."
-        return bool(self.sum(torch.tensor(float(flag))) > 0) if self.world > 1 else flag
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def wait(self):
         "Until all processes are here."
@@ -96,19 +113,23 @@ def keep_freed_memory():
 def join(
     device: str = "auto",  # auto, cpu, cuda, cuda:1
 ) -> tuple[Processes, torch.device]:
-    "Find out rank and device; under `torchrun` join the others (gloo on CPUs, and beside nccl on GPUs for flags)."
-    world, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    """Find out rank and device; under `torchrun` join the others (gloo on CPUs, and beside nccl on GPUs for flags).
+
+    ValueError for a GPU that is not there."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but PyTorch finds no GPU here")
     if device == "cuda":
-        device = f"cuda:{local}"
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
     if world > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
         atexit.register(_leave)
-    if device.startswith("cuda"):
+    if on_gpu:
         torch.cuda.set_device(torch.device(device))
     else:
         keep_freed_memory()
@@ -116,6 +137,8 @@ def join(
 
 
 def _leave():
-    "Destroy the process group before the interpreter ends: gloo's threads, if they still run then, abort the process now and then."
+    """Destroy the process group before the interpreter ends.
+
+    Gloo's threads, if they still run then, abort the process now and then."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -4,207 +4,59 @@
 
 # %% auto #0
 __all__ = [
-    "POSITIVE",
-    "CONTINUE",
-    "check_config",
-    "open_data",
-    "flat_config",
-    "differences",
-    "check_same_run",
-    "sample_sheet",
     "TrainingFailed",
     "Stopped",
     "Interrupt",
+    "Run",
     "start",
-    "check_finite",
-    "tick",
-    "train",
-    "passed",
-    "due",
-    "keep_state",
+    "record",
     "catch_up",
+    "check_finite",
+    "Tick",
     "progress_bar",
     "show",
+    "sample_sheet",
+    "keep_state",
+    "train",
+    "real_batches",
+    "go_on",
 ]
 
 # %% ../../nbs/training/run.ipynb #4a624e6b
+import math
 import signal
 import sys
 import threading
 import time
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from ..base.errors import CheckpointError
+from ..base.errors import Failure
 from ..base.pictures import image_grid
 from ..base.provenance import provenance
 from ..base.streams import stream
-from ..data.checked import open_checked, open_known
-from ..data.registry import BUILT_IN, dataset_path, open_dataset
-from ..data.sampler import batches, check_batch
-from ..interop.safetensors import checkpoints, load_safetensors
+from ..data.sampler import batches
+from ..interop.checkpoint import checkpoints
+from ..interop.safetensors import load_safetensors
 from ..judges.detectors import require_independent
+from .checks import check_config, check_same_run, differences, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
 from .loop import Stats, Step, measure_targets, train_step
 from .monitor import Scores
 from .parallel import Processes, join
-from .run_folder import RunFolder, earlier_sessions, keep, point_to_best, read_metrics
+from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
 from .state import TrainState, build_state, restore, transfer
-
-# %% ../../nbs/training/run.ipynb #b602e748
-POSITIVE = (
-    "kimg",
-    "batch",
-    "net.mbstd_group",
-    "tick_kimg",
-    "snapshot_kimg",
-    "opt.g_lr",
-    "opt.d_lr",
-    "opt.ema_kimg",
-    "loss.r1_interval",
-    "loss.pl_interval",
-    "loss.pl_batch_shrink",
-    "hsr.interval",
-    "hsr.prefit_kimg",
-    "hsr.norm_kimg",
-    "metric_ticks",
-    "metric_images",
-)
-
-
-# %% ../../nbs/training/run.ipynb #192918ba
-def check_config(cfg: TrainConfig, ds, procs: Processes):
-    "Refuse numbers that mean nothing, batches that cannot be drawn or split, and labels that are not there."
-    flat = flat_config(cfg.to_dict())
-    compiles(cfg.compile, torch.device("cpu"))
-    for k in POSITIVE:
-        if not flat[k] > 0:
-            raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
-    if cfg.hsr.linearity and cfg.hsr.teacher == "none":
-        raise ValueError(
-            "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"
-        )
-    check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
-    local = cfg.batch // procs.world
-    part = min(cfg.batch_gpu or local, local)
-    if part < 1 or local % part:
-        raise ValueError(f"batch_gpu {cfg.batch_gpu} does not divide the {local} samples of a process")
-    if part % min(cfg.net.mbstd_group, part):
-        raise ValueError(
-            f"{part} samples per pass do not split into minibatch-std groups of {cfg.net.mbstd_group} (net.mbstd_group)"
-        )
-    n = cfg.batch // cfg.loss.pl_batch_shrink
-    if cfg.loss.pl_weight and n < cfg.batch // part:
-        raise ValueError(
-            f"batch {cfg.batch} is too small for loss.pl_batch_shrink={cfg.loss.pl_batch_shrink} with {cfg.batch // part} parts"
-        )
-    if cfg.data.labels and not ds.label_dim:
-        raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
-
-
-# %% ../../nbs/training/run.ipynb #6deadeca
-def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool = False):
-    "The data set of a configuration; with `procs`, the first of them reads all files once, and bad ones are named."
-    d = cfg.data
-    files = d.path not in BUILT_IN
-    size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
-    options = {"resolution": d.resolution, "labels": d.labels, **size}
-    if procs is None or not files:
-        return open_dataset(d.path, **options)
-
-    def checked():
-        memo = Path(cfg.run_dir, "data.json")
-        return open_checked(dataset_path(d.path), memo, progress=progress, **options).identity
-
-    return open_known(d.path, procs.from_first(checked), **options)
-
-
-# %% ../../nbs/training/run.ipynb #979bd40c
-CONTINUE = (
-    "kimg",
-    "tick_kimg",
-    "snapshot_kimg",
-    "run_dir",
-    "device",
-    "compile",
-    "data.workers",
-    "data.path",
-    "batch_gpu",
-    "hsr.weights",
-    "preset",
-    "metrics",
-    "metric_ticks",
-    "metric_images",
-    "metric_detector",
-)
-
-
-# %% ../../nbs/training/run.ipynb #66e79375
-def flat_config(values: dict, where: str = "") -> dict:
-    "Settings by their dotted names."
-    out = {}
-    for k, v in values.items():
-        out |= flat_config(v, f"{where}{k}.") if isinstance(v, dict) else {where + k: v}
-    return out
-
-
-# %% ../../nbs/training/run.ipynb #4df60dcc
-def differences(meta: dict, cfg: TrainConfig, identity: dict, teacher: dict | None) -> list[str]:
-    "What a checkpoint's metadata and a configuration, its data set and its teacher disagree about."
-    new = flat_config(cfg.to_dict())
-    old = flat_config(TrainConfig().to_dict()) | flat_config(
-        meta.get("config", {})
-    )  # a setting younger than the checkpoint had its default
-    diff = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in CONTINUE and old[k] != new[k]]
-
-    def short(d):
-        return str((d or {}).get("sha256"))[:12]
-
-    for what, then, now in (
-        ("the data set's identity", meta.get("data"), identity),
-        ("the teacher's weights", meta.get("teacher"), teacher),
-    ):
-        if short(then) != short(now):
-            diff.append(f"{what} was {short(then)}, now {short(now)}")
-    return diff
-
-
-# %% ../../nbs/training/run.ipynb #ec8ddb2a
-def check_same_run(found: list[str], path, force: bool) -> list[str]:
-    "Resuming something else is an error that names the differences, unless it is forced."
-    if found and not force:
-        raise CheckpointError(
-            f"{path} belongs to another run: {'; '.join(found[:5])}. Use another run_dir, init_from to start from it, or force to go on all the same"
-        )
-    if found:
-        warnings.warn(f"{path} belongs to another run, going on by force: {'; '.join(found)}", stacklevel=4)
-    return found
-
-
-# %% ../../nbs/training/run.ipynb #0e66bc8d
-@torch.no_grad()
-def sample_sheet(
-    G,
-    seed: int,
-    labels,  # indices -> [n, c_dim]
-    num_labels: int,
-    n: int = 64,
-):  # images [n, C, H, W] on the CPU
-    "The run's fixed samples: always the same latents, constant noise."
-    rng, device = stream(seed, "samples"), next(G.parameters()).device
-    z, c = (
-        torch.randn(n, G.z_dim, generator=rng).to(device),
-        labels(torch.randint(num_labels, (n,), generator=rng)).to(device),
-    )
-    return torch.cat([G(z[i : i + 16], c[i : i + 16], noise_mode="const").float().cpu() for i in range(0, n, 16)])
 
 
 # %% ../../nbs/training/run.ipynb #a2d8cb7e
-class TrainingFailed(RuntimeError):
+class TrainingFailed(Failure):
     "Training cannot go on; the message names the cause, the last good checkpoint is kept."
 
 
@@ -221,33 +73,69 @@ class Interrupt:
 
     def __init__(self):
         self.flag = False
+        self.before = None
 
     def __enter__(self):
-        self.old = (
-            signal.signal(signal.SIGTERM, self.note) if threading.current_thread() is threading.main_thread() else None
-        )
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self.note)
         return self
 
     def note(self, *_):
         self.flag = True
 
     def __exit__(self, *_):
-        if self.old is not None:
-            signal.signal(signal.SIGTERM, self.old)
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
 
 
-# %% ../../nbs/training/run.ipynb #1ae2edfb
+# %% ../../nbs/training/run.ipynb #6b17fde0
+@dataclass
+class Run:
+    "What a run works with, in one process."
+
+    cfg: TrainConfig
+    ds: Any  # the data set
+    procs: Processes
+    device: torch.device
+    folder: RunFolder
+    scores: Scores
+    s: TrainState
+    interrupt: Interrupt
+
+    def told(self) -> bool:
+        "Whether any process was told to stop."
+        return self.procs.any(self.interrupt.flag)
+
+    @property
+    def done(self) -> bool:
+        return self.s.count["nimg"] >= self.cfg.kimg * 1000
+
+    def passed(self, kimg: float) -> bool:
+        "Whether the last step reached or crossed a multiple of so many thousand images."
+        n = self.s.count["nimg"]
+        every = kimg * 1000
+        return n // every > (n - self.cfg.batch) // every
+
+    @property
+    def scores_due(self) -> bool:
+        "Whether scores are measured here: every so many ticks, and for every regular checkpoint."
+        return self.passed(self.cfg.tick_kimg * self.cfg.metric_ticks) or self.passed(self.cfg.snapshot_kimg)
+
+
+# %% ../../nbs/training/run.ipynb #8a915731
 def start(
     cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool
 ) -> tuple[TrainState, list[str]]:
     "A fresh state, a resumed one, or one initialised from another run; and what was forced."
-    s, found, forced = build_state(cfg, ds.image_shape, ds.label_dim, device), checkpoints(cfg.run_dir), []
+    s = build_state(cfg, ds.image_shape, ds.label_dim, device)
+    forced: list[str] = []
+    found = checkpoints(cfg.run_dir)
     if found:
+        newest = found[-1]
+        _, meta = load_safetensors(newest)
         teacher = None if s.hsr is None else s.hsr.teacher.identity()
-        forced = check_same_run(
-            differences(load_safetensors(found[-1])[1], cfg, ds.identity, teacher), found[-1], force
-        )
-        restore(s, found[-1])
+        forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force)
+        restore(s, newest)
     elif cfg.init_from is not None:
         if cfg.init_mode == "transfer":
             transfer(s, cfg.init_from)
@@ -256,170 +144,87 @@ def start(
         else:
             raise ValueError(f"init_mode must be transfer or branch, not {cfg.init_mode!r}")
     measure_targets(s, cfg, ds, procs, device)
-    if rows := folder.rows():
+    rows = folder.rows()
+    if rows:
         folder.rewrite_log([r for r in rows if r["nimg"] <= s.count["nimg"]])
     procs.wait()
     return s, forced
 
 
-# %% ../../nbs/training/run.ipynb #cc4da1fe
-def check_finite(s: TrainState):
-    "Nothing is kept of a state that is not finite."
-    bad = next((n for n, p in s.G_ema.named_parameters() if not p.isfinite().all()), None)
-    if bad:
-        raise TrainingFailed(
-            f"{bad} of G_ema is not finite at {s.count['nimg']} images; the last good checkpoint is kept"
-        )
+def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
+    "Write down what was asked for, where it runs, and on which images."
+    about = provenance(device)
+    about["data"] = ds.identity
+    about["seed"] = cfg.seed
+    about["compiled"] = compiles(cfg.compile, device)
+    about["tf32"] = device.type == "cuda"
+    about["processes"] = procs.world
+    about["earlier"] = earlier_sessions(folder.path, nimg)
+    if forced:
+        about["forced"] = forced
+    folder.write_json("config.json", cfg.to_dict())
+    folder.write_json("provenance.json", about)
+    if nimg == 0:
+        first = ds.images(range(min(64, len(ds))))
+        folder.picture("reals", image_grid(first, 8))
 
 
-# %% ../../nbs/training/run.ipynb #abef8c53
-def tick(s: TrainState, stats: Stats, procs: Processes, began: dict) -> dict:
-    "The means since the last tick; one that is not finite ends the run."
-    row = {
-        "nimg": s.count["nimg"],
-        "kimg": s.count["nimg"] / 1000,
-        "step": s.count["step"],
-        "pl/mean": float(s.pl_mean),
-    }
-    row |= stats.means(procs)
-    sec, images = time.perf_counter() - began["time"], s.count["nimg"] - began["nimg"]
-    s.count["seconds"] += sec
-    bad = [k for k, v in row.items() if v != v or abs(v) == float("inf")]
-    if bad:
-        raise TrainingFailed(
-            f"{bad[0]} became {row[bad[0]]} within the {images} images before image {s.count['nimg']}; the last good checkpoint is kept"
-        )
-    return row | {"seconds": round(s.count["seconds"], 3), "sec_per_kimg": round(sec / images * 1000, 4)}
-
-
-# %% ../../nbs/training/run.ipynb #7358b1d0
-def train(
-    cfg: TrainConfig,
-    progress: bool = True,  # show a bar
-    force: bool = False,  # go on although configuration, images or teacher are not those of the checkpoint
-) -> Path:  # the run folder
-    "Train, or go on training, until cfg.kimg thousand images have been shown. Karras et al. 2019, 2020; HSR: Karmali et al. 2022. SIGTERM saves and raises `Stopped`."
-    procs, device = join(cfg.device)
-    ds = open_data(cfg, procs, progress)
-    check_config(cfg, ds, procs)
-    scores = Scores(cfg, ds, procs, device)
-    with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
-        s, forced = start(cfg, ds, procs, device, folder, force)
-        if scores.names and s.hsr is not None:
-            require_independent(scores.detector, s.hsr.teacher.identity())
-        folder.write_json("config.json", cfg.to_dict())
-        sessions = {"processes": procs.world, "earlier": earlier_sessions(folder.path, s.count["nimg"])} | (
-            {"forced": forced} if forced else {}
-        )
-        folder.write_json(
-            "provenance.json",
-            provenance(device)
-            | {
-                "data": ds.identity,
-                "seed": cfg.seed,
-                "compiled": compiles(cfg.compile, device),
-                "tf32": device.type == "cuda",
-            }
-            | sessions,
-        )
-        if s.count["nimg"] == 0:
-            folder.picture("reals", image_grid(ds.images(range(min(64, len(ds)))), 8))
-        with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
-            _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar)
-    return folder.path
-
-
-# %% ../../nbs/training/run.ipynb #d22601e1
-def _train(cfg, ds, procs, device, folder, s, scores, interrupt, bar):
-    stream_of_batches = batches(
-        ds,
-        cfg.batch,
-        cfg.seed,
-        s.count["nimg"],
-        cfg.data.mirror,
-        procs.rank,
-        procs.world,
-        cfg.data.workers,
-        device.type == "cuda",
-    )
-    rampup = cfg.opt.ema_rampup if cfg.init_from is None or cfg.init_mode == "branch" else None
-
-    def told():
-        return procs.any(interrupt.flag)
-
-    catch_up(cfg, s, folder, scores, procs, told)
-    if folder.writes:
-        point_to_best(folder)  # a kill may have come between the last checkpoint and its pointer
-    stats, began = Stats(), {"time": time.perf_counter(), "nimg": s.count["nimg"]}
-    while s.count["nimg"] < cfg.kimg * 1000:
-        images, labels = next(stream_of_batches)
-        real = images.to(device, non_blocking=True).float() / 127.5 - 1
-        with fast_math(device):
-            train_step(
-                Step(cfg, s, procs, ds.labels, len(ds), real, labels.to(device, non_blocking=True), stats), rampup
-            )
-        bar.n = min(s.count["nimg"] / 1000, bar.total)
-        bar.update(0)
-        last, stop = s.count["nimg"] >= cfg.kimg * 1000, told()
-        save = last or stop or passed(cfg, s, cfg.snapshot_kimg)
-        if save or passed(cfg, s, cfg.tick_kimg):
-            row = tick(s, stats, procs, began)
-            if not stop and (last or due(cfg, s)):
-                check_finite(s)
-                row |= scores.measure(s.G_ema, told)
-                stop = told()
-                save |= stop
-            folder.log(row)
-            show(bar, row)
-            if save:
-                keep_state(cfg, ds, folder, s)
-            began = {"time": time.perf_counter(), "nimg": s.count["nimg"]}
-        if stop and not last:
-            bar.write(
-                f"stopped by SIGTERM at {s.count['nimg'] / 1000:g} of {cfg.kimg:g} kimg; the same command goes on from here",
-                file=sys.stderr,
-            )
-            raise Stopped()
-
-
-# %% ../../nbs/training/run.ipynb #3a3ca4cc
-def passed(cfg: TrainConfig, s: TrainState, every: float) -> bool:
-    "Whether the last step reached or crossed a multiple of `every` kimg."
-    n = s.count["nimg"]
-    return n // (every * 1000) > (n - cfg.batch) // (every * 1000)
-
-
-def due(cfg: TrainConfig, s: TrainState) -> bool:
-    "Whether scores are measured here: every so many ticks, and for every regular checkpoint."
-    return passed(cfg, s, cfg.tick_kimg * cfg.metric_ticks) or passed(cfg, s, cfg.snapshot_kimg)
-
-
-def keep_state(cfg: TrainConfig, ds, folder: RunFolder, s: TrainState):
-    "Everything that going on from here takes."
-    if not folder.writes:
-        return
-    check_finite(s)
-    keep(folder, s, cfg, ds.identity, image_grid(sample_sheet(s.G_ema, cfg.seed, ds.labels, len(ds)), 8))
-
-
-# %% ../../nbs/training/run.ipynb #ffae14fe
-def catch_up(cfg: TrainConfig, s: TrainState, folder: RunFolder, scores: Scores, procs: Processes, told):
+# %% ../../nbs/training/run.ipynb #21061740
+def catch_up(run: Run):
     "A measurement that SIGTERM left out is made before the run goes on."
-    rows = folder.rows()
-    lacking = (
-        bool(rows) and rows[-1]["nimg"] == s.count["nimg"] and not any(k.startswith(scores.names) for k in rows[-1])
-    )
-    if not scores.names or not s.count["nimg"] or not due(cfg, s) or not procs.any(lacking):
+    if not run.scores.names or run.s.count["nimg"] == 0 or not run.scores_due:
         return
-    found = scores.measure(s.G_ema, told)
-    if folder.writes and found:
-        folder.rewrite_log([*rows[:-1], rows[-1] | found])
-        point_to_best(folder)
-    if told():
+    rows = run.folder.rows()
+    unscored = False
+    if rows and rows[-1]["nimg"] == run.s.count["nimg"]:
+        unscored = not any(k.startswith(run.scores.names) for k in rows[-1])
+    if not run.procs.any(unscored):
+        return
+    found = run.scores.measure(run.s.G_ema, run.told)
+    if run.folder.writes and found:
+        run.folder.rewrite_log([*rows[:-1], rows[-1] | found])
+        point_to_best(run.folder)
+    if run.told():
         raise Stopped()
 
 
-# %% ../../nbs/training/run.ipynb #2af112a1
+# %% ../../nbs/training/run.ipynb #cc4da1fe
+def check_finite(s: TrainState):
+    "Nothing is kept of a state that is not finite: TrainingFailed names the first tensor."
+    for name, p in s.G_ema.named_parameters():
+        if not p.isfinite().all():
+            raise TrainingFailed(
+                f"{name} of G_ema is not finite at {s.count['nimg']} images; the last good checkpoint is kept"
+            )
+
+
+# %% ../../nbs/training/run.ipynb #abef8c53
+class Tick:
+    "What was summed since the last tick, and since when."
+
+    def __init__(self, nimg: int):
+        self.stats = Stats()
+        self.nimg = nimg
+        self.began = time.perf_counter()
+
+    def row(self, s: TrainState, procs: Processes) -> dict:
+        "A line of the log: the means since the last tick. TrainingFailed where one is not finite."
+        nimg = s.count["nimg"]
+        row = {"nimg": nimg, "kimg": nimg / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
+        row |= self.stats.means(procs)
+        images = nimg - self.nimg
+        seconds = time.perf_counter() - self.began
+        s.count["seconds"] += seconds
+        for name, value in row.items():
+            if not math.isfinite(value):
+                where = f"within the {images} images before image {nimg}"
+                raise TrainingFailed(f"{name} became {value} {where}; the last good checkpoint is kept")
+        row["seconds"] = round(s.count["seconds"], 3)
+        row["sec_per_kimg"] = round(seconds / images * 1000, 4)
+        return row
+
+
+# %% ../../nbs/training/run.ipynb #d236cc70
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
     "kimg, time left, and after each tick the losses; rare updates where the output is a file."
     quiet = not sys.stderr.isatty()
@@ -434,13 +239,116 @@ def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
     )
 
 
-# %% ../../nbs/training/run.ipynb #60171bf7
 def show(bar, row: dict):
     "Losses beside the bar."
     d = row.get("loss/D_fake", 0) + row.get("loss/D_real", 0)
     hsr = sum(v for k, v in row.items() if k.startswith("loss/hsr"))
-    bar.set_postfix_str(
-        f"{row['sec_per_kimg']:.1f} s/kimg, G {row.get('loss/G', 0):.2f}, D {d:.2f}"
-        + (f", HSR {hsr:.2f}" if hsr else ""),
-        refresh=False,
-    )
+    text = f"{row['sec_per_kimg']:.1f} s/kimg, G {row.get('loss/G', 0):.2f}, D {d:.2f}"
+    if hsr:
+        text += f", HSR {hsr:.2f}"
+    bar.set_postfix_str(text, refresh=False)
+
+
+# %% ../../nbs/training/run.ipynb #b186c5bd
+@torch.no_grad()
+def sample_sheet(
+    G,
+    seed: int,
+    labels: Callable[[Tensor], Tensor],  # indices -> [n, c_dim]
+    num_labels: int,
+    n: int = 64,
+) -> Tensor:  # images [n, C, H, W] on the CPU
+    "The run's fixed samples: always the same latents, constant noise."
+    rng = stream(seed, "samples")
+    device = next(G.parameters()).device
+    z = torch.randn(n, G.z_dim, generator=rng).to(device)
+    c = labels(torch.randint(num_labels, (n,), generator=rng)).to(device)
+    parts = []
+    for i in range(0, n, 16):
+        drawn = G(z[i : i + 16], c[i : i + 16], noise_mode="const")
+        parts.append(drawn.float().cpu())
+    return torch.cat(parts)
+
+
+def keep_state(run: Run):
+    "Everything that going on from here takes."
+    if not run.folder.writes:
+        return
+    check_finite(run.s)
+    sheet = sample_sheet(run.s.G_ema, run.cfg.seed, run.ds.labels, len(run.ds))
+    keep(run.folder, run.s, run.cfg, run.ds.identity, image_grid(sheet, 8))
+
+
+# %% ../../nbs/training/run.ipynb #7358b1d0
+def train(
+    cfg: TrainConfig,
+    progress: bool = True,  # show a bar
+    force: bool = False,  # go on although configuration, images or teacher are not those of the checkpoint
+) -> Path:  # the run folder
+    """Train, or go on training, until cfg.kimg thousand images have been shown.
+
+    SIGTERM saves and raises `Stopped`. ValueError and its kinds for a request that cannot be met, TrainingFailed for a
+    run that broke. [StyleGAN2], [StyleGAN2-ADA], [HSR]."""
+    procs, device = join(cfg.device)
+    ds = open_data(cfg, procs, progress)
+    check_config(cfg, ds, procs)
+    scores = Scores(cfg, ds, procs, device)
+    with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
+        s, forced = start(cfg, ds, procs, device, folder, force)
+        if scores.names and s.hsr is not None:
+            require_independent(scores.detector, s.hsr.teacher.identity())
+        record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
+        with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
+            run = Run(cfg, ds, procs, device, folder, scores, s, interrupt)
+            catch_up(run)
+            if folder.writes:
+                point_to_best(folder)  # a kill may have come between the last checkpoint and its pointer
+            go_on(run, bar)
+    return folder.path
+
+
+# %% ../../nbs/training/run.ipynb #d22601e1
+def real_batches(run: Run):
+    "This process's share of the batches: real images, uint8 [n, C, H, W], and labels, from where the run stands."
+    cfg, procs = run.cfg, run.procs
+    pinned = run.device.type == "cuda"
+    nimg = run.s.count["nimg"]
+    workers = cfg.data.workers
+    return batches(run.ds, cfg.batch, cfg.seed, nimg, cfg.data.mirror, procs.rank, procs.world, workers, pinned)
+
+
+def go_on(run: Run, bar):
+    "Steps, ticks and checkpoints, until enough images have been shown or a signal has come."
+    cfg, s = run.cfg, run.s
+    transferred = cfg.init_from is not None and cfg.init_mode != "branch"
+    rampup = None if transferred else cfg.opt.ema_rampup
+    real = real_batches(run)
+    tick = Tick(s.count["nimg"])
+    while not run.done:
+        images, labels = next(real)
+        images = images.to(run.device, non_blocking=True).float() / 127.5 - 1
+        labels = labels.to(run.device, non_blocking=True)
+        with fast_math(run.device):
+            train_step(Step(cfg, s, run.procs, run.ds.labels, len(run.ds), images, labels, tick.stats), rampup)
+        bar.n = min(s.count["nimg"] / 1000, bar.total)
+        bar.update(0)
+        last = run.done
+        stop = run.told()
+        saves = last or stop or run.passed(cfg.snapshot_kimg)
+        if saves or run.passed(cfg.tick_kimg):
+            row = tick.row(s, run.procs)
+            measures = last or run.scores_due
+            if measures and not stop:
+                check_finite(s)
+                row |= run.scores.measure(s.G_ema, run.told)
+                stop = run.told()  # SIGTERM may have come while measuring: then save, too
+                saves |= stop
+            run.folder.log(row)
+            show(bar, row)
+            if saves:
+                keep_state(run)
+            tick = Tick(s.count["nimg"])
+        if stop and not last:
+            shown = f"{s.count['nimg'] / 1000:g} of {cfg.kimg:g} kimg"
+            bar.write(f"stopped by SIGTERM at {shown}; the same command goes on from here", file=sys.stderr)
+            raise Stopped()

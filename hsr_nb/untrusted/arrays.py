@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable
 from math import prod
 
-import numpy as np
 import torch
 
 from .torchfile import LazyTensor, Storage, claim, contiguous

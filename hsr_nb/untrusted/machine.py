@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Callable
 from typing import Any
 
-from .window import Blob, BrokenFile, Budget, UnsafeFile, Window, as_window, check_key
+from .window import Blob, BrokenFile, Budget, UnsafeFile, Window, check_key
 
 
 # %% ../../nbs/untrusted/machine.ipynb #706626e5

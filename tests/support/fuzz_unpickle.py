@@ -50,7 +50,7 @@ def fuzz(seconds: float, corpus: str, out: str):
 
     torch.set_num_threads(1)
     with atheris.instrument_imports(include=["hsr_nb.interop", "hsr_nb.untrusted"]):
-        from hsr_nb.interop import foreign as reader
+        from hsr_nb.interop import checkpoint as reader
     from hsr_nb.base.errors import CheckpointError
 
     seeds_read = 0
@@ -123,7 +123,7 @@ def write(found: dict):
 
     from hsr_nb.base.provenance import write_result
 
-    config = {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.foreign.read_foreign"}
+    config = {"atheris": importlib.metadata.version("atheris"), "target": "hsr_nb.interop.checkpoint.read_foreign"}
     write_result(ROOT / "data/results", "fuzz-unpickle", config, [found])
 
 

@@ -6,6 +6,8 @@
 __all__ = ["inside", "band", "smooth", "bump", "wave", "ramp", "Canvas", "Patch"]
 
 # %% ../../../nbs/data/synthfaces/canvas.ipynb #a55cb019
+from copy import copy
+
 import numpy as np
 
 
@@ -72,22 +74,29 @@ def ramp(
 
 # %% ../../../nbs/data/synthfaces/canvas.ipynb #32e51f59
 class Canvas:
-    "A batch of pictures being painted: rgb float32 [3, n, H, W] in 0..1, positions x [1, 1, W] and y [1, H, 1] in [-1, 1]."
+    "A batch of pictures being painted."
 
     def __init__(self, n: int, size: int):
-        self.px, self.rgb = 2 / size, np.empty((3, n, size, size), np.float32)
+        self.px: float = 2 / size  # the size of a pixel
+        self.rgb: np.ndarray = np.empty((3, n, size, size), np.float32)  # in 0..1
         axis = ((np.arange(size, dtype=np.float64) + 0.5) * self.px - 1).astype(np.float32)
-        self.x, self.y = axis[None, None, :], axis[None, :, None]
+        self.x: np.ndarray = axis[None, None, :]  # [1, 1, W] in [-1, 1]
+        self.y: np.ndarray = axis[None, :, None]  # [1, H, 1] in [-1, 1]
 
     def window(self, x0: float, x1: float, y0: float, y1: float) -> "Canvas":
         "A view of the part between these positions, widened to whole pixels; painting it paints the canvas."
-        part, size = object.__new__(Canvas), self.rgb.shape[-1]
-        (i0, i1), (j0, j1) = (
-            (max(int((lo + 1) / self.px - 1), 0), min(int((hi + 1) / self.px + 2), size))
-            for lo, hi in ((x0, x1), (y0, y1))
-        )
-        part.px, part.rgb, part.x, part.y = self.px, self.rgb[:, :, j0:j1, i0:i1], self.x[:, :, i0:i1], self.y[:, j0:j1]
+        columns, rows = self._pixels(x0, x1), self._pixels(y0, y1)
+        part = copy(self)
+        part.rgb = self.rgb[:, :, rows, columns]
+        part.x = self.x[:, :, columns]
+        part.y = self.y[:, rows]
         return part
+
+    def _pixels(self, low, high):
+        "The pixels between two positions, and one more on each side."
+        first = max(int((low + 1) / self.px - 1), 0)
+        last = min(int((high + 1) / self.px + 2), self.rgb.shape[-1])
+        return slice(first, last)
 
     def patch(self, x: np.ndarray, y: np.ndarray, w: float, h: float) -> "Patch":
         "A copy of the surroundings of a point, +-w by +-h, that differs from face to face."
@@ -102,11 +111,12 @@ class Canvas:
 
     def pixels(self, factor: int) -> np.ndarray:
         "uint8 [n, 3, H/factor, W/factor]: average blocks of factor x factor and round."
-        n, size, rgb = self.rgb.shape[1], self.rgb.shape[-1], self.rgb
+        rgb = self.rgb
         if factor > 1:
+            _, n, size, _ = rgb.shape
             rows = rgb.reshape(3, n, size // factor, factor, size)
-            rgb = sum(rows[:, :, :, k] for k in range(factor))
-            rgb = sum(rgb[..., k::factor] for k in range(factor)) * np.float32(1 / factor**2)
+            tall = np.asarray(sum(rows[:, :, :, k] for k in range(factor)))
+            rgb = np.asarray(sum(tall[..., k::factor] for k in range(factor)) * np.float32(1 / factor**2))
         return np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8).swapaxes(0, 1)
 
 
@@ -115,18 +125,23 @@ class Patch(Canvas):
     "A small canvas cut out around a point of each face; `paste` puts it back."
 
     def __init__(self, whole: Canvas, x: np.ndarray, y: np.ndarray, w: float, h: float):
-        size, self.px, self.whole = whole.rgb.shape[-1], whole.px, whole
-        nx, ny = (min(int(2 * half / self.px) + 2, size) for half in (w, h))
-        i, j = (
-            np.clip(((c.ravel() - half + 1) / self.px).astype(int), 0, size - k)
-            for c, half, k in ((x, w, nx), (y, h, ny))
-        )
-        self.at = [(slice(b, b + ny), slice(a, a + nx)) for a, b in zip(i.tolist(), j.tolist())]
+        self.whole = whole
+        self.px = whole.px
+        i, nx = self._place(x, w)
+        j, ny = self._place(y, h)
+        self.at = [(slice(b, b + ny), slice(a, a + nx)) for a, b in zip(i.tolist(), j.tolist())]  # of each face
         self.rgb = np.empty((3, len(i), ny, nx), np.float32)
         for k, (rows, cols) in enumerate(self.at):
             self.rgb[:, k] = whole.rgb[:, k, rows, cols]
         self.x = whole.x.ravel()[i[:, None] + np.arange(nx)][:, None, :]  # [n, 1, w]: every face has its own
         self.y = whole.y.ravel()[j[:, None] + np.arange(ny)][:, :, None]
+
+    def _place(self, centre, half):
+        "The first pixel for each face, and how many there are, along one axis."
+        size = self.whole.rgb.shape[-1]
+        count = min(int(2 * half / self.px) + 2, size)
+        first = np.clip(((centre.ravel() - half + 1) / self.px).astype(int), 0, size - count)
+        return first, count
 
     def paste(self) -> None:
         "Put the patch back where it came from."

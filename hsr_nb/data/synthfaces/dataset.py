@@ -53,7 +53,8 @@ def render_faces(
     threads: int = 0,  # 0: as many as there are processors; never changes a pixel
 ) -> Tensor:  # uint8 [n, 3, R, R]
     "Draw faces from their factors. Raises ValueError for a wrong shape, range or resolution."
-    f, r = check_factors(factors), check_resolution(resolution)
+    f = check_factors(factors)
+    r = check_resolution(resolution)
     out = np.empty((len(f), 3, r, r), np.uint8)
     step = max(1, 2**17 // (r * face_render.supersampling(r)) ** 2)
 
@@ -63,7 +64,8 @@ def render_faces(
     starts = range(0, len(f), step)
     workers = min(threads or processors(), len(starts))
     if workers < 2:
-        list(map(draw, starts))
+        for start in starts:
+            draw(start)
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(draw, starts))
@@ -173,7 +175,8 @@ def face_identity(ds: "SynthFaces") -> dict:
 class SynthFaces:
     "Procedural portraits with known factors; face i depends on (seed, i) alone."
 
-    name, factor_names = "synthfaces", FACTOR_NAMES
+    name = "synthfaces"
+    factor_names = FACTOR_NAMES
 
     def __init__(
         self,
@@ -185,26 +188,28 @@ class SynthFaces:
     ):
         if size < 1:
             raise ValueError(f"SynthFaces has at least one face, not size={size}")
-        self.resolution, self.size, self.seed, self.independent = (
-            check_resolution(resolution),
-            int(size),
-            int(seed),
-            bool(independent),
-        )
-        self.image_shape, self.label_dim = (3, self.resolution, self.resolution), len(MAIN) if labels else 0
+        self.resolution = check_resolution(resolution)
+        self.size = int(size)
+        self.seed = int(seed)
+        self.independent = bool(independent)
+        self.image_shape = (3, self.resolution, self.resolution)
+        self.label_dim = len(MAIN) if labels else 0
         self.identity = face_identity(self)
 
     def __len__(self):
         return self.size
 
     def factors(self, indices) -> Tensor:
-        return sample_factors(check_indices(indices, self.size), self.seed, self.independent)  # [n, F], the truth
+        "float32 [n, F]: the truth about these faces"
+        return sample_factors(check_indices(indices, self.size), self.seed, self.independent)
 
     def images(self, indices) -> Tensor:
-        return render_faces(self.factors(indices), self.resolution)  # uint8 [n, 3, R, R]
+        "uint8 [n, 3, R, R]"
+        return render_faces(self.factors(indices), self.resolution)
 
     def labels(self, indices) -> Tensor:
-        return self.factors(indices)[:, : self.label_dim].contiguous()  # [n, 9] or [n, 0]
+        "float32 [n, 9], or [n, 0] without labels"
+        return self.factors(indices)[:, : self.label_dim].contiguous()
 
     def __getitem__(self, i: int):
-        return self.images([i])[0], self.labels([i])[0]  # one face, its label
+        return self.images([i])[0], self.labels([i])[0]

@@ -20,6 +20,7 @@ __all__ = [
 
 # %% ../../../nbs/data/synthfaces/factors.ipynb #499cdd8e
 import numpy as np
+import torch
 
 # %% ../../../nbs/data/synthfaces/factors.ipynb #2fcfa5a3
 MAIN = ("gender", "smile", "age", "hair", "bangs", "beard", "glasses", "yaw", "pitch")
@@ -104,8 +105,11 @@ def correlation_matrix(
 ) -> np.ndarray:  # float64 [F, F], positive definite
     "The correlation matrix of the copula's normals."
     C = np.eye(len(FACTOR_NAMES))
-    for (a, b), rho in ({} if independent else CORRELATIONS).items():
-        i, j = FACTOR_NAMES.index(a), FACTOR_NAMES.index(b)
+    if independent:
+        return C
+    for (a, b), rho in CORRELATIONS.items():
+        i = FACTOR_NAMES.index(a)
+        j = FACTOR_NAMES.index(b)
         C[i, j] = C[j, i] = rho
     return C
 
@@ -117,8 +121,6 @@ def sample_factors(
     independent: bool = False,  # switch the planted correlations off
 ) -> np.ndarray:  # float32 [n, F] in [0, 1], columns as FACTOR_NAMES
     "Draw factors of faces; a row depends on (seed, index) alone, never on its neighbours."
-    import torch
-
     indices = np.arange(n) if np.ndim(n) == 0 else np.asarray(n)
     normal = torch.special.ndtri(torch.from_numpy(uniforms(indices, seed, len(FACTOR_NAMES)))).numpy()
     L = np.linalg.cholesky(correlation_matrix(independent))

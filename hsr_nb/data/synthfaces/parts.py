@@ -28,13 +28,12 @@ def paint_ears(cv: Canvas, f: SimpleNamespace) -> None:
     "Ears; turning hides the far one behind the head and brings the near one forward."
     for s in (-1, 1):
         near = smooth(0.5 - 2.2 * s * f.sin)
-        ex, ey = (
-            f.cx + f.a * (s * f.cos * (1.02 - 0.12 * smooth(f.length * 4)) - 0.12 * f.sin),
-            f.cy + 0.04 - 0.10 * f.nod,
-        )
+        ex = f.cx + f.a * (s * f.cos * (1.02 - 0.12 * smooth(f.length * 4)) - 0.12 * f.sin)
+        ey = f.cy + 0.04 - 0.10 * f.nod
         part = cv.patch(ex, ey, 0.11, 0.15)
         head = inside((1 - head_field(part, f)[0]) * (0.5 * f.a), cv.px)
-        x, y = (part.x - ex) / (0.055 + 0.035 * near), (part.y - ey) / 0.135
+        x = (part.x - ex) / (0.055 + 0.035 * near)
+        y = (part.y - ey) / 0.135
         q = x * x + y * y
         alpha = inside((1 - q) * 0.035, cv.px) * (1 - head * (1 - near))
         part.over(alpha, f.skin + f.tone * ((0.25 * s * f.side - 0.15) - 0.75 * bump(q * 1.7)))
@@ -52,18 +51,17 @@ def paint_nose(cv: Canvas, f: SimpleNamespace) -> None:
     across = (cv.x - lerp(bx, x, t)) / (nw * lerp(0.55, 1.0, t))
     span = smooth((cv.y - by) * 7 + 0.2) * inside(y + 0.03 - cv.y, 0.06)
     dim = f.side * 0.5 + f.sin
-    flank = bump((across - 0.75) ** 2 / 0.6) * np.clip(0.5 - dim, 0, 1) + bump((across + 0.75) ** 2 / 0.6) * np.clip(
-        0.5 + dim, 0, 1
-    )
-    cv.over(span * 0.36 * flank, f.skin_dark)
+    right = bump((across - 0.75) ** 2 / 0.6) * np.clip(0.5 - dim, 0, 1)
+    left = bump((across + 0.75) ** 2 / 0.6) * np.clip(0.5 + dim, 0, 1)
+    cv.over(span * 0.36 * (right + left), f.skin_dark)
     cv.over(span * 0.28 * bump((across - 0.2 * f.side) ** 2 / 0.25), (1.0, 0.96, 0.90))
     t = (cv.x - x) / nw
     t2 = t * t
     low = y + 0.045 - 0.05 * t2
     under = 0.62 * band(cv.y, low - 0.004, low + 0.024 * np.sqrt(np.maximum(1 - t2, 0)), cv.px) * smooth((1 - t2) * 3)
-    hole = ((np.abs(cv.x - x) - 0.5 * nw) / 0.030) ** 2 + (
-        (cv.y - y - 0.030) / (0.016 + 0.03 * np.clip(f.nod, 0, 1))
-    ) ** 2
+    hole_x = (np.abs(cv.x - x) - 0.5 * nw) / 0.030
+    hole_y = (cv.y - y - 0.030) / (0.016 + 0.03 * np.clip(f.nod, 0, 1))
+    hole = hole_x**2 + hole_y**2
     cv.over(np.maximum(under, 0.8 * inside((1 - hole) * 0.009, cv.px)), f.skin_dark * 0.66)
     cv.paste()
 
@@ -78,9 +76,8 @@ def paint_cheeks(cv: Canvas, f: SimpleNamespace) -> None:
         q = ((part.x - x) / (0.18 * w)) ** 2 + ((part.y - y) / 0.14) ** 2
         part.over((0.15 + 0.28 * f.smile + 0.12 * f.fem - 0.14 * f.old) * bump(q), f.skin * colour(1.0, 0.66, 0.64))
         t = np.clip((part.y - my + 0.17) / 0.22, 0, 1)
-        fold = mx + s * (0.115 + 0.03 * f.smile + (0.085 + 0.06 * f.smile) * t) * np.clip(
-            f.cos - s * 0.5 * f.sin, 0.4, 1.3
-        )
+        turned = np.clip(f.cos - s * 0.5 * f.sin, 0.4, 1.3)
+        fold = mx + s * (0.115 + 0.03 * f.smile + (0.085 + 0.06 * f.smile) * t) * turned
         line = band(part.x, fold - 0.013, fold + 0.013, cv.px) * bump((t * 2 - 1) ** 2)
         part.over((0.15 * smooth(f.smile * 2 - 0.6) + 0.85 * f.old * f.old) * line, f.skin_dark * 0.84)
         part.paste()
@@ -97,12 +94,11 @@ def paint_mouth(cv: Canvas, f: SimpleNamespace) -> None:
     s = np.maximum(1 - t2, 0)
     line = y + lerp(-0.045, 0.12, f.smile) * (0.5 - np.minimum(t2, 1.3))
     gap = 0.105 * smooth(f.smile * 1.8 - 0.8)
-    upper, lower = line - 0.12 * gap * s, line + gap * (s + t2 * s)
+    upper = line - 0.12 * gap * s
+    lower = line + gap * (s + t2 * s)
     plump = 0.75 + 0.5 * f.lip_fullness + 0.25 * f.fem - 0.35 * f.old
-    rim_top, rim_low = (
-        upper - 0.038 * plump * s * (1 - 0.25 * bump(t2 * 12)),
-        lower + 0.052 * plump * s * (1 + 0.4 * t2),
-    )
+    rim_top = upper - 0.038 * plump * s * (1 - 0.25 * bump(t2 * 12))
+    rim_low = lower + 0.052 * plump * s * (1 + 0.4 * t2)
     lips = lerp(f.skin * colour(0.86, 0.62, 0.60), colour(0.80, 0.24, 0.28), 0.10 + 0.62 * f.fem)
     cv.over(0.30 * bump((t2 + ((cv.y - rim_low - 0.035) / 0.05) ** 2) * 0.9), f.skin_dark)
     cv.over(band(cv.y, rim_top, rim_low, cv.px), lips * (1.04 - 0.16 * inside(line - cv.y, cv.px)))
@@ -121,23 +117,27 @@ def paint_eye(cv: Canvas, f: SimpleNamespace, s: int, x, y, w) -> None:
     t = (cv.x - x) / half
     arc = np.maximum(1 - t * t, 0)
     mid = y - s * t * (0.026 * (f.eye_tilt - 0.35) - 0.012 * f.old)
-    top, low = mid - (0.090 - 0.022 * f.old) * size * arc, mid + (0.064 - 0.028 * f.smile) * size * arc
-    white, r = band(cv.y, top, low, cv.px), 0.076 * size
+    top = mid - (0.090 - 0.022 * f.old) * size * arc
+    low = mid + (0.064 - 0.028 * f.smile) * size * arc
+    white = band(cv.y, top, low, cv.px)
+    r = 0.076 * size
     shadow = 0.24 * bump(((cv.y - top) / 0.07) ** 2)
     cv.over(white, [c - shadow for c in (0.975, 0.965, 0.955)])
-    ix, iy = (cv.x - x - 0.012 * f.sin) / (r * np.sqrt(w)), (cv.y - y + 0.016) / r
+    ix = (cv.x - x - 0.012 * f.sin) / (r * np.sqrt(w))
+    iy = (cv.y - y + 0.016) / r
     q = ix * ix + iy * iy
     cv.over(white * inside((1 - q) * (0.5 * r), cv.px), ramp(f.eye_colour, EYES) * (1.25 - 0.75 * q * q + 0.25 * iy))
     cv.over(white * inside((0.24 - q) * r, cv.px), (0.06, 0.05, 0.06))
     glint = (ix - 0.32 * f.side - 0.08) ** 2 + (iy + 0.34) ** 2
     cv.over(white * inside((1 - glint / 0.085) * (0.15 * r), cv.px), (1.0, 1.0, 1.0))
     reach = np.abs(t) - 0.12 * f.fem * (t * s > 0)
-    wing, lash = inside((1.06 - reach) * half, cv.px), 0.017 + 0.020 * f.fem
-    crease, bag = top - 0.045 - 0.5 * lash, low + 0.045 + 0.01 * arc
-    lines = wing * (
-        (0.22 + 0.4 * f.old) * band(cv.y, crease - 0.007, crease + 0.007, cv.px)
-        + 0.5 * band(cv.y, low - 0.002, low + 0.012, cv.px)
-    )
+    wing = inside((1.06 - reach) * half, cv.px)
+    lash = 0.017 + 0.020 * f.fem
+    crease = top - 0.045 - 0.5 * lash
+    bag = low + 0.045 + 0.01 * arc
+    lid_line = (0.22 + 0.4 * f.old) * band(cv.y, crease - 0.007, crease + 0.007, cv.px)
+    lower_line = 0.5 * band(cv.y, low - 0.002, low + 0.012, cv.px)
+    lines = wing * (lid_line + lower_line)
     cv.over(lines + 0.75 * f.old * arc * band(cv.y, bag - 0.010, bag + 0.010, cv.px), f.skin_dark * 0.9)
     cv.over(0.92 * wing * band(cv.y, top - lash, top + 0.006, cv.px), (0.16, 0.10, 0.09))
 
@@ -145,9 +145,9 @@ def paint_eye(cv: Canvas, f: SimpleNamespace, s: int, x, y, w) -> None:
 # %% ../../../nbs/data/synthfaces/parts.ipynb #7ccbd8d1
 def paint_brow(cv: Canvas, f: SimpleNamespace, s: int) -> None:
     "One brow: thicker and flatter with masculinity."
-    x, y, w = project(
-        f, s * (0.44 + 0.06 * (f.eye_spacing - 0.5)), -0.325 - 0.05 * (f.brow_height - 0.5) - 0.025 * f.smile
-    )
+    across = s * (0.44 + 0.06 * (f.eye_spacing - 0.5))
+    height = -0.325 - 0.05 * (f.brow_height - 0.5) - 0.025 * f.smile
+    x, y, w = project(f, across, height)
     t = (cv.x - x) / (0.158 * w)
     arc = np.maximum(1 - t * t, 0)
     bow = y - (0.030 + 0.030 * f.brow_shape + 0.012 * f.fem) * arc + s * t * (0.024 - 0.022 * f.brow_shape)
@@ -169,20 +169,21 @@ def paint_eyes(cv: Canvas, f: SimpleNamespace) -> None:
 # %% ../../../nbs/data/synthfaces/parts.ipynb #df97a15a
 def paint_wrinkles(cv: Canvas, f: SimpleNamespace) -> None:
     "Forehead lines and crow's feet."
-    part = cv.patch(*project(f, 0.0, -0.58)[:2], 0.33, 0.15)
-    lines = 0
+    x, y, _ = project(f, 0.0, -0.58)
+    part = cv.patch(x, y, 0.33, 0.15)
+    lines = np.zeros((1, 1, 1), np.float32)
     for k, v in enumerate((-0.48, -0.59, -0.70)):
         x, y, w = project(f, 0.0, v)
         t = (part.x - x) / (f.a * (0.66 - 0.10 * k))
         bow = y + 0.025 * t * t + 0.008 * wave(t * 1.2 + 0.3 * k)
-        lines = lines + smooth(f.old * 1.6 - 0.35 - 0.12 * k) * bump(t * t) * band(
-            part.y, bow - 0.011, bow + 0.011, cv.px
-        )
+        depth = smooth(f.old * 1.6 - 0.35 - 0.12 * k) * bump(t * t)
+        lines = lines + depth * band(part.y, bow - 0.011, bow + 0.011, cv.px)
     part.over(0.85 * lines, f.skin_dark * 0.88)
     part.paste()
     for s in (-1, 1):
         x, y, w = project(f, s * 0.80, -0.02)
-        part, lines = cv.patch(x, y, 0.085, 0.08), 0
+        part = cv.patch(x, y, 0.085, 0.08)
+        lines = np.zeros((1, 1, 1), np.float32)
         t = (part.x - x) * s / 0.08
         for k in (-1, 0, 1):
             line = y + k * (0.022 + 0.028 * t)

@@ -53,13 +53,20 @@ def measures(
 ) -> SimpleNamespace:  # every factor by name, pose and head measures, each [n, 1, 1]
     "The pose and the measures of the head."
     f = SimpleNamespace(**{name: factors[:, k, None, None] for k, name in enumerate(FACTOR_NAMES)})
-    turn, nod = f.yaw * 2 - 1, f.pitch * 2 - 1
-    f.sin, f.nod = 0.43 * turn, 0.33 * nod
-    f.cos, f.nodcos = np.sqrt(1 - f.sin**2), np.sqrt(1 - f.nod**2)
-    f.fem, f.old, f.side = 1 - f.gender, f.age * (0.4 + 0.6 * f.age), f.light * 2 - 1
-    f.cx, f.cy = 0.05 * turn, 0.03 - 0.03 * nod
+    turn = f.yaw * 2 - 1
+    nod = f.pitch * 2 - 1
+    f.sin = 0.43 * turn
+    f.cos = np.sqrt(1 - f.sin**2)
+    f.nod = 0.33 * nod
+    f.nodcos = np.sqrt(1 - f.nod**2)
+    f.fem = 1 - f.gender
+    f.old = f.age * (0.4 + 0.6 * f.age)
+    f.side = f.light * 2 - 1
+    f.cx = 0.05 * turn
+    f.cy = 0.03 - 0.03 * nod
     f.a = 0.455 + 0.07 * (f.face_width - 0.5) + 0.02 * f.gender
-    f.top, f.low = 0.60 - 0.04 * nod, 0.60 + 0.045 * f.gender + 0.02 * f.old
+    f.top = 0.60 - 0.04 * nod
+    f.low = 0.60 + 0.045 * f.gender + 0.02 * f.old
     f.jawline = -0.10 + 0.30 * f.gender + 0.16 * (f.jaw - 0.5) + 0.10 * f.old
     return f
 
@@ -90,7 +97,8 @@ def project(
     lift=0.0,  # height above the head's surface
 ):  # x, y, and how much a width shrinks there
     "Where a point of the turned head appears: an ellipsoid rotated by yaw and pitch."
-    u, v = (np.asarray(k, np.float32) for k in (u, v))  # a float64 scalar would make everything after it slow
+    u = np.asarray(u, np.float32)  # a float64 scalar would make everything after it slow
+    v = np.asarray(v, np.float32)
     z = np.sqrt(np.clip(1 - u * u - np.float32(0.55) * v * v, np.float32(0.04), 1))
     x = f.cx + f.a * (u * f.cos + (z + lift) * 0.9 * f.sin)
     y = f.cy + f.low * (v * f.nodcos - (z + lift) * 0.75 * f.nod)

@@ -60,9 +60,8 @@ def paint_head(cv: Canvas, f: SimpleNamespace) -> None:
     q, x, y = head_field(cv, f)
     alpha = inside((1 - q) * (0.5 * f.a), cv.px)
     gleam = bump(((x - 0.35 * f.side) / 0.55) ** 2 + ((y + 0.62) / 0.28) ** 2) * (0.42 * (1 - f.full))
-    cast = bump(np.clip((cv.y - hairline(cv, f)) * 13, 0, 1)) * (
-        smooth((f.ends - cv.y) * 6) * smooth(f.hair / 0.22) * 0.75
-    )
+    under_hair = bump(np.clip((cv.y - hairline(cv, f)) * 13, 0, 1))
+    cast = under_hair * (smooth((f.ends - cv.y) * 6) * smooth(f.hair / 0.22) * 0.75)
     shade = (0.42 * f.side) * x + (0.26 - 0.10 * y) - 0.55 * q * q + gleam - cast
     cv.over(alpha, f.skin + f.tone * shade)
 
@@ -82,9 +81,8 @@ def paint_hair(cv: Canvas, f: SimpleNamespace) -> None:
     q, x, y = cap_field(cv, f, lerp(0.62, 0.91, f.length))
     there = smooth(f.hair / 0.22)
     steep = np.gradient(line, cv.px, axis=2)  # beside the face the line runs nearly upright
-    alpha = inside(np.minimum((line - cv.y) * (1 / np.sqrt(1 + steep * steep)), (1 - q) * (0.5 * f.a)), cv.px) * smooth(
-        (f.ends - cv.y) * 9
-    )
+    above_line = (line - cv.y) * (1 / np.sqrt(1 + steep * steep))
+    alpha = inside(np.minimum(above_line, (1 - q) * (0.5 * f.a)), cv.px) * smooth((f.ends - cv.y) * 9)
     strand = wave((x - 0.3 * (f.hair_shape - 0.5)) / (y + 1.7) * (5 + 2 * f.hair_shape) + 0.25 * y)
     sheen = bump(((q - 0.55 + 0.03 * strand) / 0.36) ** 2) * np.clip(-y * 1.6, 0, 1)
     shade = (
@@ -105,11 +103,8 @@ def paint_beard(cv: Canvas, f: SimpleNamespace) -> None:
     u = (cv.x - mx) / f.a
     u2 = u * u
     top = np.maximum(my - 0.105 + 0.15 * smooth(u2 * 5) - 0.40 * smooth((u2 - 0.20) * 1.2), f.cy - 0.02)
-    alpha = (
-        inside((1 - q) * (0.4 * f.a) + 0.012 * f.beard, cv.px)
-        * smooth((cv.y - top) * 14)
-        * (0.96 * smooth(f.beard * 1.7))
-    )
+    alpha = inside((1 - q) * (0.4 * f.a) + 0.012 * f.beard, cv.px)
+    alpha = alpha * smooth((cv.y - top) * 14) * (0.96 * smooth(f.beard * 1.7))
     shade = (0.78 - 0.18 * (y - 0.6)) + 0.08 * wave(x * 3.2 + y * 0.6) + 0.22 * f.side * x
     cv.over(alpha, lerp(f.haird, f.hairc, 0.6) * shade)
 
@@ -117,19 +112,25 @@ def paint_beard(cv: Canvas, f: SimpleNamespace) -> None:
 # %% ../../../nbs/data/synthfaces/render.ipynb #e1a95933
 def paint_glasses(cv: Canvas, f: SimpleNamespace) -> None:
     "Frames that fade in, then thicken; a faint glare on the lenses."
-    (lx, y, lw), (rx, _, rw) = (project(f, s * 0.44, 0.02, 0.12) for s in (-1, 1))
-    lw, rw = 0.185 * np.clip(lw, 0.6, 1.1), 0.185 * np.clip(rw, 0.6, 1.1)
+    lx, y, lw = project(f, -0.44, 0.02, 0.12)
+    rx, _, rw = project(f, 0.44, 0.02, 0.12)
+    lw = 0.185 * np.clip(lw, 0.6, 1.1)
+    rw = 0.185 * np.clip(rw, 0.6, 1.1)
     cv = cv.patch((lx + rx) / 2, y, 0.76, 0.20)
-    alpha, thick = smooth(f.glasses * 2.2), 0.009 + 0.022 * f.glasses
+    alpha = smooth(f.glasses * 2.2)
+    thick = 0.009 + 0.022 * f.glasses
     iy = ((cv.y - y) / 0.155) ** 2
     iy = iy * iy
-    ix = [((cv.x - c) / w) ** 2 for c, w in ((lx, lw), (rx, rw))]
-    d = [(1 - np.sqrt(np.sqrt(k * k + iy))) * 0.165 for k in ix]
-    d = np.maximum(*d)
-    ears = [f.cx + f.a * (s * f.cos - 0.1 * f.sin) for s in (-1, 1)]
-    arms = (
-        band(cv.x, lx + lw, rx - rw, cv.px) + band(cv.x, ears[0], lx - lw, cv.px) + band(cv.x, rx + rw, ears[1], cv.px)
-    )
+
+    def lens(x, w):
+        ix = ((cv.x - x) / w) ** 2
+        return (1 - np.sqrt(np.sqrt(ix * ix + iy))) * 0.165
+
+    d = np.maximum(lens(lx, lw), lens(rx, rw))
+    left_ear = f.cx + f.a * (-f.cos - 0.1 * f.sin)
+    right_ear = f.cx + f.a * (f.cos - 0.1 * f.sin)
+    bridge = band(cv.x, lx + lw, rx - rw, cv.px)
+    arms = bridge + band(cv.x, left_ear, lx - lw, cv.px) + band(cv.x, rx + rw, right_ear, cv.px)
     arms = arms * band(cv.y, y - 0.035 - thick, y - 0.035 + thick, cv.px)
     cv.over(0.16 * alpha * inside(d, cv.px), (0.90, 0.95, 1.0))
     cv.over(alpha * np.maximum(inside(d + thick, cv.px) - inside(d - thick, cv.px), arms), (0.13, 0.11, 0.14))
@@ -142,7 +143,8 @@ def paint_faces(
     size: int,  # pixels of the canvas
 ) -> Canvas:
     "Paint a batch of portraits, back to front, every part in its own window."
-    f, cv = describe(factors), Canvas(len(factors), size)
+    f = describe(factors)
+    cv = Canvas(len(factors), size)
     paint_backdrop(cv, f)
     paint_back_hair(cv.window(-0.78, 0.78, -0.82, 1), f)
     paint_body(cv.window(-1, 1, 0.40, 1), f)
@@ -160,7 +162,9 @@ def paint_faces(
 # %% ../../../nbs/data/synthfaces/render.ipynb #5ae4d553
 def supersampling(resolution: int) -> int:
     "Sub-pixels per side of a pixel: small pictures have features thinner than a pixel."
-    return 4 if resolution < 24 else 2 if resolution < 128 else 1
+    if resolution < 24:
+        return 4
+    return 2 if resolution < 128 else 1
 
 
 # %% ../../../nbs/data/synthfaces/render.ipynb #dd4be1dc

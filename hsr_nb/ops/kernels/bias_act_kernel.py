@@ -158,9 +158,12 @@ def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
     if n == 0:
         return out
     channels = 0 if b is None else len(b)
-    ref, b = _like(ref, out), out if b is None else b.contiguous()
-    dy, ddx = (out if t is None else _like(t, out) for t in (dy, ddx))
-    block, c = 1024, 0.0 if clamp is None else torch.tensor(clamp, dtype=out.dtype).item()
+    ref = _like(ref, out)
+    b = out if b is None else b.contiguous()  # what is absent is never read
+    dy = out if dy is None else _like(dy, out)
+    ddx = out if ddx is None else _like(ddx, out)
+    limit = 0.0 if clamp is None else torch.tensor(clamp, dtype=out.dtype).item()  # as a clamped value is stored
+    block = 1024
     with torch.cuda.device_of(out):  # Triton launches on the current device
         _bias_act_kernel[(triton.cdiv(n, block),)](
             ref,
@@ -172,7 +175,7 @@ def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
             float(alpha),
             float(gain),
             1 / gain,
-            c,
+            limit,
             ACT=act,
             GRAD=grad,
             CHANNELS=channels,
@@ -254,7 +257,8 @@ def _backward(ctx, dy):
     dim, _, _, gain, _ = ctx.rest
     need_x, need_b = ctx.needs_input_grad[:2]
     dx = _gradient(dy, *ctx.saved_tensors, *ctx.rest) if ctx.saved_tensors else dy * gain
-    return dx if need_x else None, _over_the_rest(dx, dim) if need_b else None, *[None] * 5
+    db = _over_the_rest(dx, dim) if need_b else None
+    return dx if need_x else None, db, None, None, None, None, None
 
 
 _forward.register_autograd(_backward, setup_context=_save_forward)
@@ -271,14 +275,14 @@ def _backward_of_gradient(ctx, ddx):
     "Linear in dy; for a straight activation the second derivative is zero."
     dy, ref, b = ctx.saved_tensors
     need_dy, need_ref, need_b = ctx.needs_input_grad[:3]
-    ddy = _gradient(ddx, ref, b, *ctx.rest) if need_dy else None
-    d = None if ctx.straight or not (need_ref or need_b) else _gradient2(ddx, dy, ref, b, *ctx.rest)
-    return (
-        ddy,
-        d if need_ref else None,
-        _over_the_rest(d, ctx.rest[0]) if d is not None and need_b else None,
-        *[None] * 5,
-    )
+    ddy = dref = db = None
+    if need_dy:
+        ddy = _gradient(ddx, ref, b, *ctx.rest)
+    if (need_ref or need_b) and not ctx.straight:
+        second = _gradient2(ddx, dy, ref, b, *ctx.rest)
+        dref = second if need_ref else None
+        db = _over_the_rest(second, ctx.rest[0]) if need_b else None
+    return ddy, dref, db, None, None, None, None, None
 
 
 _gradient.register_autograd(_backward_of_gradient, setup_context=_save_gradient)
@@ -299,7 +303,7 @@ def fault(x: Tensor, b: Tensor | None, act: str, alpha: float | None, gain: floa
         return f"bias_act kernel: expected the bias on {x.device}, found it on {b.device}"
     if not gain > 0:
         return f"bias_act kernel: expected a gain above zero, found {gain}"
-    if act == "lrelu" and not alpha >= 0:
+    if act == "lrelu" and not (alpha is not None and alpha >= 0):
         return f"bias_act kernel: expected a slope alpha of at least zero, found {alpha}"
     return None
 
@@ -314,15 +318,13 @@ def bias_act_triton(
     gain: float = 1.0,  # above zero
     clamp: float | None = None,  # None: no clamping
 ) -> Tensor:  # the shape and layout of x
-    "clamp(gain * act(x + b), -clamp, clamp) in one kernel; twice differentiable. Karras et al. 2019 (StyleGAN2), appendix B."
-    if reason := fault(x, b, act, alpha, gain):
+    """clamp(gain * act(x + b), -clamp, clamp) in one kernel; twice differentiable.
+
+    ValueError with the sentence of `fault`. [StyleGAN2] appendix B."""
+    reason = fault(x, b, act, alpha, gain)
+    if reason:
         raise ValueError(reason)
-    return _forward(
-        x,
-        b,
-        dim % max(x.ndim, 1),
-        act,
-        0.0 if alpha is None else float(alpha),
-        float(gain),
-        None if clamp is None else float(clamp),
-    )
+    dim = dim % max(x.ndim, 1)
+    slope = 0.0 if alpha is None else float(alpha)
+    limit = None if clamp is None else float(clamp)
+    return _forward(x, b, dim, act, slope, float(gain), limit)
