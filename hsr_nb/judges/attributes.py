@@ -108,6 +108,7 @@ def _from_card(path, device):
     return _of_judge(Detector(net, card | known, device))
 
 
+# %% ../../nbs/judges/attributes.ipynb #75a38836
 def _open_torchscript(path, device):
     "The program in a TorchScript file. ValueError where there is none."
     try:

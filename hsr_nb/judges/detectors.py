@@ -164,6 +164,7 @@ def load_detector(
     return Detector(Pooled(timm_net, size), card | {"input": spec}, device)
 
 
+# %% ../../nbs/judges/detectors.ipynb #9429b8f0
 def require_independent(
     judge,  # anything with .name and .sha256
     teacher: dict | None = None,  # as a checkpoint records it; None: there was none
