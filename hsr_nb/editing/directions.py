@@ -81,6 +81,10 @@ class Directions:
         k = self.names.index(name)
         return self.vectors[k] * (strength * self.sigma[k])
 
+    def by_name(self) -> dict[str, Tensor]:
+        "Unit vectors [w_dim] by name."
+        return dict(zip(self.names, self.vectors))
+
     def check(self, G: Generator):
         "ValueError unless these directions were found in this generator."
         found = generator_hash(G)

@@ -76,5 +76,4 @@ class GANSpace:
 
     def directions(self) -> dict[str, Tensor]:
         "Unit vectors [w_dim] by name. ValueError before `fit`."
-        found = require_found(self.found)
-        return dict(zip(found.names, found.vectors))
+        return require_found(self.found).by_name()

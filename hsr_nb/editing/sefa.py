@@ -21,7 +21,9 @@ def style_affines(G: Generator) -> list[FullyConnectedLayer]:
     affines = [blocks[0].conv1.affine]
     for block in blocks[1:]:
         affines += [block.conv0.affine, block.conv1.affine]
-    return [*affines, blocks[-1].torgb.affine]
+    colours = blocks[-1].torgb
+    assert colours is not None  # the last level draws colours in every architecture
+    return [*affines, colours.affine]
 
 
 # %% ../../nbs/editing/sefa.ipynb #7864ef5b
@@ -77,5 +79,4 @@ class SeFa:
 
     def directions(self) -> dict[str, Tensor]:
         "Unit vectors [w_dim] by name. ValueError before `fit`."
-        found = require_found(self.found)
-        return dict(zip(found.names, found.vectors))
+        return require_found(self.found).by_name()

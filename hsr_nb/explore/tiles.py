@@ -8,7 +8,6 @@ __all__ = ["SCRIPT", "STYLE", "tile", "tiles_class"]
 # %% ../../nbs/explore/tiles.ipynb #c77a7ee5
 from functools import cache
 
-import torch
 from torch import Tensor
 
 # %% ../../nbs/explore/tiles.ipynb #c052bc7d
