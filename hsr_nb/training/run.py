@@ -113,7 +113,7 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
     d = cfg.data
     files = d.path not in BUILT_IN
     size = {} if d.max_size is None else {"max_size" if files else "size": d.max_size}
-    options = {"resolution": d.resolution, "labels": d.labels, **size}
+    options: dict = {"resolution": d.resolution, "labels": d.labels, **size}
     if procs is None or not files:
         return open_dataset(d.path, **options)
 
