@@ -36,9 +36,11 @@ def test_layout_of_the_zip(tmp_path):
         assert all(i.compress_type == zipfile.ZIP_STORED for i in infos)
         assert z.getinfo("00000/img00000003.png").file_size > 16 * 16 * 3  # compress level 0
         meta = json.loads(z.read("dataset.json"))
-    assert meta["labels"][3] == ["00000/img00000003.png", 1] and meta["hsr_nb"]["resize_filter"] == "none"
+    assert meta["labels"][3] == ["00000/img00000003.png", 1]
+    assert meta["hsr_nb"]["resize_filter"] == "none"
     assert len(meta["hsr_nb"]["source_sha256"]) == 64
-    a, s = ImageDataset(tmp_path / "a.zip", labels=True), ImageDataset(tmp_path / "s", labels=True)
+    a = ImageDataset(tmp_path / "a.zip", labels=True)
+    s = ImageDataset(tmp_path / "s", labels=True)
     assert torch.equal(a.images(range(12)), s.images(range(12)))
     assert torch.equal(a.labels(range(12)), s.labels(range(12)))
     convert_dataset(tmp_path / "s", tmp_path / "folder", progress=False)
@@ -62,14 +64,17 @@ def test_thousands_go_into_numbered_folders(tmp_path):
 def test_transforms(transform):
     x = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
     said = []
-    size = (32, 64) if transform == "center-crop-wide" else (64, 64)
+    wide = transform == "center-crop-wide"
+    size = (32, 64) if wide else (64, 64)
     got = np.asarray(transformed(Image.fromarray(x), size, transform, "box", said))
     assert got.shape == (64, 64, 3)
-    piece = {"none": x, "center-crop": x[:, 32:128], "center-crop-wide": x[8:88]}[transform]
-    want = np.asarray(Image.fromarray(piece).resize(size[::-1], Image.Resampling.BOX))
-    assert np.array_equal(got[16:48] if transform == "center-crop-wide" else got, want)
-    if transform == "center-crop-wide":
-        assert got[:16].max() == 0 and got[48:].max() == 0
+    pieces = {"none": x, "center-crop": x[:, 32:128], "center-crop-wide": x[8:88]}
+    piece = Image.fromarray(pieces[transform])
+    want = np.asarray(piece.resize(size[::-1], Image.Resampling.BOX))
+    assert np.array_equal(got[16:48] if wide else got, want)
+    if wide:
+        assert got[:16].max() == 0
+        assert got[48:].max() == 0
     assert any("stretched" in s for s in said) == (transform == "none")
 
 
@@ -78,7 +83,8 @@ def test_crop_box_is_centred_and_largest():
         left, top, right, bottom = crop_box(w, h, W, H)
         piece_w, piece_h = right - left, bottom - top
         assert piece_w == w or piece_h == h
-        assert abs((w - right) - left) <= 1 and abs((h - bottom) - top) <= 1
+        assert abs((w - right) - left) <= 1
+        assert abs((h - bottom) - top) <= 1
         assert abs(piece_w * H - piece_h * W) <= max(W, H)
 
 
@@ -160,11 +166,18 @@ def test_class_folders_and_missing_labels(tmp_path):
     make_set(tmp_path / "s", 9)
     convert_dataset(tmp_path / "s", tmp_path / "f.zip", labels="folders", progress=False)
     ds = ImageDataset(tmp_path / "f.zip", labels=True)
-    assert ds.label_dim == 3 and ds.labels(range(9)).argmax(1).tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert ds.label_dim == 3
+    assert ds.labels(range(9)).argmax(1).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     picture(0).save(tmp_path / "s/top.png")
     summary = convert_dataset(tmp_path / "s", tmp_path / "g.zip", labels="folders", progress=False)
-    assert summary["distinct_labels"] == 0 and any("without a label" in k for k in summary["done"])
-    assert json.loads(zipfile.ZipFile(tmp_path / "g.zip").read("dataset.json"))["labels"] is None
+    assert summary["distinct_labels"] == 0
+    assert any("without a label" in k for k in summary["done"])
+    meta = json.loads(zipfile.ZipFile(tmp_path / "g.zip").read("dataset.json"))
+    assert meta["labels"] is None
+
+
+def contents(folder):
+    return {p: (p.read_bytes() if p.is_file() else None) for p in folder.rglob("*")}
 
 
 def test_refusals_leave_nothing(tmp_path, capsys):
@@ -177,29 +190,29 @@ def test_refusals_leave_nothing(tmp_path, capsys):
     odd = make_set(tmp_path / "odd", 5)
     picture(0, size=(16, 8)).save(odd / "z.png")
     (tmp_path / "none").mkdir()
-    before = {p: (p.read_bytes() if p.is_file() else None) for p in tmp_path.rglob("*")}
-    s = str
-    for args, say in (
-        (["--source", s(root), "--dest", s(tmp_path / "full")], "not empty"),
-        (["--source", s(root), "--dest", s(tmp_path / "there.zip")], "exists already"),
-        (["--source", s(root), "--dest", s(tmp_path / "x.tar")], "must end in .zip"),
-        (["--source", s(root), "--dest", s(tmp_path / "x.zip"), "--width", "48"], "no power of two"),
-        (["--source", s(root), "--dest", s(tmp_path / "x.zip"), "--width", "0"], "at least 1"),
-        (["--source", s(root), "--dest", s(tmp_path / "x.zip"), "--transform", "center-crop"], "needs --width"),
-        (["--source", s(grey), "--dest", s(tmp_path / "x.zip")], "z.png is L and the first picture RGB"),
-        (["--source", s(odd), "--dest", s(tmp_path / "x.zip")], "z.png is 16x8 and the first picture 16x16"),
-        (["--source", s(tmp_path / "none"), "--dest", s(tmp_path / "x.zip")], "holds no images"),
-        (["--source", s(tmp_path / "gone"), "--dest", s(tmp_path / "x.zip")], "does not exist"),
-        (["--source", s(tmp_path / "full/keep.txt"), "--dest", s(tmp_path / "x.zip")], "neither a folder nor a .zip"),
-        (["--source", s(root), "--dest", s(tmp_path / "full/keep.txt/x.zip")], "keep.txt"),
+    before = contents(tmp_path)
+    photos, to = str(root), str(tmp_path / "x.zip")
+    for source, dest, options, say in (
+        (photos, str(tmp_path / "full"), "", "not empty"),
+        (photos, str(tmp_path / "there.zip"), "", "exists already"),
+        (photos, str(tmp_path / "x.tar"), "", "must end in .zip"),
+        (photos, to, "--width 48", "no power of two"),
+        (photos, to, "--width 0", "at least 1"),
+        (photos, to, "--transform center-crop", "needs --width"),
+        (str(grey), to, "", "z.png is L and the first picture RGB"),
+        (str(odd), to, "", "z.png is 16x8 and the first picture 16x16"),
+        (str(tmp_path / "none"), to, "", "holds no images"),
+        (str(tmp_path / "gone"), to, "", "does not exist"),
+        (str(tmp_path / "full/keep.txt"), to, "", "neither a folder nor a .zip"),
+        (photos, str(tmp_path / "full/keep.txt/x.zip"), "", "keep.txt"),
     ):
-        assert main(args) == 2, args
+        assert main(["--source", source, "--dest", dest, *options.split()]) == 2, say
         lines = capsys.readouterr().err.splitlines()
-        err = [line for line in lines if "image/s]" not in line and "?image" not in line]
-        assert say in " ".join(err) and "Traceback" not in " ".join(err), (args, err)
-        assert {p: (p.read_bytes() if p.is_file() else None) for p in tmp_path.rglob("*")} == before, args
+        err = " ".join(line for line in lines if "image/s]" not in line and "?image" not in line)
+        assert say in err and "Traceback" not in err
+        assert contents(tmp_path) == before, say
     with pytest.raises(SystemExit) as e:
-        main(["--source", s(root), "--transform", "sideways"])
+        main(["--source", photos, "--transform", "sideways"])
     assert e.value.code == 2
 
 

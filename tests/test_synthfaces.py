@@ -29,9 +29,12 @@ def test_pixels_do_not_depend_on_batch_order_chunks_or_threads(resolution):
     f = FACES[40:80:3]
     whole = render_faces(f, resolution, threads=1)
     assert (whole == render_faces(f, resolution, threads=3)).all()
-    assert (whole == torch.cat([render_faces(f[i : i + 1], resolution) for i in range(len(f))])).all()
-    assert (whole.flip(0) == render_faces(f[::-1].copy(), resolution)).all()
-    assert (whole == torch.from_numpy(fr.render_array(f, resolution))).all()  # one big chunk
+    alone = [render_faces(face[None], resolution) for face in f]
+    assert (whole == torch.cat(alone)).all()
+    backwards = render_faces(f[::-1].copy(), resolution)
+    assert (whole.flip(0) == backwards).all()
+    one_chunk = torch.from_numpy(fr.render_array(f, resolution))
+    assert (whole == one_chunk).all()
 
 
 def test_pixels_are_the_ones_networks_were_trained_on():
@@ -47,33 +50,46 @@ GOLDEN = {32: "952949b78201ba31", 64: "849a68969e4ecfdd", "factors": "aa6276bc03
 
 def test_factors_depend_on_seed_and_index_alone():
     f = sample_factors(300, 4)
-    assert (sample_factors([299, 0, 7], 4) == f[[299, 0, 7]]).all() and (sample_factors(1, 4) == f[:1]).all()
-    assert (sample_factors(300, 5) != f).any(1).all() and len(f.unique(dim=0)) == 300
-    assert (sample_factors([2**40 + 1], -3) == sample_factors([2**40, 2**40 + 1], -3)[1:]).all()
+    some = [299, 0, 7]
+    assert (sample_factors(some, 4) == f[some]).all()
+    assert (sample_factors(1, 4) == f[:1]).all()
+    assert (sample_factors(300, 5) != f).any(1).all()
+    assert len(f.unique(dim=0)) == 300
+    far = 2**40
+    both = sample_factors([far, far + 1], -3)
+    assert (sample_factors([far + 1], -3) == both[1:]).all()
 
 
 def test_copula_ranks_and_switch():
-    a, b = (ff.sample_factors(8000, 1, k) for k in (False, True))
+    a = ff.sample_factors(8000, 1, independent=False)
+    b = ff.sample_factors(8000, 1, independent=True)
     C = ff.correlation_matrix()
     plan = 6 / np.pi * np.arcsin(C / 2)
     for f, target in ((a, plan), (b, np.eye(F))):
         assert abs(np.corrcoef(f.argsort(0).argsort(0).T) - target).max() < 0.06
     # the switch keeps the marginals
-    assert abs(a.mean(0) - b.mean(0)).max() < 0.03 and abs(a.std(0) - b.std(0)).max() < 0.03
+    assert abs(a.mean(0) - b.mean(0)).max() < 0.03
+    assert abs(a.std(0) - b.std(0)).max() < 0.03
 
 
 @pytest.mark.parametrize("resolution,limit", [(16, 2.0), (32, 2.0), (48, 1.5), (64, 1.5), (128, 1.5)])
 def test_small_renders_are_averaged_large_ones(resolution, limit):
     k = 384 // resolution
-    large = np.concatenate([fr.paint_faces(FACES[i : i + 8], 384).pixels(1) for i in range(0, 48, 8)])
-    box = large.astype(np.float32).reshape(48, 3, resolution, k, resolution, k).mean((3, 5))
-    d = abs(render_faces(FACES[:48], resolution).numpy() - box)
-    assert d.mean() < limit and d.mean((1, 2, 3)).max() < 2.5 * limit and np.percentile(d, 99.5) < 24
+    parts = [fr.paint_faces(FACES[i : i + 8], 384).pixels(1) for i in range(0, 48, 8)]
+    large = np.concatenate(parts).astype(np.float32)
+    box = large.reshape(48, 3, resolution, k, resolution, k).mean((3, 5))
+    small = render_faces(FACES[:48], resolution).numpy()
+    d = abs(small - box)
+    assert d.mean() < limit
+    assert d.mean((1, 2, 3)).max() < 2.5 * limit
+    assert np.percentile(d, 99.5) < 24
 
 
 def test_32_is_close_to_averaged_128():
-    small, large = (SynthFaces(r).images(range(64)).float() for r in (32, 128))
-    assert (small - large.reshape(64, 3, 32, 4, 32, 4).mean((3, 5))).abs().mean() < 1.5
+    small = SynthFaces(32).images(range(64)).float()
+    large = SynthFaces(128).images(range(64)).float()
+    averaged = large.reshape(64, 3, 32, 4, 32, 4).mean((3, 5))
+    assert (small - averaged).abs().mean() < 1.5
 
 
 @pytest.mark.parametrize("name", ff.FACTOR_NAMES)
@@ -132,17 +148,24 @@ def test_a_thin_band_keeps_its_area():
 def test_protocol():
     ds = SynthFaces(32, size=50, seed=2, labels=True)
     image, label = ds[0]
-    assert image.dtype == torch.uint8 and image.shape == ds.image_shape == (3, 32, 32)
-    assert label.dtype == torch.float32 and label.shape == (9,)
-    assert (ds.labels([4]) == ds.factors([4])[:, :9]).all() and ds.factors([4]).shape == (1, len(ds.factor_names))
+    assert image.dtype == torch.uint8
+    assert image.shape == ds.image_shape == (3, 32, 32)
+    assert label.dtype == torch.float32
+    assert label.shape == (9,)
+    truth = ds.factors([4])
+    assert truth.shape == (1, len(ds.factor_names))
+    assert (ds.labels([4]) == truth[:, :9]).all()
+    two = ds.images([1, 2])
     for kind in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)):
-        assert (ds.images(kind) == ds.images([1, 2])).all()
-    assert ds.images([]).shape == (0, 3, 32, 32) and ds.labels([]).shape == (0, 9)
+        assert (ds.images(kind) == two).all()
+    assert ds.images([]).shape == (0, 3, 32, 32)
+    assert ds.labels([]).shape == (0, 9)
     plain = SynthFaces(32, size=50, seed=2)
     assert plain.labels([0, 1]).shape == (2, 0) and plain.label_dim == 0
     assert plain.name == "synthfaces" and len(plain) == 50
     again = pickle.loads(pickle.dumps(ds))
-    assert again.identity == ds.identity and (again.images([49]) == ds.images([49])).all()
+    assert again.identity == ds.identity
+    assert (again.images([49]) == ds.images([49])).all()
     assert len(list(plain)) == 50  # iteration ends where the data set ends
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..base.errors import DataError, shown
 from ..base.shell import options, run
-from .check import base_of
+from .check import base_of, plural
 from .decoding import chain_filters
 from .files import label_table
 from .output import writing
@@ -322,7 +322,7 @@ def _print_summary(summary: dict):
     channels, height, width = summary["shape"]
     kinds = summary["distinct_labels"]
     facts = [
-        _some(summary["images"], "image"),
+        plural(summary["images"], "image"),
         f"{width}x{height} (width x height)",
         f"{channels} channels",
         f"{kinds} different labels" if kinds else "no labels",
@@ -330,15 +330,11 @@ def _print_summary(summary: dict):
     ]
     print(f"{shown(summary['dest'])}: {', '.join(facts)}")
     for what, n in summary["done"].items():
-        print(f"  {_some(n, 'picture')}: {what}")
+        print(f"  {plural(n, 'picture')}: {what}")
     if summary["dropped"]:
-        print(f"  {_some(summary['dropped'], 'picture')} left out: too small")
+        print(f"  {plural(summary['dropped'], 'picture')} left out: too small")
     skipped = summary["skipped"]
     for name, why in skipped[:10]:
         print(f"  left out: {shown(name)} {why}")
     if len(skipped) > 10:
         print(f"  ... and {len(skipped) - 10} more left out")
-
-
-def _some(n, what):
-    return f"{n} {what}{'s' * (n != 1)}"

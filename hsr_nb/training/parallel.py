@@ -76,10 +76,11 @@ class Processes:
             dist.barrier()
 
     def from_first(self, make: Callable):
-        "What `make` returns in the first process, for all. The others wait as long as it takes; if it fails, they fail."
+        "What `make` returns in the first process, for all; the others wait however long it takes, and fail with it."
         if self.world == 1:
             return make()
         patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+        assert isinstance(patient, dist.ProcessGroup)  # every process is a member
         said = [None, "it was interrupted"]  # (value, why there is none)
         if self.rank > 0:
             dist.broadcast_object_list(said, 0, patient)
