@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..base.pictures import image_grid, to_uint8, write_png

@@ -1,4 +1,4 @@
-"""Frozen networks that look at pictures: backbones, detectors, attribute and identity networks, perceptual distances."""
+"""Frozen networks that look at pictures: detectors, attributes, identities, perceptual distances."""
 
 from .attributes import AttributeBank, load_bank
 from .backbones import Backbone, build_backbone, load_embedded

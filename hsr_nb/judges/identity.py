@@ -8,7 +8,6 @@ __all__ = ["IdentityNet", "IdentityEncoder", "load_identity"]
 # %% ../../nbs/judges/identity.ipynb #9f9b23cd
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

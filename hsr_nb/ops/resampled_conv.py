@@ -8,7 +8,6 @@ __all__ = ["conv2d_resample"]
 # %% ../../nbs/ops/resampled_conv.ipynb #4f8cab49
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

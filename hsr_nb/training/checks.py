@@ -17,6 +17,7 @@ __all__ = [
 # %% ../../nbs/training/checks.ipynb #a7d649ef
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
     With `procs`, the first of them reads every file of a folder or zip once, and bad ones are named in a DataError."""
     d = cfg.data
     files = d.path not in BUILT_IN
-    options = {"resolution": d.resolution, "labels": d.labels}
+    options: dict[str, Any] = {"resolution": d.resolution, "labels": d.labels}
     if d.max_size is not None:
         options["max_size" if files else "size"] = d.max_size
     if procs is None or not files:

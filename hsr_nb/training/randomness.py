@@ -11,8 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base.streams import stream
-
 
 # %% ../../nbs/training/randomness.ipynb #ccbc2586
 def send(

@@ -1,1 +1,1 @@
-"""Triton kernels. Importing a module of this folder needs Triton; `hsr_nb.ops` does so only when a kernel is about to run."""
+"""Triton kernels, imported by `hsr_nb.ops` only where Triton is and a kernel is about to run."""
