@@ -19,7 +19,7 @@ from hsr_nb.data.files import FolderFiles, ZipFiles
 from hsr_nb.data.images import FileSet
 from hsr_nb.training import override, preset, train
 from hsr_nb.training.checks import open_data
-from hsr_nb.training.parallel import Processes
+from hsr_nb.training.parallel import Processes, from_first
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def slow():
     return {"from": procs.rank}
 
 
-print(procs.from_first(slow), procs.from_first(lambda: procs.rank))
+print(from_first(procs, slow), from_first(procs, lambda: procs.rank))
 
 
 def bad():
@@ -272,7 +272,7 @@ def bad():
 
 
 try:
-    procs.from_first(bad)
+    from_first(procs, bad)
 except Exception as e:
     print(type(e).__name__, e)
 """
@@ -289,7 +289,7 @@ def never():
     time.sleep(1000)
 
 
-procs.from_first(never)
+from_first(procs, never)
 """
     first, second = two(program, tmp_path)
     assert first.stdout.readline() == "waiting\n"

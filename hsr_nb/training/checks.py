@@ -27,7 +27,7 @@ from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
 from .config import TrainConfig
 from .gpu import compiles
-from .parallel import Processes
+from .parallel import Processes, from_first
 
 
 # %% ../../nbs/training/checks.ipynb #13b28b65
@@ -47,7 +47,7 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
         memo = Path(cfg.run_dir, "data.json")
         return open_checked(dataset_path(d.path), memo, progress=progress, **options).identity
 
-    return open_known(d.path, procs.from_first(checked), **options)
+    return open_known(d.path, from_first(procs, checked), **options)
 
 
 # %% ../../nbs/training/checks.ipynb #fbf1bb66

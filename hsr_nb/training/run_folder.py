@@ -89,6 +89,22 @@ def _sweep(folder: Path):
             left.unlink()
 
 
+def _take(path):
+    "Make the folders of a run, lock it, and remove what killed processes left; the lock."
+    folders = path, path / "samples", path / "checkpoints"
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        owner = own(path)
+        (path / ".write-test.tmp").touch()
+        for folder in folders:
+            _sweep(folder)
+    except OSError as e:
+        raise CheckpointError(f"cannot write to the run folder {path}: {e.strerror}") from e
+    return owner
+
+
+# %% ../../nbs/training/run_folder.ipynb #c68078aa
 class RunFolder:
     """config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run.
 
@@ -97,19 +113,7 @@ class RunFolder:
     def __init__(self, path, writes: bool):
         self.path = Path(path)
         self.writes = writes
-        self.owner = None
-        if not writes:
-            return
-        folders = self.path, self.path / "samples", self.path / "checkpoints"
-        try:
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            self.owner = own(self.path)
-            (self.path / ".write-test.tmp").touch()
-            for folder in folders:
-                _sweep(folder)
-        except OSError as e:
-            raise CheckpointError(f"cannot write to the run folder {self.path}: {e.strerror}") from e
+        self.owner = _take(self.path) if writes else None
 
     def __enter__(self):
         return self
