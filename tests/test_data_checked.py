@@ -19,7 +19,7 @@ from hsr_nb.data.files import FolderFiles, ZipFiles
 from hsr_nb.data.images import FileSet
 from hsr_nb.training import override, preset, train
 from hsr_nb.training.checks import open_data
-from hsr_nb.training.parallel import Processes, from_first
+from hsr_nb.training.parallel import Processes
 
 
 @pytest.fixture
@@ -240,6 +240,7 @@ from hsr_nb.training import parallel
 begin = dist.init_process_group
 dist.init_process_group = lambda backend, timeout: begin(backend, timeout=datetime.timedelta(seconds=2))
 procs, _ = parallel.join("cpu")
+from_first = parallel.from_first
 """
 
 
