@@ -80,7 +80,7 @@ def read_metrics(run_dir) -> list[dict]:
     return rows
 
 
-# %% ../../nbs/training/run_folder.ipynb #b1ea9578
+# %% ../../nbs/training/run_folder.ipynb #8f1656e0
 def _sweep(folder: Path):
     "Remove what killed processes left in a folder, those of earlier versions and of the safetensors library too."
     remove_leftovers(folder)
@@ -89,6 +89,22 @@ def _sweep(folder: Path):
             left.unlink()
 
 
+def _take(path: Path) -> IO:  # the open lock file
+    "Make a run folder, or find it, and take it for this process."
+    folders = path, path / "samples", path / "checkpoints"
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        owner = own(path)
+        (path / ".write-test.tmp").touch()
+        for folder in folders:
+            _sweep(folder)
+    except OSError as e:
+        raise CheckpointError(f"cannot write to the run folder {path}: {e.strerror}") from e
+    return owner
+
+
+# %% ../../nbs/training/run_folder.ipynb #b1ea9578
 class RunFolder:
     """config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run.
 
@@ -97,19 +113,7 @@ class RunFolder:
     def __init__(self, path, writes: bool):
         self.path = Path(path)
         self.writes = writes
-        self.owner = None
-        if not writes:
-            return
-        folders = self.path, self.path / "samples", self.path / "checkpoints"
-        try:
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
-            self.owner = own(self.path)
-            (self.path / ".write-test.tmp").touch()
-            for folder in folders:
-                _sweep(folder)
-        except OSError as e:
-            raise CheckpointError(f"cannot write to the run folder {self.path}: {e.strerror}") from e
+        self.owner = _take(self.path) if writes else None
 
     def __enter__(self):
         return self
