@@ -80,7 +80,7 @@ def read_metrics(run_dir) -> list[dict]:
     return rows
 
 
-# %% ../../nbs/training/run_folder.ipynb #b1ea9578
+# %% ../../nbs/training/run_folder.ipynb #8f1656e0
 def _sweep(folder: Path):
     "Remove what killed processes left in a folder, those of earlier versions and of the safetensors library too."
     remove_leftovers(folder)
@@ -89,8 +89,8 @@ def _sweep(folder: Path):
             left.unlink()
 
 
-def _take(path):
-    "Make the folders of a run, lock it, and remove what killed processes left; the lock."
+def _take(path: Path) -> IO:  # the open lock file
+    "Make a run folder, or find it, and take it for this process."
     folders = path, path / "samples", path / "checkpoints"
     try:
         for folder in folders:
@@ -104,7 +104,7 @@ def _take(path):
     return owner
 
 
-# %% ../../nbs/training/run_folder.ipynb #c68078aa
+# %% ../../nbs/training/run_folder.ipynb #b1ea9578
 class RunFolder:
     """config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run.
 
