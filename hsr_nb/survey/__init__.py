@@ -1,0 +1,1 @@
+"""Real or fake? A survey of people: built, run, analysed."""
