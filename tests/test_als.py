@@ -28,7 +28,6 @@ from hsr_nb.metrics.als import (
 from hsr_nb.metrics.als_paths import (
     AttributeBank,
     generate_paths,
-    generator_hash,
     load_bank,
     load_logits,
     path_ends,
@@ -37,6 +36,7 @@ from hsr_nb.metrics.als_paths import (
     save_logits,
 )
 from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import generator_hash
 
 
 def naive(L):
@@ -405,7 +405,7 @@ def test_two_generators_walk_the_same_paths(G):
     H = Generator(**{**G.init_kwargs, "synthesis_kwargs": dict(channel_base=256, channel_max=16)}).eval()
     H.mapping.load_state_dict(G.mapping.state_dict())
     assert all(torch.equal(path_ends(G, p, 1), path_ends(H, p, 1)) for p in range(3))
-    from hsr_nb.metrics.path_length import seeded_noise
+    from hsr_nb.nets.seeds import seeded_noise
 
     assert all(torch.equal(a, b) for a, b in zip(seeded_noise(G, [5]).values(), seeded_noise(H, [5]).values()))
 

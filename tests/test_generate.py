@@ -10,19 +10,10 @@ import torch
 from PIL import Image
 
 from hsr_nb.base.pictures import image_grid, to_uint8
-from hsr_nb.explore.generate import (
-    GenerateConfig,
-    draw,
-    generate,
-    images_for_seeds,
-    main,
-    parse_seeds,
-    style_mixing_grid,
-    ws_for_seeds,
-    z_from_seed,
-)
+from hsr_nb.explore.generate import GenerateConfig, generate, main, parse_seeds, style_mixing_grid
 from hsr_nb.interop import save_safetensors
 from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import draw, images_for_seeds, ws_for_seeds, z_from_seed
 
 
 def network(c_dim=0, channels=3, seed=0, **kw):

@@ -33,18 +33,10 @@ from hsr_nb.metrics import (
     reference_stats,
 )
 from hsr_nb.metrics.kid_is import mmd2
-from hsr_nb.metrics.path_length import (
-    filtered,
-    map_distance,
-    path_distances,
-    sample_seed,
-    seeded_noise,
-    slerp,
-    synthesize,
-    view,
-)
+from hsr_nb.metrics.path_length import filtered, map_distance, path_distances, slerp, view
 from hsr_nb.metrics.real_features import real_images
 from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import sample_seed, seeded_noise, synthesize
 
 
 def generator(z_dim=16, res=16, c_dim=0):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..interop.safetensors import load_safetensors, save_safetensors
-from ..metrics.als_paths import generator_hash
+from ..nets.seeds import generator_hash
 
 
 # %% ../../nbs/editing/directions.ipynb #bddf5593

@@ -43,8 +43,8 @@ from ..editing.ganspace import GANSpace
 from ..editing.sefa import SeFa
 from ..interop import load_generator
 from ..metrics.als import deviations
-from ..metrics.als_paths import generator_hash, load_bank
-from .generate import check_truncation, class_labels, z_from_seed
+from ..metrics.als_paths import load_bank
+from ..nets.seeds import check_truncation, class_labels, generator_hash, z_from_seed
 from .recipe import Recipe
 
 

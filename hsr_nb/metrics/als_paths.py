@@ -10,7 +10,6 @@ __all__ = [
     "AttributeBank",
     "load_bank",
     "path_logits",
-    "generator_hash",
     "save_logits",
     "load_logits",
     "require_same_paths",
@@ -30,7 +29,7 @@ from ..base.pictures import to_uint8
 from ..base.whole import sha256
 from ..judges.backbones import build_net, load_strict, prepare, read_weights
 from ..judges.detectors import AttributeNet, Detector, load_detector
-from .path_length import sample_seed, seeded_noise, synthesize
+from ..nets.seeds import generator_hash, sample_seed, seeded_noise, synthesize
 
 
 # %% ../../nbs/metrics/als_paths.ipynb #2bfe9358
@@ -246,18 +245,6 @@ def path_logits(
 
 
 # %% ../../nbs/metrics/als_paths.ipynb #10251184
-def generator_hash(G: nn.Module) -> str:
-    "SHA-256 of all parameters and buffers, in the order of their names."
-    digest = hashlib.sha256()
-    for k, v in sorted(G.state_dict().items()):
-        digest.update(
-            k.encode()
-            + str((v.dtype, tuple(v.shape))).encode()
-            + v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
 def save_logits(file, L: np.ndarray, bank, G: nn.Module, seed: int, mode: str = "random", **more) -> dict:
     "Write logits with their provenance as .npz; returns the provenance."
     about = dict(

@@ -5,9 +5,6 @@
 # %% auto #0
 __all__ = [
     "slerp",
-    "seeded_noise",
-    "synthesize",
-    "sample_seed",
     "SquaredL2",
     "map_distance",
     "LPIPS",
@@ -26,6 +23,7 @@ from torch.nn import functional as F
 
 from ..judges.backbones import load_strict
 from ..judges.inception_vgg import VGG16_PLAN, read_published, vgg16_convolutions
+from ..nets.seeds import sample_seed, seeded_noise, synthesize
 
 
 # %% ../../nbs/metrics/path_length.ipynb #533d41ef
@@ -43,34 +41,6 @@ def slerp(
     cosine = (a * b).sum(1, keepdim=True)
     p, c = t * cosine.clamp(-1, 1).acos(), unit(b - cosine * a)
     return unit(a * p.cos() + c * p.sin())
-
-
-# %% ../../nbs/metrics/path_length.ipynb #524e8dfb
-def seeded_noise(
-    G: nn.Module,  # anything with `G.synthesis`; its noise buffers end in "noise_const"
-    seeds,  # one integer per sample
-) -> dict:  # {buffer name: [N, 1, h, w]} on the generator's device
-    "Noise for every layer that depends on the seeds alone."
-    shapes = {k: b for k, b in G.synthesis.named_buffers() if k.endswith("noise_const")}
-    draws = [
-        [torch.randn(b.shape, generator=gen) for b in shapes.values()]
-        for gen in (torch.Generator().manual_seed(int(s)) for s in seeds)
-    ]
-    return {k: torch.stack([d[i] for d in draws])[:, None].to(b) for i, (k, b) in enumerate(shapes.items())}
-
-
-def synthesize(
-    G: nn.Module,
-    ws: Tensor,  # [N, num_ws, w_dim]
-    noise: dict,  # of `seeded_noise`, for N samples or for one
-) -> Tensor:  # [N, C, H, W], always float32
-    "Pictures with the given noise; the generator stays as it is."
-    return torch.func.functional_call(G.synthesis, noise, (ws,), dict(noise_mode="const", force_fp32=True))
-
-
-def sample_seed(seed: int, i: int, stream: int = 0) -> int:
-    "A seed for sample i of a run; streams (latents, noise, ...) do not overlap."
-    return ((seed * 1_000_003 + i) * 16 + stream) % 2**63
 
 
 # %% ../../nbs/metrics/path_length.ipynb #0f9fd845

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from ..base.pictures import to_uint8
+from ..nets.seeds import sample_seed, seeded_noise, synthesize
 from .coverage import precision_recall
 from .fidelity import FeatureStats, feature_stats, frechet
 from .kid_is import kid
-from .path_length import sample_seed, seeded_noise, synthesize
 
 
 # %% ../../nbs/metrics/real_features.ipynb #2a423613

@@ -68,12 +68,13 @@ from ..judges.backbones import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..judges.inception_vgg import variable
 from ..metrics.als import als_report, bootstrap_als, score_paths
-from ..metrics.als_paths import AttributeBank, generator_hash, load_bank, path_logits
+from ..metrics.als_paths import AttributeBank, load_bank, path_logits
 from ..metrics.coverage import precision_recall
 from ..metrics.fidelity import fid, fid_se
 from ..metrics.kid_is import inception_score, kid
 from ..metrics.path_length import LPIPS, DetectorDistance, ppl
 from ..metrics.real_features import collect_features, generated_images, reference_features
+from ..nets.seeds import generator_hash
 
 # %% ../../nbs/studies/evaluate.ipynb #c1a9e278
 SCORES = ("fid", "kid", "pr", "is", "ppl", "als")
