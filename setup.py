@@ -15,6 +15,7 @@ extras = {
         ("cli", "cli"),
         ("data", "data"),
         ("explore", "explore"),
+        ("survey", "survey"),
         ("export", "export"),
         ("sweep", "sweep"),
     )
@@ -31,7 +32,7 @@ setup(
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=find_packages(include=["hsr_nb", "hsr_nb.*"]),
-    package_data={"hsr_nb.weights": ["*"]},
+    package_data={"hsr_nb.weights": ["*"], "hsr_nb.survey": ["words.txt", "page.css", "page.js"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
