@@ -53,7 +53,7 @@ def read_answers(path) -> list[dict]:
 # %% ../../nbs/survey/analysis.ipynb #516ddc11
 def analyse_panel(p: Panel, repeats: int = 5000, seed: int = 0, mixed: bool = False) -> dict:
     "Every number of the analysis as one JSON-able dict. `mixed` adds the mixed model, which takes some seconds."
-    n, right, asked = p.key.questions, int(p.scores.sum()), int((~np.isnan(p.said_fake)).sum())
+    n, right, asked = p.key.questions, int(p.scores.sum()), int(p.asked.sum())
     limits = bootstrap(p, repeats, seed)
     attentive = p.scores[~p.failed]
     primary = session_test(p.scores, n, seed=seed) if len(p.scores) > 1 else None
@@ -140,7 +140,8 @@ def summary_lines(found: dict) -> list[str]:
     lines = [
         f"{found['sessions']} complete sessions of {n} pictures, {found['incomplete']} incomplete ones left out; "
         f"{found['failed_attention']} failed the attention items and are counted.",
-        f"Error rate {_percent(of['error'])}; HYPE-style score {of['hype']['value']:.1f}; intervals: two-way cluster bootstrap.",
+        f"Error rate {_percent(of['error'])}; HYPE-style score {of['hype']['value']:.1f}; "
+        "intervals: two-way cluster bootstrap.",
         f"Fakes called real {_percent(of['fool_rate'])}, real pictures called fake {_percent(of['real_miss'])}.",
         f"Primary test, sessions as the unit: {_tested(found['primary'], n)}.",
         f"Exchanging the labels of the pictures: p = {found['p_key']:.2g}.",

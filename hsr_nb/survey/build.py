@@ -43,9 +43,7 @@ class Plan:
     "How a survey is built."
 
     questions: int = 40  # scored pictures of one session
-    pool: int | None = (
-        None  # scored pictures altogether, of which a session sees a part; without it as many as questions
-    )
+    pool: int | None = None  # scored pictures altogether; without it as many as questions
     real_fraction: float = 0.5  # of the scored pictures
     size: int = 256  # pixels of a side: 32, 64, 128, 256, 512 or 1024
     truncation: float = 1.0  # psi of the generators
@@ -223,7 +221,8 @@ def build_survey(
     cast = _cast(kept, counts, plan.attention, plan.seed)
     named = _named(cast, secret, plan.seed)
     scored = [item for item in cast if item.role == "scored"]
-    reals, others = ([i.image for i in scored if (i.source == "real") == kind] for kind in (True, False))
+    reals = [item.image for item in scored if item.source == "real"]
+    others = [item.image for item in scored if item.source != "real"]
     rows = separability(reals, others)
     key = {
         "schema": SCHEMA,

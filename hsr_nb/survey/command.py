@@ -24,7 +24,7 @@ from .statistics import sessions_needed
 from .store import Store, lengths, told, withdraw
 
 
-# %% ../../nbs/survey/command.ipynb #3b5b87ce
+# %% ../../nbs/survey/command.ipynb #fe57e6cd
 @dataclass(frozen=True, kw_only=True)
 class Build(Plan, Rules):
     "Make a survey: pictures under opaque names, and the key apart."
@@ -71,6 +71,7 @@ class Withdraw:
     answers: str | None = None  # the database; without it beside the folder
 
 
+# %% ../../nbs/survey/command.ipynb #14ef0bc2
 @dataclass(frozen=True)
 class Export:
     "Write the answers as JSON Lines."
@@ -89,7 +90,7 @@ class Status:
     answers: str | None = None  # the database; without it beside the folder
 
 
-# %% ../../nbs/survey/command.ipynb #83afbd92
+# %% ../../nbs/survey/command.ipynb #7171720e
 def _part(cls, cfg):
     "The fields of a base class, as an instance of it."
     return cls(**{f.name: getattr(cfg, f.name) for f in fields(cls)})
@@ -118,10 +119,21 @@ def _serve(cfg: Serve):
                 print("answers travel in clear text: no --https", file=sys.stderr)
         print(f"{address} (Ctrl-C stops; answers are kept)", flush=True)
 
-    settings = dict(host=cfg.host, port=cfg.port, public=cfg.public, names=list(cfg.names), https=cfg.https)
-    serve(cfg.folder, cfg.answers, cfg.key, max_sessions=cfg.max_sessions, ready=ready, **settings)
+    serve(
+        cfg.folder,
+        cfg.answers,
+        cfg.key,
+        host=cfg.host,
+        port=cfg.port,
+        public=cfg.public,
+        names=list(cfg.names),
+        https=cfg.https,
+        max_sessions=cfg.max_sessions,
+        ready=ready,
+    )
 
 
+# %% ../../nbs/survey/command.ipynb #64419cff
 def _analyse(cfg: Analyse):
     survey = load_survey(cfg.folder, cfg.key)
     answers, key = cfg.answers or answers_file(cfg.folder), cfg.key or key_file(cfg.folder)
@@ -168,6 +180,7 @@ def _export(cfg: Export):
         print(f"{cfg.out}.people.json: what people told about themselves")
 
 
+# %% ../../nbs/survey/command.ipynb #6791ad84
 def _status(cfg: Status):
     survey = load_survey(cfg.folder)
     store = _open_store(cfg.folder, cfg.answers, survey.name)

@@ -66,7 +66,7 @@ class Desk:
         return order[place.answered] if place.practised and place.answered < len(order) else None
 
 
-# %% ../../nbs/survey/desk.ipynb #b5a92187
+# %% ../../nbs/survey/desk.ipynb #fe85c0b5
 def _own_page(request) -> bool:
     "Whether a form was sent by a page of this server, as far as the browser tells."
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
@@ -109,6 +109,7 @@ async def _find(desk: Desk, request) -> Place | None:
     return await run_in_threadpool(desk.store.place, token) if TOKEN.fullmatch(token) else None
 
 
+# %% ../../nbs/survey/desk.ipynb #eff62ca1
 async def _known(desk: Desk, request) -> Place:
     "The session of a request, or Refused."
     place = await _find(desk, request)
@@ -186,7 +187,7 @@ async def practice(desk: Desk, request):
     return html_response(pages.feedback_page(desk.survey, (said == "fake") == truth))
 
 
-# %% ../../nbs/survey/desk.ipynb #14f64be8
+# %% ../../nbs/survey/desk.ipynb #1fe49b16
 async def step(desk: Desk, request):
     "Whatever comes next for a session."
     from starlette.concurrency import run_in_threadpool
@@ -203,14 +204,10 @@ async def step(desk: Desk, request):
         item, seen = order[place.answered], desk.shown.get(place.session) == place.answered
         return html_response(pages.question_page(survey, item, place.answered, place.flip, len(order), seen))
     said = await run_in_threadpool(said_by, desk.store, place.session)
-    score = sum((said[item] == "fake") == survey.key.is_fake(item) for item in said if _scored(survey, item))
-    return html_response(pages.end_page(survey, place.session, score))
+    return html_response(pages.end_page(survey, place.session, survey.score(said)))
 
 
-def _scored(survey: Survey, item: str) -> bool:
-    return survey.key.items[item]["role"] == "scored"
-
-
+# %% ../../nbs/survey/desk.ipynb #95814d78
 async def answer(desk: Desk, request):
     "Store one answer, if it is the next one of its session."
     from starlette.concurrency import run_in_threadpool
@@ -289,9 +286,8 @@ async def review(desk: Desk, request):
     place = await _known(desk, request)
     if place.answered < len(desk.order(place)):
         return _see("/survey")
-    survey, said = desk.survey, await run_in_threadpool(said_by, desk.store, place.session)
-    wrong = [i for i, word in said.items() if _scored(survey, i) and (word == "fake") != survey.key.is_fake(i)]
-    return html_response(pages.review_page(survey, wrong))
+    said = await run_in_threadpool(said_by, desk.store, place.session)
+    return html_response(pages.review_page(desk.survey, desk.survey.wrong(said)))
 
 
 async def stop(desk: Desk, request):

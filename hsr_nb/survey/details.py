@@ -22,10 +22,13 @@ def per_session(p: Panel) -> list[dict]:
 
     signals = signal_detection(p)
     rows = []
-    for i, score in enumerate(p.scores):
-        test = binomtest(int(score), p.key.questions, 0.5)
-        row = {"session": p.sessions[i], "score": int(score), "p": float(test.pvalue), "failed": bool(p.failed[i])}
-        rows.append(row | {name: float(values[i]) for name, values in signals.items()})
+    for i, session in enumerate(p.sessions):
+        score = int(p.scores[i])
+        test = binomtest(score, p.key.questions, 0.5)
+        row = {"session": session, "score": score, "p": float(test.pvalue), "failed": bool(p.failed[i])}
+        for name, values in signals.items():
+            row[name] = float(values[i])
+        rows.append(row)
     return rows
 
 
@@ -35,12 +38,14 @@ def spread(p: Panel) -> dict:
     rate = scores.mean() / n
     low, high = guess_limits(n)
     binomial = n * rate * (1 - rate)
+    variance = float(scores.var(ddof=1)) if len(scores) > 1 else math.nan
+    outside = (scores <= low) | (scores >= high)
     return {
-        "sd": float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
-        "over_dispersion": float(scores.var(ddof=1) / binomial) if len(scores) > 1 and binomial else math.nan,
+        "sd": math.sqrt(variance),
+        "over_dispersion": variance / binomial if binomial else math.nan,
         "beta_binomial": beta_binomial_fit(scores, n),
         "limits": (low, high),
-        "outside_limits": int(((scores <= low) | (scores >= high)).sum()),
+        "outside_limits": int(outside.sum()),
     }
 
 
@@ -49,10 +54,12 @@ def signal_detection(p: Panel) -> dict[str, np.ndarray]:  # {"hit", "false_alarm
     "d' and criterion of every session, log-linear correction; hit and false-alarm rates uncorrected."
     from scipy.stats import norm
 
-    fakes, reals = p.said_fake[:, p.fake], p.said_fake[:, ~p.fake]
-    hits, alarms = np.nansum(fakes, 1), np.nansum(reals, 1)
-    n_fakes, n_reals = (~np.isnan(fakes)).sum(1), (~np.isnan(reals)).sum(1)
-    z_hit, z_alarm = norm.ppf((hits + 0.5) / (n_fakes + 1)), norm.ppf((alarms + 0.5) / (n_reals + 1))
+    hits = np.nansum(p.said_fake[:, p.fake], 1)
+    alarms = np.nansum(p.said_fake[:, ~p.fake], 1)
+    n_fakes = p.asked[:, p.fake].sum(1)
+    n_reals = p.asked[:, ~p.fake].sum(1)
+    z_hit = norm.ppf((hits + 0.5) / (n_fakes + 1))
+    z_alarm = norm.ppf((alarms + 0.5) / (n_reals + 1))
     return {
         "hit": hits / n_fakes,
         "false_alarm": alarms / n_reals,
@@ -68,11 +75,14 @@ def per_item(p: Panel) -> list[dict]:
     from statsmodels.stats.multitest import multipletests
     from statsmodels.stats.proportion import proportion_confint
 
-    asked = (~np.isnan(p.said_fake)).sum(0)
-    wrong = asked - np.nansum(p.correct, 0).astype(int)
+    asked = p.asked.sum(0)
+    wrong = (p.correct == 0).sum(0)
     seen = np.flatnonzero(asked)
     low, high = proportion_confint(wrong[seen], asked[seen], method="wilson")
-    values = [float(binomtest(int(wrong[i]), int(asked[i]), 0.5).pvalue) for i in seen]
+    values = []
+    for i in seen:
+        test = binomtest(int(wrong[i]), int(asked[i]), 0.5)
+        values.append(float(test.pvalue))
     adjusted = multipletests(values, method="fdr_bh")[1]
     rows = []
     for k, i in enumerate(seen):
@@ -100,35 +110,45 @@ def kr20(correct: np.ndarray) -> float:  # [sessions, items] of 0 and 1
     variance = correct.sum(1).var()
     if variance == 0 or items < 2:
         return math.nan
-    return float(items / (items - 1) * (1 - (rate * (1 - rate)).sum() / variance))
+    by_item = (rate * (1 - rate)).sum()
+    return float(items / (items - 1) * (1 - by_item / variance))
 
 
 def _split_half(p: Panel, repeats: int, seed: int) -> float:
     rng = np.random.default_rng(stream_seed(seed, "split half"))
     wrong = 1 - p.correct
     found = []
+    middle = len(wrong) // 2
     for _ in range(repeats):
         order = rng.permutation(len(wrong))
-        halves = [wrong[order[: len(order) // 2]], wrong[order[len(order) // 2 :]]]
-        counts = [(~np.isnan(half)).sum(0) for half in halves]
-        both = (counts[0] > 0) & (counts[1] > 0)
-        a, b = (np.nansum(half, 0)[both] / count[both] for half, count in zip(halves, counts, strict=True))
-        if len(a) > 1 and a.std() > 0 and b.std() > 0:
-            found.append(np.corrcoef(a, b)[0, 1])
+        a = _error_rates(wrong[order[:middle]])
+        b = _error_rates(wrong[order[middle:]])
+        both = ~np.isnan(a) & ~np.isnan(b)
+        if both.sum() < 2 or a[both].std() == 0 or b[both].std() == 0:
+            continue
+        found.append(np.corrcoef(a[both], b[both])[0, 1])
     return float(np.mean(found)) if found else math.nan
+
+
+def _error_rates(wrong: np.ndarray) -> np.ndarray:  # [items], nan where nobody was asked
+    asked = (~np.isnan(wrong)).sum(0)
+    return np.where(asked > 0, np.nansum(wrong, 0) / np.maximum(asked, 1), np.nan)
 
 
 def reliability(p: Panel, repeats: int = 200, seed: int = 0) -> dict[str, float]:
     "KR-20, Fleiss' kappa and split-half correlation; nan where they are not defined."
     from statsmodels.stats.inter_rater import fleiss_kappa
 
-    same = not np.isnan(p.said_fake).any()
+    same = bool(p.asked.all())
     fakes = np.nansum(p.said_fake, 0)
     varied = 0 < fakes.sum() < p.said_fake.size
     table = np.column_stack([fakes, len(p.sessions) - fakes])
+    agreement = math.nan
+    if same and varied and len(p.sessions) > 1:
+        agreement = float(fleiss_kappa(table))
     return {
         "kr20": kr20(p.correct) if same else math.nan,
-        "fleiss_kappa": float(fleiss_kappa(table)) if same and varied and len(p.sessions) > 1 else math.nan,
+        "fleiss_kappa": agreement,
         "split_half": _split_half(p, repeats, seed),
     }
 
@@ -138,21 +158,29 @@ def timing(p: Panel) -> dict:
     "Response times, accuracy by quarter, and the mean slope of accuracy per ten pictures with its t-test."
     from scipy.stats import ttest_1samp
 
-    right = p.correct == 1
-    wrong = p.correct == 0
-    order = np.argsort(np.argsort(np.where(np.isnan(p.pos), np.inf, p.pos), axis=1), axis=1)
+    order = _ranks(p.pos)
     quarter = order * 4 // p.key.questions
-    centred = np.where(np.isnan(p.correct), 0, order - (p.key.questions - 1) / 2)
-    slopes = 10 * (centred * np.nan_to_num(p.correct)).sum(1) / (centred**2).sum(1)
+    quarters = []
+    for q in range(4):
+        here = p.correct[(quarter == q) & p.asked]
+        quarters.append(float(here.mean()) if here.size else math.nan)
+    centred = np.where(p.asked, order - (p.key.questions - 1) / 2, 0)
+    slopes = 10 * np.nansum(centred * p.correct, 1) / (centred**2).sum(1)
     varied = len(slopes) > 1 and slopes.std() > 0
     return {
         "median_ms": _median(p.rt_ms),
-        "median_ms_right": _median(p.rt_ms[right]),
-        "median_ms_wrong": _median(p.rt_ms[wrong]),
-        "accuracy_by_quarter": [float(np.nanmean(p.correct[(quarter == q) & (right | wrong)])) for q in range(4)],
+        "median_ms_right": _median(p.rt_ms[p.correct == 1]),
+        "median_ms_wrong": _median(p.rt_ms[p.correct == 0]),
+        "accuracy_by_quarter": quarters,
         "slope_per_ten": float(slopes.mean()),
         "slope_p": float(ttest_1samp(slopes, 0).pvalue) if varied else math.nan,
     }
+
+
+def _ranks(pos: np.ndarray) -> np.ndarray:
+    "The scored pictures of a session counted from 0 in the order they came; the ones not asked come last."
+    late = np.where(np.isnan(pos), np.inf, pos)
+    return np.argsort(np.argsort(late, axis=1), axis=1)
 
 
 def _median(values: np.ndarray) -> float:
@@ -162,8 +190,10 @@ def _median(values: np.ndarray) -> float:
 
 def sureness(p: Panel) -> dict[str, float]:  # empty where nobody was asked
     "Mean confidence, right against wrong."
-    known = ~np.isnan(p.conf)
-    if not known.any():
+    if np.isnan(p.conf).all():
         return {}
-    groups = {"right": known & (p.correct == 1), "wrong": known & (p.correct == 0)}
-    return {name: float(p.conf[mask].mean()) if mask.any() else math.nan for name, mask in groups.items()}
+    out = {}
+    for name, value in (("right", 1), ("wrong", 0)):
+        told = p.conf[(p.correct == value) & ~np.isnan(p.conf)]
+        out[name] = float(told.mean()) if told.size else math.nan
+    return out

@@ -60,14 +60,14 @@ def _axes(title: str, rows: int = 1, cols: int = 1, size=(7.2, 3.4), simulated: 
     axes = figure.subplots(rows, cols)
     figure.suptitle(title, fontsize=9)
     if simulated:
-        word = dict(fontsize=44, color="#c22", alpha=0.16, rotation=18, ha="center", va="center", zorder=10)
-        figure.text(0.5, 0.45, "SIMULATED", **word)
+        place = {"ha": "center", "va": "center", "rotation": 18, "zorder": 10}
+        figure.text(0.5, 0.45, "SIMULATED", place, fontsize=44, color="#c22", alpha=0.16)
     for ax in np.ravel(axes):
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-# %% ../../nbs/survey/figures.ipynb #c76a987d
+# %% ../../nbs/survey/figures.ipynb #424af3d2
 def _guessing(ax, n: int, people: float = 1.0):
     "Bars of Binomial(n, 1/2), and the 5 % limits shaded."
     from scipy.stats import binom
@@ -106,12 +106,18 @@ def figure_2():
         ax.plot([low, high], [y, y], color=FAKES[1], lw=3)
         ax.plot(d["accuracy"], y, "o", color=FAKES[1])
     ax.axvline(0.5, color=INK, ls=":", label="guessing")
-    ax.set(yticks=[0, 1], yticklabels=[name for name, *_ in rows], ylim=(-0.6, 1.6), xlim=(0.48, 0.62))
+    ax.set(
+        yticks=[0, 1],
+        yticklabels=[name for name, *_ in rows],
+        ylim=(-0.6, 1.6),
+        xlim=(0.48, 0.62),
+    )
     ax.set_xlabel("accuracy, 95 % interval")
     ax.legend(fontsize=7, frameon=False)
     return figure
 
 
+# %% ../../nbs/survey/figures.ipynb #79591794
 HYPE = (("HYPE: StyleGAN, FFHQ, truncated", 27.6), ("HYPE: StyleGAN, FFHQ, not truncated", 19.0))
 CAVEAT = (
     "Context only: HYPE had another model, paid and trained evaluators, more pictures. The numbers cannot be compared."
@@ -121,7 +127,9 @@ CAVEAT = (
 def figure_3(found: dict | None = None):
     "Error rates on a scale to 50 %, with what HYPE published as context."
     d = published_summary()
-    rows = [("published survey", 100 * d["error"], FAKES[0]), *[(name, value, "#9aa3ad") for name, value in HYPE]]
+    rows = [("published survey", 100 * d["error"], FAKES[0])]
+    for name, value in HYPE:
+        rows.append((name, value, "#9aa3ad"))
     title = PUBLISHED_TITLE
     if found:
         name = "SIMULATED, nobody's" if found["simulated"] else "ours"
@@ -137,7 +145,7 @@ def figure_3(found: dict | None = None):
     return figure
 
 
-# %% ../../nbs/survey/figures.ipynb #6e5fe865
+# %% ../../nbs/survey/figures.ipynb #fb1ba843
 def figure_4(p: Panel, found: dict):
     "Scores, guessing, and the fitted beta-binomial; the axes are those of figure 1."
     from scipy.stats import betabinom, binom
@@ -164,6 +172,7 @@ def _colours(found: dict) -> dict[str, str]:
     return {"real": REAL} | {name: FAKES[i % len(FAKES)] for i, name in enumerate(found["generators"])}
 
 
+# %% ../../nbs/survey/figures.ipynb #6d712b5f
 def figure_5(found: dict, picture: Callable[[str], bytes] | None = None):
     "Every picture's error rate; the five that deceived least and most beside it."
     rows = sorted(found["per_item"], key=lambda r: r["error"])
@@ -175,19 +184,18 @@ def figure_5(found: dict, picture: Callable[[str], bytes] | None = None):
     wide = figure.add_subplot(places[1, :])
     places.set_height_ratios([1, 2.6, 1])
     for x, r in enumerate(rows):
-        wide.errorbar(
-            x,
-            r["error"],
-            [[r["error"] - r["low"]], [r["high"] - r["error"]]],
-            fmt="o",
-            ms=4,
-            lw=1,
-            color=colours[r["source"]],
-        )
+        colour = colours[r["source"]]
+        wide.plot([x, x], [r["low"], r["high"]], lw=1, color=colour)
+        wide.plot(x, r["error"], "o", ms=4, color=colour)
     for name, colour in colours.items():
         wide.plot([], [], "o", color=colour, label=name)
     wide.axhline(0.5, color=INK, ls=":", lw=1)
-    wide.set(ylabel="error rate, 95 % Wilson", ylim=(0, 1), xticks=[], xlabel=f"{len(rows)} pictures, sorted")
+    wide.set(
+        ylabel="error rate, 95 % Wilson",
+        ylim=(0, 1),
+        xticks=[],
+        xlabel=f"{len(rows)} pictures, sorted",
+    )
     wide.legend(fontsize=7, frameon=False, loc="upper left")
     for line, chosen, word in ((0, rows[-5:], "deceives"), (2, rows[:5], "gives itself away")):
         for ax, r in zip(grid[line], chosen, strict=False):
@@ -198,12 +206,17 @@ def figure_5(found: dict, picture: Callable[[str], bytes] | None = None):
 def _thumbnail(ax, row: dict, colours: dict[str, str], picture: Callable[[str], bytes] | None, word: str):
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
-        side.set(visible=True, color=colours[row["source"]], linewidth=2)
+        side.set(
+            visible=True,
+            color=colours[row["source"]],
+            linewidth=2,
+        )
     if picture is not None:
         ax.imshow(np.asarray(Image.open(io.BytesIO(picture(row["item"])))))
     ax.set_xlabel(f"{word}: {100 * row['error']:.0f} %", fontsize=6, color=INK)
 
 
+# %% ../../nbs/survey/figures.ipynb #04a6bbeb
 def figure_6(p: Panel, found: dict):
     "Fool rates of the generators, and their paired difference."
     figure, (left, right) = _axes(title_of(found), 1, 2, simulated=found["simulated"])
@@ -211,16 +224,16 @@ def figure_6(p: Panel, found: dict):
     for x, name in enumerate(found["generators"]):
         rate = found["rates"][f"fool_rate {name}"]
         low, high = rate["interval"]
-        left.errorbar(x, rate["value"], [[rate["value"] - low], [high - rate["value"]]], fmt="o", color=colours[name])
+        left.plot([x, x], [low, high], color=colours[name])
+        left.plot(x, rate["value"], "o", color=colours[name])
     left.axhline(0.5, color=INK, ls=":", lw=1)
     left.set(
         xticks=range(len(found["generators"])), xticklabels=found["generators"], ylim=(0, 1), ylabel="fakes called real"
     )
     left.margins(x=0.4)
     for y, c in enumerate(found["comparison"]):
-        right.errorbar(
-            c["difference"], y, xerr=[[c["difference"] - c["low"]], [c["high"] - c["difference"]]], fmt="o", color=INK
-        )
+        right.plot([c["low"], c["high"]], [y, y], color=INK)
+        right.plot(c["difference"], y, "o", color=INK)
         right.text(c["difference"], y + 0.12, f"p = {c['p']:.2g}", ha="center", fontsize=7)
     names = [f"{c['b']} − {c['a']}" for c in found["comparison"]]
     right.axvline(0, color=INK, ls=":", lw=1)
@@ -239,27 +252,43 @@ def figure_7(found: dict):
         ax.plot(grid, norm.cdf(norm.ppf(grid) + d), color="#b9c2cc", lw=1)
         ax.text(0.62, norm.cdf(norm.ppf(0.62) + d) + 0.01, f"d′ = {d}", fontsize=7, color=INK)
     jitter = np.random.default_rng(0).uniform(-0.008, 0.008, (2, found["sessions"]))
-    hit = np.array([r["hit"] for r in found["per_session"]])
-    alarm = np.array([r["false_alarm"] for r in found["per_session"]])
-    ax.plot(alarm + jitter[0], hit + jitter[1], "o", ms=4, alpha=0.6, color=FAKES[1])
-    ax.set(xlabel="real pictures called fake", ylabel="fakes called fake", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for row, (x, y) in zip(found["per_session"], jitter.T, strict=True):
+        ax.plot(row["false_alarm"] + x, row["hit"] + y, "o", ms=4, alpha=0.6, color=FAKES[1])
+    ax.set(
+        xlabel="real pictures called fake",
+        ylabel="fakes called fake",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     ax.set_aspect("equal")
     return figure
 
 
+# %% ../../nbs/survey/figures.ipynb #8b39ed58
 def figure_8(p: Panel, found: dict):
     "Response times right and wrong, and accuracy in the course of a session."
     figure, (left, right) = _axes(title_of(found), 1, 2, simulated=found["simulated"])
-    groups = [p.rt_ms[(p.correct == value) & ~np.isnan(p.rt_ms)] / 1000 for value in (1, 0)]
-    groups = [np.minimum(g, np.percentile(g, 99)) if len(g) else g for g in groups]
-    for x, values in enumerate(groups):
-        if len(values) > 1:
-            left.violinplot(values, [x], showmedians=True, widths=0.8)
-    left.set(xticks=[0, 1], xticklabels=["right", "wrong"], ylabel="seconds (to the 99th percentile)", ylim=(0, None))
+    for x, value in enumerate((1, 0)):
+        known = (p.correct == value) & ~np.isnan(p.rt_ms)
+        seconds = p.rt_ms[known] / 1000
+        if len(seconds) > 1:
+            shown = np.minimum(seconds, np.percentile(seconds, 99))
+            left.violinplot(shown, [x], showmedians=True, widths=0.8)
+    left.set(
+        xticks=[0, 1],
+        xticklabels=["right", "wrong"],
+        ylabel="seconds (to the 99th percentile)",
+        ylim=(0, None),
+    )
     quarters = found["timing"]["accuracy_by_quarter"]
     right.plot(range(1, 5), quarters, "o-", color=FAKES[1])
     right.axhline(0.5, color=INK, ls=":", lw=1)
-    right.set(xticks=range(1, 5), xlabel="quarter of the session", ylabel="accuracy", ylim=(0.3, 0.9))
+    right.set(
+        xticks=range(1, 5),
+        xlabel="quarter of the session",
+        ylabel="accuracy",
+        ylim=(0.3, 0.9),
+    )
     return figure
 
 
@@ -278,7 +307,7 @@ def figure_9(found: dict | None = None):
 
 
 # %% ../../nbs/survey/figures.ipynb #c8524178
-def all_figures(p: Panel, found: dict, picture: Callable[[str], bytes] | None = None) -> dict[str, object]:
+def all_figures(p: Panel, found: dict, picture: Callable[[str], bytes] | None = None) -> dict:
     "{name: matplotlib Figure}, numbered as in the specification."
     return {
         "1-published-scores": figure_1(),

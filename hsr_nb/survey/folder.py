@@ -24,7 +24,7 @@ class Rules:
     confidence: bool = False  # ask after each picture how sure one is, 1 to 5
     exposure_ms: int | None = None  # cover the picture after so many milliseconds
     demographics: bool = False  # ask for age band, experience and profession, all optional
-    minimum_age: int = 18
+    minimum_age: int = 18  # that people confirm
     days: int = 30  # how long the cookie lets somebody go on
 
 
@@ -64,6 +64,16 @@ class Survey:
     def picture(self, item: str) -> bytes:
         "The file of a picture that is in the survey."
         return (self.folder / "pictures" / f"{item}.png").read_bytes()
+
+    def wrong(self, said: dict[str, str]) -> list[str]:
+        "The scored pictures of some answers {item: word} that were taken for something else."
+        of = self.key.items
+        return [i for i, word in said.items() if of[i]["role"] == "scored" and word != of[i]["class"]]
+
+    def score(self, said: dict[str, str]) -> int:
+        "How many scored pictures were judged right."
+        scored = [i for i in said if self.key.items[i]["role"] == "scored"]
+        return len(scored) - len(self.wrong(said))
 
     def one(self, role: str) -> str:
         "The only picture of a role."

@@ -117,7 +117,7 @@ def intro_page(survey: Survey, missing: bool = False) -> str:
     return page(words, words.html("title"), body)
 
 
-# %% ../../nbs/survey/pages.ipynb #18e0f911
+# %% ../../nbs/survey/pages.ipynb #4f21284c
 def _picture(survey: Survey, item: str, alt: str, seen: bool) -> str:
     words, limit = survey.words, survey.rules.exposure_ms
     side = f'width="{survey.size}" height="{survey.size}"'
@@ -165,6 +165,7 @@ def question_page(survey: Survey, item: str, pos: int, flip: bool, asked: int, s
     return page(words, words.html("question"), f"{picture}\n{form}\n{_stop(words)}", "ask", bar)
 
 
+# %% ../../nbs/survey/pages.ipynb #bfb1747c
 def sure_page(survey: Survey, pos: int, asked: int) -> str:
     "How sure? Five buttons."
     words, values = survey.words, {"pos": pos + 1, "n": asked}

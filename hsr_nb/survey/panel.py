@@ -14,7 +14,7 @@ from ..base.errors import DataError
 from .records import FIELDS, SCHEMA, SIMULATED, SLOWEST, Key, item_order
 
 
-# %% ../../nbs/survey/panel.ipynb #5987508a
+# %% ../../nbs/survey/panel.ipynb #1d217258
 @dataclass(frozen=True)
 class Panel:
     "Answers as tables [sessions, items]; nan where a picture was not asked."
@@ -41,6 +41,10 @@ class Panel:
         return np.array([self.key.items[name]["source"] for name in self.items])
 
     @property
+    def asked(self) -> np.ndarray:  # bool [sessions, items]
+        return ~np.isnan(self.said_fake)
+
+    @property
     def correct(self) -> np.ndarray:  # [sessions, items]: 1, 0, nan
         return np.where(np.isnan(self.said_fake), np.nan, self.said_fake == self.fake)
 
@@ -49,6 +53,7 @@ class Panel:
         return np.nansum(self.correct, 1).astype(int)
 
 
+# %% ../../nbs/survey/panel.ipynb #79320b53
 def _complete(records: list[dict], key: Key) -> tuple[dict[str, dict[str, dict]], int]:
     "Complete sessions {session: {item: record}}, and how many were not complete."
     by_session: dict[str, dict[str, dict]] = {}
@@ -63,6 +68,7 @@ def _complete(records: list[dict], key: Key) -> tuple[dict[str, dict[str, dict]]
     return done, len(by_session) - len(done)
 
 
+# %% ../../nbs/survey/panel.ipynb #a2b7cbd8
 def tabulate(records: list[dict], key: Key) -> Panel:
     "The complete sessions as tables. DataError when there is none, or when answers and key do not belong together."
     done, incomplete = _complete(records, key)

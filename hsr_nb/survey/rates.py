@@ -16,37 +16,50 @@ from .panel import Panel
 # %% ../../nbs/survey/rates.ipynb #a6e5b02e
 def _sums(p: Panel, people: np.ndarray, pictures: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "{source: (errors, answers)}, [B] each, for weights of people [B, sessions] and pictures [B, items]."
-    asked = ~np.isnan(p.said_fake)
-    wrong = np.where(asked, 1 - np.nan_to_num(p.correct), 0.0)
-    errors_of_item, answers_of_item = people @ wrong, people @ asked
+    wrong = (p.correct == 0).astype(float)
+    errors = (people @ wrong) * pictures
+    answers = (people @ p.asked) * pictures
     out = {}
     for source in dict.fromkeys(p.source):
         mine = p.source == source
-        errors = (errors_of_item * pictures)[:, mine].sum(1)
-        out[str(source)] = errors, (answers_of_item * pictures)[:, mine].sum(1)
+        of_mine = errors[:, mine].sum(1)
+        out[str(source)] = (of_mine, answers[:, mine].sum(1))
     return out
 
 
 def _share(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    errors = sum(errors for errors, _ in parts)
-    return errors / sum(answers for _, answers in parts)
+    "Errors over answers, of several sources together."
+    errors = np.sum([errors for errors, _ in parts], axis=0)
+    answers = np.sum([answers for _, answers in parts], axis=0)
+    return errors / answers
 
 
 def _rates(p: Panel, people: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
     "Every rate, [B] each."
     sums = _sums(p, people, pictures)
     fakes = {source: _share([part]) for source, part in sums.items() if source != "real"}
-    fool, miss = _share([sums[source] for source in fakes]), _share([sums["real"]])
+    fool = _share([sums[source] for source in fakes])
+    miss = _share([sums["real"]])
     error = _share(list(sums.values()))
-    rates = {"accuracy": 1 - error, "error": error, "hype": 50 * (fool + miss), "fool_rate": fool, "real_miss": miss}
-    return rates | {f"fool_rate {source}": rate for source, rate in fakes.items()}
+    out = {
+        "accuracy": 1 - error,
+        "error": error,
+        "hype": 50 * (fool + miss),
+        "fool_rate": fool,
+        "real_miss": miss,
+    }
+    for source, rate in fakes.items():
+        out[f"fool_rate {source}"] = rate
+    return out
 
 
 def rates(p: Panel) -> dict[str, float]:
     "Accuracy, error, the HYPE-style score in percent, fakes called real (per generator, too), real called fake."
     if not {"real"} < set(p.source):
         raise DataError("the survey needs real pictures and generated ones, and the answers hold one kind")
-    one = _rates(p, np.ones((1, len(p.sessions))), np.ones((1, len(p.items))))
+    people = np.ones((1, len(p.sessions)))
+    pictures = np.ones((1, len(p.items)))
+    one = _rates(p, people, pictures)
     return {name: float(value[0]) for name, value in one.items()}
 
 
@@ -56,7 +69,8 @@ def _draws(rng: np.random.Generator, groups: np.ndarray, repeats: int) -> np.nda
     out = np.zeros((repeats, len(groups)))
     for group in np.unique(groups):
         mine = groups == group
-        out[:, mine] = rng.multinomial(mine.sum(), np.full(mine.sum(), 1 / mine.sum()), size=repeats)
+        count = int(mine.sum())
+        out[:, mine] = rng.multinomial(count, np.full(count, 1 / count), size=repeats)
     return out
 
 
@@ -68,11 +82,15 @@ def bootstrap(
     "Two-way cluster bootstrap: people and pictures are both drawn anew."
     rng = np.random.default_rng(stream_seed(seed, "bootstrap"))
     people = _draws(rng, np.zeros(len(p.sessions)), repeats)
-    drawn = _rates(p, people, _draws(rng, p.source, repeats))
+    pictures = _draws(rng, p.source, repeats)
+    drawn = _rates(p, people, pictures)
     for a, b in _pairs(p):
         drawn[f"{b} - {a}"] = drawn[f"fool_rate {b}"] - drawn[f"fool_rate {a}"]
-    limits = {name: np.nanpercentile(values, [2.5, 97.5]) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+    out = {}
+    for name, values in drawn.items():
+        low, high = np.nanpercentile(values, [2.5, 97.5])
+        out[name] = (float(low), float(high))
+    return out
 
 
 def _pairs(p: Panel) -> list[tuple[str, str]]:
@@ -81,32 +99,41 @@ def _pairs(p: Panel) -> list[tuple[str, str]]:
 
 
 # %% ../../nbs/survey/rates.ipynb #f3aefb37
+def _sign_flips(values: np.ndarray, repeats: int, seed: int, *name: str) -> float:
+    "The two-sided p of a mean, against flipping the sign of each value or not."
+    from scipy.stats import permutation_test
+
+    rng = np.random.default_rng(stream_seed(seed, "sign flips", *name))
+    test = permutation_test(
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=repeats,
+        rng=rng,
+    )
+    return float(test.pvalue)
+
+
 def session_test(scores, n: int, repeats: int = 9999, seed: int = 0) -> dict[str, float]:
     "Session scores against n / 2: t-test with its 95 % interval of the mean, and sign-flip permutation."
-    from scipy.stats import permutation_test, ttest_1samp
+    from scipy.stats import ttest_1samp
 
     scores = np.asarray(scores, float)
     if len(scores) < 2:
         raise DataError("a test over sessions needs at least two of them")
     distance = scores - n / 2
     if not distance.any():
-        return {"t": 0.0, "df": len(scores) - 1, "p": 1.0, "p_sign_flip": 1.0, "low": n / 2, "high": n / 2}
+        middle = n / 2
+        return {"t": 0.0, "df": len(scores) - 1, "p": 1.0, "p_sign_flip": 1.0, "low": middle, "high": middle}
     with np.errstate(divide="ignore", invalid="ignore"):
         test = ttest_1samp(scores, n / 2)
     interval = test.confidence_interval(0.95)
-    flipped = permutation_test(
-        (distance,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=repeats,
-        rng=np.random.default_rng(stream_seed(seed, "sign flip")),
-    )
     return {
         "t": float(test.statistic),
         "df": int(test.df),
         "p": float(test.pvalue),
-        "p_sign_flip": float(flipped.pvalue),
+        "p_sign_flip": _sign_flips(distance, repeats, seed, "scores"),
         "low": float(interval.low),
         "high": float(interval.high),
     }
@@ -115,33 +142,34 @@ def session_test(scores, n: int, repeats: int = 9999, seed: int = 0) -> dict[str
 def key_test(p: Panel, repeats: int = 9999, seed: int = 0) -> float:
     "The two-sided p of the number of right answers when the labels of the pictures are exchanged among them."
     rng = np.random.default_rng(stream_seed(seed, "key"))
-    says_fake, says_real = np.nansum(p.said_fake, 0), np.nansum(1 - p.said_fake, 0)
-    labels = np.vstack([p.fake, rng.permuted(np.tile(p.fake, (repeats, 1)), axis=1)])
+    says_fake = np.nansum(p.said_fake, 0)
+    says_real = np.nansum(1 - p.said_fake, 0)
+    shuffled = rng.permuted(np.tile(p.fake, (repeats, 1)), axis=1)
+    labels = np.vstack([p.fake, shuffled])  # the first row is the truth
     right = np.where(labels, says_fake, says_real).sum(1)
-    middle = right.mean()
-    return float((np.abs(right - middle) >= abs(right[0] - middle) - 1e-9).mean())
+    distance = np.abs(right - right.mean())
+    return float((distance >= distance[0] - 1e-9).mean())
 
 
 # %% ../../nbs/survey/rates.ipynb #c0a00374
 def compare_generators(p: Panel, intervals: dict, repeats: int = 9999, seed: int = 0) -> list[dict]:
     "For each pair of generators: paired difference of fool rates, permutation p over sessions, bootstrap interval."
-    from scipy.stats import permutation_test
-
     out = []
     for a, b in _pairs(p):
-        fooled = [np.nanmean(1 - p.said_fake[:, p.source == label], 1) for label in (a, b)]
-        difference = fooled[1] - fooled[0]
-        test = permutation_test(
-            (difference,),
-            np.mean,
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=repeats,
-            rng=np.random.default_rng(stream_seed(seed, "generators", a, b)),
-        )
+        fooled_by_a = np.nanmean(1 - p.said_fake[:, p.source == a], 1)
+        fooled_by_b = np.nanmean(1 - p.said_fake[:, p.source == b], 1)
+        difference = fooled_by_b - fooled_by_a
         low, high = intervals[f"{b} - {a}"]
-        row = {"a": a, "b": b, "difference": float(difference.mean()), "low": low, "high": high}
-        out.append(row | {"p": float(test.pvalue)})
+        out.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": float(difference.mean()),
+                "low": low,
+                "high": high,
+                "p": _sign_flips(difference, repeats, seed, "generators", a, b),
+            }
+        )
     return out
 
 
@@ -154,16 +182,19 @@ def mixed_model(p: Panel) -> dict:  # {"estimator", "rows": [{"a", "b", "log_odd
     from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
 
     first, *others = p.key.sources
-    row, column = np.nonzero(~np.isnan(p.said_fake) & p.fake)
+    row, column = np.nonzero(p.asked & p.fake)
     fooled = 1 - p.said_fake[row, column]
-    dummies = [(p.source[column] == label).astype(float) for label in others]
-    fixed = np.column_stack([np.ones(len(fooled)), *dummies])
-    people, pictures = np.eye(len(p.sessions))[row], np.eye(len(p.items))[column][:, p.fake]
+    fixed = [np.ones(len(fooled))]
+    for label in others:
+        fixed.append((p.source[column] == label).astype(float))
+    people = np.eye(len(p.sessions))[row]
+    pictures = np.eye(len(p.items))[column][:, p.fake]
+    random = np.hstack([people, pictures])
     kinds = np.repeat([0, 1], [people.shape[1], pictures.shape[1]])
-    model = BinomialBayesMixedGLM(fooled, fixed, np.hstack([people, pictures]), kinds, vcp_p=1, fe_p=2)
+    model = BinomialBayesMixedGLM(fooled, np.column_stack(fixed), random, kinds, vcp_p=1, fe_p=2)
     fit = model.fit_vb()
-    rows = [
-        {"a": first, "b": label, "log_odds": float(fit.fe_mean[i]), "sd": float(fit.fe_sd[i])}
-        for i, label in enumerate(others, 1)
-    ]
+    rows = []
+    for i, label in enumerate(others, 1):
+        mean, sd = float(fit.fe_mean[i]), float(fit.fe_sd[i])
+        rows.append({"a": first, "b": label, "log_odds": mean, "sd": sd})
     return {"estimator": MIXED, "rows": rows}

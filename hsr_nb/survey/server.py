@@ -33,7 +33,7 @@ HEADERS = {
 }
 
 
-# %% ../../nbs/survey/server.ipynb #4f117a94
+# %% ../../nbs/survey/server.ipynb #25fd58a4
 def _file(data: bytes, kind: str) -> Callable[[Any], Awaitable[Any]]:
     "A handler for a file that is the same for everybody."
     from starlette.responses import Response
@@ -68,6 +68,7 @@ def _with_headers(app, headers: dict[str, str]):
     return wrapped
 
 
+# %% ../../nbs/survey/server.ipynb #ed5b9814
 def _problem(desk: Desk, request, error: Exception):
     "The page for whatever went wrong."
     from starlette.exceptions import HTTPException
@@ -83,6 +84,7 @@ def _problem(desk: Desk, request, error: Exception):
     return at.html_response(pages.error_page(desk.survey, name, on), status)
 
 
+# %% ../../nbs/survey/server.ipynb #1c4040e2
 def make_app(desk: Desk, names: list[str]):
     "The ASGI application. `names` are the host names it answers to."
     from starlette.applications import Starlette

@@ -19,6 +19,7 @@ __all__ = [
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,7 @@ from ..interop import load_generator
 from ..interop.embedded import embedded_generators
 from ..nets import generator_hash, images_for_seeds
 
-# %% ../../nbs/survey/sources.ipynb #9aec7ae4
+# %% ../../nbs/survey/sources.ipynb #46dc8fb4
 Found = tuple[Image.Image, dict]  # a picture, what the key says of it
 CHECKPOINTS = (".pkl", ".pt", ".pth", ".safetensors")
 
@@ -68,7 +69,9 @@ class Built:
     resolution: int
 
     def pictures(self, seed: int) -> Iterator[Found]:
-        options = {"seed": self._seed(seed), "size": 100_000} if self.name == "synthfaces" else {}
+        options: dict[str, Any] = {}
+        if self.name == "synthfaces":
+            options = {"seed": self._seed(seed), "size": 100_000}
         dataset = open_dataset(self.name, self.resolution, **options)
         for i in np.random.default_rng(seed).permutation(len(dataset)):
             (image,) = dataset.images([int(i)])
@@ -81,6 +84,7 @@ class Built:
         return {"kind": "data set", "name": self.name, "resolution": self.resolution}
 
 
+# %% ../../nbs/survey/sources.ipynb #cdb8adcd
 class Generated:
     "Pictures of a generator, from random seeds, none of them picked."
 
