@@ -120,11 +120,12 @@ def _without_twins(items: list[Item], judge: str) -> tuple[list[Item], list[dict
     arrays = np.stack([np.asarray(item.image) for item in items])
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2)
     gone = dict(near_duplicates(detector(pixels)))
-    notes = [
-        {"source": items[i].source, **items[i].about, "resembles": {"source": items[k].source, **items[k].about}}
-        for i, k in gone.items()
-    ]
-    return [item for i, item in enumerate(items) if i not in gone], notes
+    notes = []
+    for i, k in gone.items():
+        other = {"source": items[k].source, **items[k].about}
+        notes.append({"source": items[i].source, **items[i].about, "resembles": other})
+    kept = [item for i, item in enumerate(items) if i not in gone]
+    return kept, notes
 
 
 # %% ../../nbs/survey/build.ipynb #d08d8806

@@ -49,6 +49,12 @@ class Screen:
 ANSWERS = {False: ("real", "fake"), True: ("fake", "real")}  # from left to right, by whether buttons are flipped
 
 
+def _feedback(survey: Survey, answer: str) -> str:
+    truth = survey.key.items[survey.one("practice")]["class"]
+    told = survey.words.text("practice.right" if answer == truth else "practice.wrong")
+    return told + " " + survey.words.text(f"practice.was.{truth}")
+
+
 def _place(store: Store, token: str) -> Place:
     place = store.place(token)
     if place is None:
@@ -101,20 +107,17 @@ class SurveyWidget:
 
     def _practise(self, answer: str):
         self.store.practise(self.place.session)
-        truth = self.survey.key.items[self.survey.one("practice")]["class"]
-        told = self.survey.words.text("practice.right" if answer == truth else "practice.wrong")
-        more = self.survey.words.text(f"practice.was.{truth}")
-        self.screen.ask(f"{told} {more}", {"go": self.survey.words.text("practice.go")}, lambda _: self.show())
+        go = {"go": self.survey.words.text("practice.go")}
+        self.screen.ask(_feedback(self.survey, answer), go, lambda _: self.show())
 
     def _answer(self, answer: str):
         place, rt_ms = self.place, int(1000 * (time.monotonic() - self.since))
         item = item_order(self.survey.key, place.session)[place.answered]
         try:
             self.store.answer(place.session, item, place.answered, answer, min(rt_ms, SLOWEST))
+            self.show()
         except NotStored:
             self.screen.text.value = f"<h3>{self.survey.words.html('error.disk.heading')}</h3>"
-            return
-        self.show()
 
     def _sure(self, conf: str):
         place = self.place
