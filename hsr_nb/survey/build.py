@@ -149,7 +149,10 @@ def _cast(kept: list[Item], counts: dict[str, int], attention: int, seed: int) -
     sources = [("real", labels[0])[rng.integers(2)], labels[-1], *[labels[i % len(labels)] for i in range(attention)]]
     cast = []
     for label, count in counts.items():
-        wanted = ["scored"] * count + [role for role, source in zip(roles, sources, strict=True) if source == label]
+        wanted = ["scored"] * count
+        for role, source in zip(roles, sources, strict=True):
+            if source == label:
+                wanted.append(role)
         if len(queues[label]) < len(wanted):
             raise DataError(
                 f"{label} has {len(queues[label])} different pictures that are large enough, {len(wanted)} are needed"

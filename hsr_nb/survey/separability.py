@@ -56,20 +56,21 @@ def equal_sizes(files: list[bytes]) -> list[bytes]:
     return [padded(png, size) for png in files]
 
 
-# %% ../../nbs/survey/separability.ipynb #de74d52c
-MEANING = {
-    "file_size": "their files compress differently",
-    "brightness": "they are brighter or darker",
-    "contrast": "they have more or less contrast",
-    "saturation": "their colours are stronger or weaker",
-    "sharpness": "they are sharper or smoother",
-    "blockiness": "one kind shows the 8-pixel blocks of JPEG",
-    "border": "their outermost pixels differ: cut or framed differently",
+# %% ../../nbs/survey/separability.ipynb #4ce54e25
+MEANING = {  # what generated pictures are when the number is larger, and when it is smaller
+    "file_size": ("have larger files", "have smaller files"),
+    "compressed_size": ("compress worse", "compress better"),
+    "brightness": ("are brighter", "are darker"),
+    "contrast": ("have more contrast", "have less contrast"),
+    "saturation": ("have stronger colours", "have weaker colours"),
+    "sharpness": ("are sharper", "are smoother"),
+    "blockiness": ("show more of the 8-pixel blocks of JPEG", "show less of the 8-pixel blocks of JPEG"),
+    "border": ("have brighter outermost pixels", "have darker outermost pixels"),
 }
 
 
 def picture_numbers(image: Image.Image) -> dict[str, float]:
-    "Simple numbers of a picture; file_size is that of the bare PNG, before it is padded."
+    "Simple numbers of a picture; compressed_size is that of the bare PNG, before it is padded."
     rgb = np.asarray(image.convert("RGB"), np.float64)
     grey = rgb.mean(2)
     across = np.abs(np.diff(grey, axis=1)).mean(0)
@@ -77,7 +78,7 @@ def picture_numbers(image: Image.Image) -> dict[str, float]:
     frame = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     return {
-        "file_size": float(len(plain_png(image))),
+        "compressed_size": float(len(plain_png(image))),
         "brightness": float(grey.mean()),
         "contrast": float(grey.std()),
         "saturation": float((rgb.max(2) - rgb.min(2)).mean()),
@@ -95,13 +96,16 @@ def auc(reals, fakes) -> tuple[float, float]:  # AUC, two-sided p (Mann and Whit
     return float(test.statistic) / (len(reals) * len(fakes)), float(test.pvalue)
 
 
+# %% ../../nbs/survey/separability.ipynb #5165964c
 def separability(reals: list[Image.Image], fakes: list[Image.Image]) -> list[dict]:
-    "One row per number: AUC, p, and whether it is suspicious."
-    kinds = [[picture_numbers(image) for image in images] for images in (reals, fakes)]
+    "One row per number: AUC, p, and whether it is suspicious. file_size is that of the files as they are served."
+    served = equal_sizes([plain_png(image) for image in [*reals, *fakes]])
+    numbers = [picture_numbers(image) for image in [*reals, *fakes]]
     rows = []
     for name in MEANING:
-        value, p = auc(*([numbers[name] for numbers in kind] for kind in kinds))
-        rows.append({"number": name, "auc": round(value, 4), "p": round(p, 5), "leak": abs(value - 0.5) > 0.1})
+        values = [len(png) for png in served] if name == "file_size" else [of[name] for of in numbers]
+        value, p = auc(values[: len(reals)], values[len(reals) :])
+        rows.append({"number": name, "auc": round(value, 4), "p": float(f"{p:.2g}"), "leak": abs(value - 0.5) > 0.1})
     return rows
 
 
@@ -110,10 +114,12 @@ def leaks(rows: list[dict]) -> list[str]:
     out = []
     for row in sorted(rows, key=lambda r: -abs(r["auc"] - 0.5)):
         if row["leak"]:
+            name, (more, less) = row["number"], MEANING[row["number"]]
+            what = more if row["auc"] > 0.5 else less
+            hidden = "; hidden from who sees only files, which have one size" if name == "compressed_size" else ""
             chance = "; few pictures: may be chance" if row["p"] > 0.05 else ""
-            name = row["number"].replace("_", " ")
-            text = f"{name} tells generated from real pictures, {MEANING[row['number']]}"
-            out.append(f"{text} (AUC {row['auc']:.2f}, p {row['p']:.2g}{chance})")
+            found = f"AUC {row['auc']:.2f}, p {row['p']:.2g}{chance}{hidden}"
+            out.append(f"{name.replace('_', ' ')} tells the classes apart: generated pictures {what} ({found})")
     return out
 
 

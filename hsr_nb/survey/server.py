@@ -189,6 +189,7 @@ def serve(
             app = make_app(Desk(survey, store, https, max_sessions), hosts)
             config = uvicorn.Config(
                 app,
+                http="h11",
                 access_log=False,
                 log_level="warning",
                 lifespan="off",
