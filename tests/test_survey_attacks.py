@@ -253,7 +253,6 @@ def test_no_page_before_the_end_depends_on_the_class(site):
         "/picture/..%2f..%2ffaces.key.json.png",
         "/picture/%00.png",
         "/picture/a/../../x.png",
-        "//faces.key.json",
         "/.git/config",
         "/answers.db",
         "/page.css/../words.txt",
@@ -277,6 +276,7 @@ def test_raw_traversal_over_a_real_connection(folder, tmp_path):
             "/../faces.key.json",
             "/picture/../../faces.key.json",
             "/%2e%2e/faces.key.json",
+            "//faces.key.json",
             "\\..\\faces.key.json",
             "/picture/..\\..\\k.png",
         ):
@@ -291,7 +291,7 @@ def test_raw_traversal_over_a_real_connection(folder, tmp_path):
             c.close()
         c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         c.request("GET", "/", headers={"X-Large": "x" * 100_000})
-        assert c.getresponse().status in (400, 431)
+        assert c.getresponse().status == 431
         c.close()
         c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         c.putrequest("POST", "/begin")

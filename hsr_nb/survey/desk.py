@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, urlsplit
 from . import pages
 from .folder import Survey
 from .records import SLOWEST, item_order
-from .store import NotStored, Place, Store, lengths, said_by, withdraw
+from .store import NotStored, Place, Store, said_by, sessions, withdraw
 
 # %% ../../nbs/survey/desk.ipynb #34fe5778
 COOKIE = "session"
@@ -163,7 +163,7 @@ async def begin(desk: Desk, request):
         return _see("/survey")
     if form.get("adult") != "yes":
         return html_response(pages.intro_page(desk.survey, missing=True), 400)
-    if len(await run_in_threadpool(lengths, desk.store)) >= desk.max_sessions:
+    if await run_in_threadpool(sessions, desk.store) >= desk.max_sessions:
         raise Refused("full", 403)
     _, token = await run_in_threadpool(desk.store.begin, _who(desk, form))
     response = _see("/survey")

@@ -8,8 +8,8 @@ __all__ = [
     "totals_of_mean",
     "intervals",
     "pooled_test",
-    "at_least",
     "at_most",
+    "at_least",
     "guess_limits",
     "range_at_most",
     "normal_range",
@@ -64,18 +64,14 @@ def pooled_test(count: int, nobs: int) -> dict[str, float]:  # z, p
 
 
 # %% ../../nbs/survey/statistics.ipynb #f0cb60b2
+def at_most(score: int, n: int) -> float:
+    "P(X <= score) for somebody who guesses n times; whole numbers, hence exact and quick."
+    return sum(math.comb(n, k) for k in range(score + 1)) / 2**n
+
+
 def at_least(score: int, n: int) -> float:
     "P(X >= score) for somebody who guesses n times."
-    from scipy.stats import binom
-
-    return float(binom.sf(score - 1, n, 0.5))
-
-
-def at_most(score: int, n: int) -> float:
-    "P(X <= score) for somebody who guesses n times."
-    from scipy.stats import binom
-
-    return float(binom.cdf(score, n, 0.5))
+    return at_most(n - score, n)
 
 
 def guess_limits(n: int, alpha: float = 0.05) -> tuple[int, int]:

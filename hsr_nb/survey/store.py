@@ -13,6 +13,7 @@ __all__ = [
     "Store",
     "withdraw",
     "said_by",
+    "sessions",
     "lengths",
     "told",
 ]
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS answers (
     item TEXT NOT NULL, pos INTEGER NOT NULL, answer TEXT NOT NULL CHECK (answer IN ('real', 'fake')),
     rt_ms INTEGER, conf INTEGER CHECK (conf BETWEEN 1 AND 5), flip INTEGER NOT NULL, t TEXT NOT NULL,
     PRIMARY KEY (session, pos), UNIQUE (session, item)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -88,13 +89,14 @@ class Ledger:
 
     def __init__(self, path, survey: str):
         self.path = Path(path)
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
             self._db = _open(self.path)
             self._db.executescript(TABLES)
             owner = self._db.execute("SELECT survey FROM about").fetchone()
             if owner is None:
                 self._db.execute("INSERT INTO about VALUES (?)", (survey,))
+            self._reader = _open(self.path)
         except sqlite3.DatabaseError as e:
             raise DataError(f"{path} cannot be used as the database of a survey ({e})") from None
         if owner is not None and owner[0] != survey:
@@ -116,9 +118,10 @@ class Ledger:
                         self._db.execute("ROLLBACK")
 
     def rows(self, query: str, *values) -> list[tuple]:
-        with self._lock:
+        "What a query finds; it waits for no writer."
+        with self._reading:
             try:
-                return self._db.execute(query, values).fetchall()
+                return self._reader.execute(query, values).fetchall()
             except sqlite3.OperationalError as e:
                 raise NotStored(f"{self.path.name}: {e}") from None
 
@@ -128,7 +131,8 @@ class Ledger:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self):
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
 
@@ -196,8 +200,8 @@ def withdraw(store: Store, session: str) -> int:  # how many answers were delete
     "Delete a session and its answers. DataError when there is none of that name."
     with store.ledger.change() as db:
         answers = db.execute("DELETE FROM answers WHERE session = ?", (session,)).rowcount
-        sessions = db.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
-    if not sessions:
+        gone = db.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
+    if not gone:
         raise DataError(f"there is no session {shown(session)} in {store.ledger.path.name}")
     store.ledger.sweep()
     return answers
@@ -206,6 +210,11 @@ def withdraw(store: Store, session: str) -> int:  # how many answers were delete
 def said_by(store: Store, session: str) -> dict[str, str]:  # {item: "real" or "fake"}
     "What a session answered."
     return dict(store.ledger.rows("SELECT item, answer FROM answers WHERE session = ? ORDER BY pos", session))
+
+
+def sessions(store: Store) -> int:
+    "How many sessions there are."
+    return store.ledger.rows("SELECT COUNT(*) FROM sessions")[0][0]
 
 
 def lengths(store: Store) -> dict[str, int]:  # {session: answers}
