@@ -433,7 +433,11 @@ def test_leaks_are_named(tmp_path):
     with pytest.warns(UserWarning) as said:
         made = build_survey(str(bad), {"drawn": str(good)}, tmp_path / "s", Plan(questions=40, size=64))
     text = "\n".join(str(w.message) for w in said)
-    assert "compressed size tells the classes apart: generated pictures compress worse" in text and "AUC" in text and "blockiness" in text
+    assert (
+        "compressed size tells the classes apart: generated pictures compress worse" in text
+        and "AUC" in text
+        and "blockiness" in text
+    )
     assert all(b"taken by" not in made.picture(n) for n in made.key.items)
 
 

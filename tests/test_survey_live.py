@@ -6,11 +6,13 @@ import resource
 import sqlite3
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 from support.survey import Person, Server, item_order, served, session_names, small_survey
 
+from hsr_nb.survey.analysis import read_answers
 from hsr_nb.survey.command import main
 from hsr_nb.survey.folder import answers_file, load_survey
 
@@ -21,7 +23,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limi
 
 
 def stored(folder):
-    with sqlite3.connect(answers_file(folder)) as db:
+    with closing(sqlite3.connect(answers_file(folder))) as db:
         return db.execute("SELECT session, item, pos, answer FROM answers ORDER BY session, pos").fetchall()
 
 
@@ -140,7 +142,16 @@ def test_only_loopback(tmp_path, capsys):
     survey = small_survey(tmp_path / "faces", questions=4)
     with served(survey.folder, tmp_path) as server:
         person = Person(server.port)
-        asyncio.run(everything(person))
+
+        async def looked_at_meanwhile():
+            "Others open and close the database while it is written: it stays what the server writes to."
+            await person.begin()
+            while (at := await person.look()) is not None:
+                assert await person.answer(*at) == 303
+                assert len(stored(survey.folder)) == at[1] + 1 == len(read_answers(answers_file(survey.folder)))
+            await person.drop()
+
+        asyncio.run(looked_at_meanwhile())
         inodes = set()
         for fd in os.listdir(f"/proc/{server.process.pid}/fd"):
             try:

@@ -34,18 +34,25 @@ def read_answers(path) -> list[dict]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there are no answers at {path}")
-    with open(path, "rb") as f:
-        database = f.read(16) == b"SQLite format 3\0"
-    if not database:
-        with readable(f"{path} holds no answers"):
-            return parse_lines(path.read_text(encoding="utf-8"), path.name)
-    with readable(f"{path} is not the database of a survey"):
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            columns = ", ".join(FIELDS[1:])
-            rows = connection.execute(f"SELECT {columns} FROM answers ORDER BY session, pos").fetchall()
-        finally:
-            connection.close()
+    try:
+        return _from_database(path)
+    except sqlite3.DatabaseError as e:
+        if e.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise DataError(f"{path} is not the database of a survey ({e})") from None
+    with readable(f"{path} holds no answers"):
+        if path.read_bytes().startswith(b"SQLite format 3"):
+            raise DataError(f"{path} is not the database of a survey, or it is damaged")
+        return parse_lines(path.read_text(encoding="utf-8"), path.name)
+
+
+def _from_database(path: Path) -> list[dict]:
+    "SQLite opens the file, nobody else: whoever else closes it in this process takes away the locks of a store."
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        columns = ", ".join(FIELDS[1:])
+        rows = connection.execute(f"SELECT {columns} FROM answers ORDER BY session, pos").fetchall()
+    finally:
+        connection.close()
     records = [dict(zip(FIELDS, (1, *row), strict=True)) for row in rows]
     return [r | {"flip": bool(r["flip"])} for r in records]
 

@@ -68,7 +68,8 @@ class Place:
 # %% ../../nbs/survey/store.ipynb #3492c539
 def _open(path: Path) -> sqlite3.Connection:
     "A connection to a database that only its owner may read; the files SQLite puts beside it inherit that."
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    if not path.exists():  # an open file must not be opened and closed again: POSIX then drops SQLite's locks on it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         connection.execute(f"PRAGMA {setting}")
