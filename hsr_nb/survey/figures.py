@@ -21,6 +21,8 @@ __all__ = [
     "figure_8",
     "figure_9",
     "all_figures",
+    "as_png",
+    "as_picture",
     "save_figures",
 ]
 
@@ -119,9 +121,7 @@ def figure_2():
 
 # %% ../../nbs/survey/figures.ipynb #79591794
 HYPE = (("HYPE: StyleGAN, FFHQ, truncated", 27.6), ("HYPE: StyleGAN, FFHQ, not truncated", 19.0))
-CAVEAT = (
-    "Context only: HYPE had another model, paid and trained evaluators, more pictures. The numbers cannot be compared."
-)
+CAVEAT = "Context only: HYPE had another model, paid and trained evaluators, more pictures;\nnot to be compared."
 
 
 def figure_3(found: dict | None = None):
@@ -322,11 +322,21 @@ def all_figures(p: Panel, found: dict, picture: Callable[[str], bytes] | None = 
     }
 
 
+def as_png(figure, dpi: int = 130) -> bytes:
+    "A figure as the content of a PNG file."
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
+
+
+def as_picture(figure, dpi: int = 80) -> Image.Image:
+    "A figure as a picture, which notebooks show."
+    return Image.open(io.BytesIO(as_png(figure, dpi)))
+
+
 def save_figures(folder, p: Panel, found: dict, picture: Callable[[str], bytes] | None = None) -> list[Path]:
     "All figures as PNG files."
     written = []
     for name, figure in all_figures(p, found, picture).items():
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=130)
-        written.append(write_whole(Path(folder) / f"figure-{name}.png", out.getvalue()))
+        written.append(write_whole(Path(folder) / f"figure-{name}.png", as_png(figure)))
     return written

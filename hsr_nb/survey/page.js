@@ -18,6 +18,7 @@
 
   if (show) {                                    // a picture that is seen for a limited time
     const cover = document.querySelector(".cover"), after = document.querySelector("[data-after]");
+    const before = document.querySelector("[data-before]");
     open(false);
     show.hidden = false;
     show.focus();
@@ -28,7 +29,8 @@
         start();
         window.setTimeout(() => {
           image.src = image.dataset.mask;
-          if (after) after.hidden = false;
+          before.hidden = true;
+          after.hidden = false;
           open(true);
           buttons[0].focus();
           buttons[0].blur();

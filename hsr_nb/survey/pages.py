@@ -132,7 +132,8 @@ def _picture(survey: Survey, item: str, alt: str, seen: bool) -> str:
 <img src="/mask.png" alt="{alt}" {side} data-picture="{source}" data-mask="/mask.png" data-exposure="{limit}">
 <div class="cover"><button type="button" data-show hidden>{words.html("question.show")}</button></div>
 </div>
-<p class="note">{hint} <span data-after hidden role="status">{words.html("question.covered")}</span></p>
+<p class="note two" role="status"><span data-before>{hint}</span>
+<span data-after hidden>{words.html("question.covered")}</span></p>
 <noscript><p class="warn">{words.html("script.needed")}</p></noscript>"""
 
 
@@ -185,9 +186,7 @@ def sure_page(survey: Survey, pos: int, asked: int) -> str:
 def practice_page(survey: Survey, flip: bool) -> str:
     "The picture that does not count."
     words, limit = survey.words, survey.rules.exposure_ms
-    hint = words.html("practice.hint")
-    if limit:
-        hint = words.html("practice.hint.exposure", seconds=f"{limit / 1000:g}")
+    hint = words.html("practice.hint.exposure" if limit else "practice.hint")
     item = survey.one("practice")
     picture = _picture(survey, item, words.html("question.alt.practice"), False)
     form = _answers(words, "/practice", flip, {"item": item})

@@ -147,12 +147,12 @@ def make_app(desk: Desk, names: list[str]):
 # %% ../../nbs/survey/server.ipynb #d33aee83
 THINK_FIRST = """before other people can reach a survey, think of this:
   - consent and ethics: who approves the study, who answers questions, may minors reach it; adapt words.txt
-  - law: a privacy notice; what is stored is random numbers, answers, times and dates, no address, no name
+  - law: a privacy notice; what is stored is random numbers, answers, response times and dates, no address, no name
   - transport: put an HTTPS proxy in front and say --https; the proxy must keep no log of addresses either
   - pictures: the licences of the real ones, their attribution after the end, and no faces of minors
   - the key file: it is read, never sent; do not put it where another web server finds it
   - answers: their database belongs on a disk with room and a backup; withdraw deletes a session by its number
-  - load: one process serves some hundreds of people at once; limit requests in the proxy"""
+  - load: fifty people at once, each two pictures a second, were measured; limit requests in the proxy"""
 
 
 def check_host(host: str | None, public: bool, names: list[str]) -> tuple[str, list[str]]:
