@@ -329,7 +329,7 @@ def as_png(figure, dpi: int = 130) -> bytes:
     return out.getvalue()
 
 
-def as_picture(figure, dpi: int = 80) -> Image.Image:
+def as_picture(figure, dpi: int = 60) -> Image.Image:
     "A figure as a picture, which notebooks show."
     return Image.open(io.BytesIO(as_png(figure, dpi)))
 
