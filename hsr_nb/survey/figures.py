@@ -330,8 +330,8 @@ def as_png(figure, dpi: int = 130) -> bytes:
 
 
 def as_picture(figure, dpi: int = 60) -> Image.Image:
-    "A figure as a picture, which notebooks show."
-    return Image.open(io.BytesIO(as_png(figure, dpi)))
+    "A figure as a picture of few colours, which notebooks show and store in few bytes."
+    return Image.open(io.BytesIO(as_png(figure, dpi))).convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE)
 
 
 def save_figures(folder, p: Panel, found: dict, picture: Callable[[str], bytes] | None = None) -> list[Path]:
