@@ -176,16 +176,20 @@ def understood(words):
     "Raise unless a command's program, settings and notebook exist."
     import tyro
 
+    from hsr_nb.base.shell import options
     from hsr_nb.data.convert import ConvertConfig
     from hsr_nb.explore.generate import GenerateConfig
     from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
     from hsr_nb.studies.evaluate import EvalConfig
     from hsr_nb.studies.sweep import SweepConfig
+    from hsr_nb.survey.command import Command
     from hsr_nb.training.cli import parse
 
     name, args = words[0], words[1:]
     if name == "hsr_train":
         return parse(args)
+    if name == "hsr_survey":
+        return options(Command, name)(args)
     if name == "papermill":
         given = {args[i + 1].split(":")[0] for i, a in enumerate(args) if a in ("-p", "-r", "-y")}
         (cell,) = [
