@@ -19,6 +19,7 @@ from hsr_nb.data import SynthFaces
 from hsr_nb.survey import Plan, Rules, analyse, build_survey, load_survey
 from hsr_nb.survey import statistics as st
 from hsr_nb.survey.analysis import analyse_panel, comparison_rows, read_answers, summary_lines
+from hsr_nb.survey.build import Item, _named
 from hsr_nb.survey.command import main
 from hsr_nb.survey.details import kr20, per_item, per_session, reliability, signal_detection, timing
 from hsr_nb.survey.figures import all_figures
@@ -387,9 +388,6 @@ def test_nothing_but_the_key_says_which_is_which(survey):
         len({f.stat().st_size for f in files.values()}) == 1
         and len({f.stat().st_mtime_ns for f in files.values()}) == 1
     )
-    scored = [n for n in names if survey.key.items[n]["role"] == "scored"]
-    ranks = {kind: [i for i, n in enumerate(scored) if survey.key.is_fake(n) == kind] for kind in (False, True)}
-    assert auc(ranks[False], ranks[True])[1] > 0.01  # the order of the names
     public = [p for p in survey.folder.rglob("*") if p.suffix in (".json", ".txt")]
     said = "".join(p.read_text() for p in public if p.name != "words.txt")
     for secret in ("fake", "class", "seed", "baseline", "hsr", "synthfaces", survey.key.about["secret"]):
@@ -397,6 +395,21 @@ def test_nothing_but_the_key_says_which_is_which(survey):
     for f in files.values():
         assert not Image.open(f).info and re.findall(rb"(?:tEXt|iTXt|zTXt|tIME|eXIf)", f.read_bytes()) == []
     assert stat.S_IMODE(key_file(survey.folder).stat().st_mode) == 0o600
+
+
+def test_the_order_of_names_says_nothing():
+    "Whatever the secret: the ranks of fakes among the names are those of a shuffled pack."
+    rng = np.random.default_rng(0)
+    cast = [Item(None, "real" if i < 20 else "hsr", {}) for i in range(40)]
+    found = []
+    for _ in range(300):
+        named = _named(cast, rng.bytes(16).hex(), 0)
+        ranks = {
+            source: [i for i, item in enumerate(named.values()) if item.source == source] for source in ("real", "hsr")
+        }
+        found.append(auc(ranks["real"], ranks["hsr"])[1])
+        assert list(named) == sorted(named) and all(re.fullmatch("[0-9a-f]{12}", name) for name in named)
+    assert kstest(found, "uniform").pvalue > 0.01
 
 
 def test_the_key_says_how_all_was_made(survey):
@@ -632,3 +645,16 @@ def test_the_example_is_whole_and_its_panel_is_called_simulated():
     assert results and all(json.loads(p.read_text())["config"]["simulated"] for p in results)
     assert sum(p.stat().st_size for p in EXAMPLE.rglob("*") if p.is_file()) < 1_500_000
     assert os.path.getsize(EXAMPLE / "simulated-panel.jsonl") < 800_000
+
+
+def test_the_experiment(tmp_path):
+    "The page with its own parameters and fewer repetitions."
+    papermill = pytest.importorskip("papermill")
+    page = ROOT / "nbs/experiments/survey.ipynb"
+    fewer = dict(repeats=100, mixed=False, results=str(tmp_path / "results"), out_dir=str(tmp_path / "figures"))
+    papermill.execute_notebook(page, tmp_path / "out.ipynb", fewer, kernel_name="python3", cwd=ROOT, progress_bar=False)
+    text = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+    assert "1100 of 1960 right" in text and "z = 5.421, p = 6.48e-08" in text and "SIMULATED" in text
+    assert len(list((tmp_path / "figures").iterdir())) == 9
+    (file,) = (tmp_path / "results").iterdir()
+    assert json.loads(file.read_text())["config"]["simulated"] is True

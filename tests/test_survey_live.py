@@ -39,6 +39,7 @@ async def everything(person, think=0.0):
     await person.drop()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_asked_twice(tmp_path):
     "SIGKILL while six people answer, twice; everybody goes on by the cookie."
     survey = small_survey(tmp_path / "faces", questions=12)
