@@ -647,6 +647,7 @@ def test_the_example_is_whole_and_its_panel_is_called_simulated():
     assert os.path.getsize(EXAMPLE / "simulated-panel.jsonl") < 800_000
 
 
+@pytest.mark.slow
 def test_the_experiment(tmp_path):
     "The page with its own parameters and fewer repetitions."
     papermill = pytest.importorskip("papermill")
