@@ -9,7 +9,7 @@ parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("cli", "data", "explore", "export", "sweep")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("cli", "data", "explore", "survey", "export", "sweep")}
 extras["notebooks"] = cfg["notebook_requirements"].split()
 extras["all"] = sum(extras.values(), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
@@ -25,7 +25,11 @@ setup(
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=find_packages(include=["hsr_nb", "hsr_nb.*"]),
-    package_data={"hsr_nb": ["py.typed"], "hsr_nb.weights": ["*"]},
+    package_data={
+        "hsr_nb": ["py.typed"],
+        "hsr_nb.survey": ["words.txt", "page.css", "page.js"],
+        "hsr_nb.weights": ["*"],
+    },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from repository import LESSONS, NBS, NOTEBOOKS, ROOT, at, report, source, tracked, visible
 
+from hsr_nb.base.shell import options
+
 QMD = visible(NBS, "*.qmd")
 PAGES = [*NOTEBOOKS, *QMD]
 
@@ -183,6 +185,10 @@ def understood(words):
         from hsr_nb.training.cli import parse
 
         parse(args)
+    elif name == "hsr_survey":
+        from hsr_nb.survey.command import Command
+
+        options(Command, name)(args)
     elif name == "papermill":
         require_parameters(args)
     else:
