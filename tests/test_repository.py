@@ -410,7 +410,7 @@ BY_HAND = ["run.py", "setup.py"]
 FORMATTED = ["nbs", "hsr_nb", "tests", *BY_HAND]
 TYPED = (  # packages that mypy passes over
     *("base", "untrusted", "judges", "ops", "nets", "hsr", "metrics"),
-    *("studies", "training", "data", "interop", "editing", "explore"),
+    *("studies", "training", "data", "interop", "editing", "explore", "survey"),
 )
 
 

@@ -116,8 +116,10 @@ def test_the_range_of_equal_people_by_brute_force():
 def test_scores_of_people_who_guess():
     assert [f"{st.at_least(k, 40):.4f}" for k in (26, 27, 28)] == ["0.0403", "0.0192", "0.0083"]
     assert [f"{st.at_most(k, 40):.4f}" for k in (12, 13)] == ["0.0083", "0.0192"]
-    assert f"{st.at_least(36, 40):.1e}" == "9.3e-08" and f"{np.sqrt(40 / 4):.3f}" == "3.162"
-    assert st.guess_limits(40) == (13, 27) and st.guess_limits(4) == (-1, 5)
+    assert f"{st.at_least(36, 40):.1e}" == "9.3e-08"
+    assert f"{np.sqrt(40 / 4):.3f}" == "3.162"
+    assert st.guess_limits(40) == (13, 27)
+    assert st.guess_limits(4) == (-1, 5)
 
 
 def test_planning():
@@ -130,7 +132,9 @@ def test_planning():
 
 @pytest.mark.parametrize("error, sessions", [(0.44, 40), (0.44, 60), (0.40, 20), (0.46, 100), (0.45, 40)])
 def test_power_of_the_primary_test_is_what_planning_says(error, sessions):
-    assert abs(st.simulated_power(error, 40, 0.05, sessions) - st.power(error, 40, 0.05, sessions)) < 0.05
+    simulated = st.simulated_power(error, 40, 0.05, sessions)
+    planned = st.power(error, 40, 0.05, sessions)
+    assert abs(simulated - planned) < 0.05
 
 
 def test_beta_binomial_fit_finds_what_was_put_in():
@@ -500,7 +504,8 @@ def test_attributions_are_kept(tmp_path):
 )
 def test_plans_that_cannot_be_followed(tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence):
-        build_survey("synthfaces", TWO, tmp_path / "s", Plan(**{"size": 32, **change}))
+        plan = Plan(**{"size": 32, **change})
+        build_survey("synthfaces", TWO, tmp_path / "s", plan)
     assert list(tmp_path.iterdir()) == []
 
 
