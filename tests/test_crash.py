@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 import hsr_nb.interop.safetensors as files
+from hsr_nb.base.whole import _machine
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.checkpoint import checkpoints
 from hsr_nb.interop.safetensors import save_safetensors
@@ -572,7 +573,7 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
     from hsr_nb.training.run_folder import RunFolder
 
     folder = tmp_path / "run" / "checkpoints"
-    unfinished = folder / ".000001024.safetensors.99999999-0a1b2c3d.part"
+    unfinished = folder / f".000001024.safetensors.{_machine()}-99999999-0a1b2c3d.part"
     unfinished.mkdir(parents=True)
     left = [folder / ".000001024.safetensors.tmp", folder / ".tmp1Y03on", unfinished / "000001024.safetensors"]
     for p in left:

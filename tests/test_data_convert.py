@@ -14,6 +14,7 @@ import torch
 from data_sets import BAD, make_bad_set, make_set, picture, rgb16_png, sideways
 from PIL import Image
 
+from hsr_nb.base.whole import _machine
 from hsr_nb.data import DataError, ImageDataset, check_dataset, output, sources
 from hsr_nb.data.convert import convert_dataset, main
 from hsr_nb.data.files import open_files
@@ -309,7 +310,7 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, capsys, d
 def test_leftovers_of_a_killed_conversion_go_with_the_next(tmp_path):
     make_set(tmp_path / "s", 3)
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    left = tmp_path / f".x.zip.{gone.stdout.strip()}-0123abcd.part"
+    left = tmp_path / f".x.zip.{_machine()}-{gone.stdout.strip()}-0123abcd.part"
     left.mkdir()
     (left / "x.zip").write_bytes(b"half a zip")
     convert_dataset(tmp_path / "s", tmp_path / "y.zip", progress=False)

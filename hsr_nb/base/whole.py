@@ -21,6 +21,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import uuid
@@ -42,12 +43,47 @@ def sync_folder(path: Path):
 
 
 def _sync(path):
-    "Force what was written at `path` to the disk: a file by itself, a folder with everything that waits."
+    "Force what was written at `path`, a file or a folder of files, to the disk."
     if path.is_dir():
-        os.sync()
+        for inside in path.iterdir():
+            _sync(inside)
+        sync_folder(path)
         return
     with open(path, "rb+") as f:
         os.fsync(f.fileno())
+
+
+# %% ../../nbs/base/whole.ipynb #ffbde6b9
+LEFTOVER = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")  # name, machine, process
+
+
+def _machine() -> str:
+    "Eight characters that stand for this machine."
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _alive(pid):
+    "Whether a process of this machine has the number."
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(folder, name=None) -> list[Path]:
+    "Remove what this machine's killed processes left in a folder: of one name, or of all."
+    removed = []
+    for path in folder.glob(".*.part"):
+        m = LEFTOVER.fullmatch(path.name)
+        if m is None or m[2] != _machine() or _alive(int(m[3])) or path.is_symlink() or not path.is_dir():
+            continue
+        if name is None or m[1] == name[:100]:
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
 
 
 # %% ../../nbs/base/whole.ipynb #b250c843
@@ -73,7 +109,8 @@ def whole(
 ) -> Iterator[Path]:  # the path to fill
     "What the block makes at the path it is given appears at `path` when the block ends well, else not at all."
     path = Path(path)
-    work = path.with_name(f".{path.name[:100]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    _remove(path.parent, path.name)
+    work = path.with_name(f".{path.name[:100]}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         work.mkdir()
         made = work / path.name
@@ -103,31 +140,10 @@ def write_json(path, value) -> Path:
     return write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-# %% ../../nbs/base/whole.ipynb #72146399
-LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.part")
-
-
-def _alive(pid):
-    "Whether a process of this machine has the number."
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
+# %% ../../nbs/base/whole.ipynb #f3a638fe
 def remove_leftovers(folder) -> list[Path]:
-    "Remove what killed processes left unfinished in a folder; returns what was removed."
-    removed = []
-    for path in Path(folder).iterdir():
-        m = LEFTOVER.fullmatch(path.name)
-        if m is None or path.is_symlink() or not path.is_dir() or _alive(int(m[1])):
-            continue
-        shutil.rmtree(path, ignore_errors=True)
-        removed.append(path)
-    return removed
+    "Remove what this machine's killed processes left unfinished in a folder; returns what was removed."
+    return _remove(Path(folder))
 
 
 # %% ../../nbs/base/whole.ipynb #a08cc3a8
