@@ -8,6 +8,7 @@ __all__ = [
     "CONTINUE",
     "open_data",
     "flat_config",
+    "check_settings",
     "check_config",
     "check_parts",
     "differences",
@@ -84,8 +85,8 @@ POSITIVE = (
 
 
 # %% ../../nbs/training/checks.ipynb #93c8e236
-def check_config(cfg: TrainConfig, ds, procs: Processes):
-    "Refuse numbers that mean nothing, batches that cannot be drawn or split, and labels that are not there."
+def check_settings(cfg: TrainConfig, procs: Processes):
+    "Refuse what is wrong whatever the images are: numbers that mean nothing, batches that do not split."
     flat = flat_config(cfg.to_dict())
     compiles(cfg.compile, torch.device("cpu"))
     for k in POSITIVE:
@@ -95,8 +96,13 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
         raise ValueError(
             "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"
         )
-    check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
     check_parts(cfg, procs)
+
+
+def check_config(cfg: TrainConfig, ds, procs: Processes):
+    "Refuse settings that mean nothing, batches that cannot be drawn from these images, labels that are not there."
+    check_settings(cfg, procs)
+    check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 

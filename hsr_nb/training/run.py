@@ -45,7 +45,7 @@ from ..data.sampler import batches
 from ..interop.checkpoint import checkpoints
 from ..interop.safetensors import load_safetensors
 from ..judges.detectors import require_independent
-from .checks import check_config, check_same_run, differences, open_data
+from .checks import check_config, check_same_run, check_settings, differences, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
 from .loop import Stats, Step, measure_targets, train_step
@@ -290,6 +290,7 @@ def train(
     SIGTERM saves and raises `Stopped`. ValueError and its kinds for a request that cannot be met, TrainingFailed for a
     run that broke. [StyleGAN2], [StyleGAN2-ADA], [HSR]."""
     procs, device = join(cfg.device)
+    check_settings(cfg, procs)  # before every image is read
     ds = open_data(cfg, procs, progress)
     check_config(cfg, ds, procs)
     scores = Scores(cfg, ds, procs, device)
