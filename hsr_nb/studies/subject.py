@@ -9,7 +9,6 @@ __all__ = [
     "open_network",
     "open_reals",
     "check_pictures",
-    "load_classifier",
     "mixed_labels",
     "check_budget",
     "Subject",
@@ -35,7 +34,7 @@ from ..base.shell import pick_device
 from ..data.registry import open_dataset
 from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..judges.attributes import AttributeBank, load_bank
+from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
@@ -121,28 +120,6 @@ def _naming(file) -> Iterator[None]:
         raise ValueError(f"{file} cannot be read: {reason}") from e
 
 
-@torch.no_grad()
-def _class_names(file: Path, size: int, device) -> list[str]:
-    "Names for the classes of a TorchScript classifier, as many as it answers one picture with."
-    net = torch.jit.load(str(file), map_location=device).eval()
-    answer = net(torch.zeros(1, 3, size, size, device=device))
-    if answer.ndim != 2:
-        raise ValueError(f"{file.name} answers one picture with the shape {list(answer.shape)}, expected [1, classes]")
-    return [f"class {i}" for i in range(answer.shape[1])]
-
-
-def load_classifier(
-    file,  # .safetensors with its card, or TorchScript (.pt, .ts)
-    size: int = 256,  # pixels that a TorchScript file wants
-    device="cpu",
-) -> AttributeBank:  # its attributes are the classes
-    "Classifier of the inception score. Raises FileNotFoundError and ValueError."
-    path = Path(file)
-    scripted = path.suffix in (".pt", ".ts") and path.is_file()
-    names = _class_names(path, size, device) if scripted else None
-    return load_bank(path, names, (size, size), device)
-
-
 # %% ../../nbs/studies/subject.ipynb #95d67a97
 def mixed_labels(ds, seed: int) -> Tensor:  # [n, c_dim]
     "All labels of a data set, mixed: folders are sorted by class, so that the first labels are all alike."
@@ -220,7 +197,7 @@ class Subject:
 def attribute_bank(s: Subject) -> AttributeBank:
     "The attribute classifiers that were asked for; the network's teacher is refused."
     with _naming(s.cfg.bank):
-        bank = load_bank(s.cfg.bank, device=s.device).reliable()
+        bank = load_bank(s.cfg.bank, device=s.device, allow_code=s.cfg.allow_code).reliable()
     require_independent(bank, s.meta.get("teacher"))
     return bank
 
@@ -232,7 +209,7 @@ def class_judge(s: Subject) -> AttributeBank:
         judge = s.detector if same else load_detector("inception", s.device)
         return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
     with _naming(s.cfg.classifier):
-        return load_classifier(s.cfg.classifier, s.cfg.classifier_size, s.device)
+        return load_classifier(s.cfg.classifier, s.cfg.classifier_size, s.device, s.cfg.allow_code)
 
 
 def picture_distance(s: Subject):
