@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "TRUNK",
+    "ALONE",
     "SweepConfig",
     "read_value",
     "check_sweep",
@@ -15,7 +16,12 @@ __all__ = [
     "scored",
     "finished",
     "messages_to",
+    "training_notebook",
+    "train_alone",
+    "train_without_notebook",
     "train_job",
+    "last_line",
+    "attempt",
     "run_job",
 ]
 
@@ -23,12 +29,21 @@ __all__ = [
 import json
 import math
 import os
-from contextlib import contextmanager
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hsr_nb
+
+from ..base.errors import Failure
+from ..base.shell import sentence
 from ..training.checks import CONTINUE, flat_config
 from ..training.config import config_from_dict, override, preset
+from ..training.run import train
 from ..training.run_folder import read_metrics
 from .axes import arms
 from .evaluate import evaluate_run
@@ -52,7 +67,9 @@ class SweepConfig:
     settings: dict[str, str] = field(default_factory=dict)  # of every run, by dotted names; values as in JSON
     workers: int = 1  # processes on this machine, one core each
     scheduler: str | None = None  # address of a dask scheduler instead; the folder must be visible to its workers
-    notebook: str = "nbs/experiments/train.ipynb"
+    # what a run is, for papermill; without it nbs/experiments/train.ipynb, or where that is not at hand (an installed
+    # package) the same training without a page
+    notebook: str | None = None
     out: str | None = "data/results"  # folder of the table; None: not written
 
 
@@ -185,8 +202,59 @@ def messages_to(file):
             os.close(saved)
 
 
+def training_notebook(cfg: SweepConfig) -> str | None:
+    "The notebook that is a run, None where none is at hand. ValueError when the one that was named is not there."
+    if cfg.notebook is not None:
+        if not Path(cfg.notebook).is_file():
+            raise ValueError(f"there is no notebook {cfg.notebook} (--notebook); without the option none is needed")
+        return cfg.notebook
+    usual = Path("nbs/experiments/train.ipynb")
+    for folder in (Path(), Path(hsr_nb.__file__).parents[1]):  # here, or the checkout that the package belongs to
+        if (folder / usual).is_file():
+            return str(folder / usual)
+    return None
+
+
+ALONE = "from hsr_nb.studies.sweep_jobs import train_alone; train_alone()"
+
+
+def train_alone():
+    "What a process of its own does: read a job's parameters from the first line of stdin, train; end with its parent."
+
+    def leave_with_parent():
+        while os.read(0, 1):
+            pass
+        os._exit(1)  # checkpoints are whole whenever this happens
+
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1)
+    asked = json.loads(line)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    where = {k: asked[k] for k in ("run_dir", "seed", "kimg", "device")}
+    train(override(preset(asked["preset"]), **where, **asked["settings"]), progress=False)
+
+
+def train_without_notebook(job: dict):
+    "Train in a process of its own; what was said lies in the run folder. Failure with the last thing it said."
+    messages = Path(job["run_dir"], "messages.txt")
+    with open(messages, "ab") as said:
+        child = subprocess.Popen([sys.executable, "-c", ALONE], stdin=subprocess.PIPE, stdout=said, stderr=said)
+        assert child.stdin is not None
+        with child.stdin as pipe:
+            pipe.write(json.dumps(job["parameters"]).encode() + b"\n")
+            pipe.flush()
+            status = child.wait()
+    if status:
+        lines = messages.read_text(errors="replace").strip().splitlines()
+        raise Failure(lines[-1] if lines else f"the training ended with status {status}")
+
+
 def train_job(job: dict):
     "Train by papermill; the executed notebook and what was said lie in the run folder."
+    if job["notebook"] is None:
+        train_without_notebook(job)
+        return
     import papermill
 
     run = Path(job["run_dir"])
@@ -201,7 +269,28 @@ def train_job(job: dict):
         )
 
 
-def run_job(job: dict, *after) -> dict:  # `after`: results that must exist first
+def last_line(e: BaseException) -> str:
+    "What went wrong, without what papermill says around it."
+    lines = sentence(e).strip().splitlines()
+    return lines[-1] if lines else type(e).__name__
+
+
+def attempt(job: dict, *after: dict) -> dict:  # `after`: results that must exist first
+    "The result of a job, or {'failed': why}: a refusal is an answer, which no scheduler need raise an alarm about."
+    for result in after:
+        if "failed" in result:
+            return result
+    try:
+        return run_job(job)
+    except Exception as e:
+        run = Path(job["run_dir"])
+        if run.is_dir():
+            with suppress(OSError), open(run / "messages.txt", "a") as f:
+                traceback.print_exc(file=f)
+        return {"failed": last_line(e)}
+
+
+def run_job(job: dict) -> dict:
     "Train, then score; what is there already is not done again. Returns the report, {} for a trunk."
     done = finished(job)
     if done is not None:

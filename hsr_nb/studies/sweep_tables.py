@@ -14,6 +14,7 @@ __all__ = [
     "collect",
     "missing",
     "summary",
+    "row_line",
     "text_table",
 ]
 
@@ -152,10 +153,19 @@ def _shown(score: dict) -> str:
         text += f" ± {score['sd']:.2g}"
     d = score["difference"]
     if d is not None:
-        text += f"   {d['mean']:+.3g} ({d['percent']:+.1f} %)"
+        text += f"   {d['mean']:+.3g}"
+        if d["percent"] is not None:  # a share of a reference that is 0 is nothing
+            text += f" ({d['percent']:+.1f} %)"
         if d["low"] is not None:
             text += f" [{d['low']:+.3g}, {d['high']:+.3g}]"
     return text
+
+
+def row_line(row: dict, axis: str) -> str:
+    "A row for a terminal, as soon as it is there."
+    arm = ", ".join(f"{column} {row[column]}" for column in AXES[axis])
+    scores = ", ".join(f"{key} {value:.4g}" for key, value in headline(row).items() if "[" in key)
+    return f"seed {row['seed']}, {arm}: {scores}"
 
 
 def text_table(lines: list[dict]) -> str:
