@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from hsr_nb.base.whole import sha256
+from hsr_nb.editing.directions import load_directions
 from hsr_nb.explore import Explorer
+from hsr_nb.explore.recipe import parse_history
+from hsr_nb.interop import load_generator, save_safetensors
 from hsr_nb.judges.attributes import load_bank, load_classifier
-from hsr_nb.studies import EvalConfig, evaluate_run
+from hsr_nb.nets.seeds import generator_hash
+from hsr_nb.studies import EvalConfig, evaluate_run, read_report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,3 +113,76 @@ def test_without_hsr_in_any_spelling():
         with pytest.raises(ValueError, match=f"the parameter {name} is a"):
             parameters_of(train, **{name: word})
     assert parameters_of(train, run_dir=7)[1]["run_dir"] == "7"
+
+
+PLAIN = {
+    "seed": 1,
+    "psi": 0.7,
+    "cutoff": None,
+    "class_index": None,
+    "bred": [],
+    "mix_seed": None,
+    "mix_layers": [],
+    "edits": [],
+}
+
+
+def edited(**changes):
+    return [PLAIN | {"edits": [{"direction": "pca 1", "strength": 1, "layers": [0, 1]} | changes]}]
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"steps": [PLAIN | {"bred": [[1, 0.1]] * 200_000}]}, "bred has 200000 entries"),
+        ({"named": {f"n{i}": PLAIN for i in range(2000)}}, "2000 named pictures"),
+        ({"named": {f"n{i}": PLAIN | {"bred": [[1, 0.1]] * 500} for i in range(100)}}, "50000 crosses"),
+        ({"steps": [PLAIN | {"psi": 10**400}]}, "an integer of 401 digits"),
+        ({"steps": [PLAIN | {"psi": 10**19}]}, "psi is a number from -10 to 10"),
+        ({"steps": [PLAIN | {"psi": float("nan")}]}, "not finite"),
+        ({"steps": [PLAIN | {"mix_layers": list(range(10_000))}]}, "mix_layers has 10000 entries"),
+        ({"steps": edited(strength=10**400)}, "an integer of 401 digits"),
+        ({"steps": edited(direction="x" * 100_000)}, "at most 100 letters"),
+        ({"steps": edited(layers=[0] * 100_000)}, "a first and a last one"),
+        ({"steps": edited(layers="\x1b[2J" * 99)}, "a first and a last one"),
+        ({"network": "\x1b[2J", "generator": "other"}, "another generator"),
+        ({"at": "9" * 5000}, "position"),
+    ],
+)
+def test_recipes_have_bounds(changes, says):
+    content = {"format": "hsr_nb recipe 1", "network": "x", "generator": "g", "at": 0, "steps": [PLAIN], "named": {}}
+    text = json.dumps(content | changes)
+    for given in (text, text.encode()):
+        with pytest.raises(ValueError, match=says) as e:
+            parse_history(given, "g")
+        assert len(str(e.value)) <= 700 and str(e.value).isprintable()
+
+
+def test_json_from_outside_has_bounds(tmp_path):
+    explorer = Explorer("synthfaces-baseline", judge=None, samples=200, components=1)
+    for content in (b"[" * 100_000, b"9" * 5000, b" " * 10_000_001, b"\xff", b"{", b"1e999"):
+        file = tmp_path / "\x1b[2Jx.json"
+        file.write_bytes(content)
+        for read in (lambda: read_report(file), lambda: explorer.load(file), lambda: explorer.load(content)):
+            with pytest.raises(ValueError, match="too large|not read|no JSON") as e:
+                read()
+            assert len(str(e.value)) <= 700 and str(e.value).isprintable()
+
+
+def test_directions_that_are_none(tmp_path):
+    G = load_generator("synthfaces-baseline")
+    good = {"method": "pca", "layers": [0, 1], "generator": generator_hash(G)}
+    vectors, sigma = torch.eye(G.w_dim)[:2], torch.ones(2)
+
+    def saved(about, **tensors):
+        tensors = {"vectors": vectors, "sigma": sigma} | tensors
+        return save_safetensors(tmp_path / "d.safetensors", tensors, {"directions": about})
+
+    assert load_directions(saved(good), G).names == ["pca 1", "pca 2"]
+    for wrong in (None, [], {}, good | {"layers": None}, good | {"layers": [0, 1e9]}, good | {"method": "x" * 999}):
+        with pytest.raises(ValueError, match="d.safetensors holds no directions") as e:
+            load_directions(saved(wrong), G)
+        assert len(str(e.value)) <= 700
+    for tensors in ({"vectors": vectors[0]}, {"sigma": sigma[:1]}, {"sigma": sigma * torch.nan}):
+        with pytest.raises(ValueError, match="d.safetensors holds no directions"):
+            load_directions(saved(good, **tensors), G)

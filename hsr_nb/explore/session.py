@@ -86,7 +86,7 @@ def latents(
         ws[:, layers] = to_ws(z_from_seed(r.mix_seed, G.z_dim))[:, layers]
     for e in r.edits:
         if e.direction not in steps:
-            raise ValueError(f"there is no direction {e.direction!r} here; there are {', '.join(steps)}")
+            raise ValueError(f"there is no direction {e.direction!r} here; there are {', '.join(steps)}"[:700])
         ws = move(ws, steps[e.direction](e.strength), e.layers)
     return ws
 

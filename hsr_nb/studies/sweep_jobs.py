@@ -46,6 +46,7 @@ from ..training.config import config_from_dict, override, preset
 from ..training.run import train
 from ..training.run_folder import read_metrics
 from .axes import arms
+from .comparison import read_report
 from .evaluate import evaluate_run
 from .request import EvalConfig
 
@@ -169,15 +170,16 @@ def trained(job: dict) -> Path | None:
 def scored(job: dict, checkpoint: Path) -> dict | None:
     "The report beside a checkpoint if it is about that checkpoint and measured as asked, else None."
     try:
-        report = json.loads(Path(job["run_dir"], "report.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        report = read_report(job["run_dir"])
+    except (OSError, ValueError):
         return None
     counts = {k: v for k, v in job["score"].items() if k != "scores"}
     if any(report.get(k) != v for k, v in counts.items()):
         return None
     if tuple(report["asked"]) != job["score"]["scores"]:
         return None
-    return report if report["network"]["file"] == checkpoint.name else None
+    network = report.get("network")
+    return report if isinstance(network, dict) and network.get("file") == checkpoint.name else None
 
 
 def finished(job: dict) -> dict | None:

@@ -23,6 +23,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ..base.bounded_json import read_json
 from ..base.provenance import result_file, write_result
 from ..training.run_folder import read_metrics
 from .axes import AXES, arms
@@ -65,10 +66,12 @@ def published(cfg: SweepConfig, device="cpu") -> list[dict]:
     "Rows of an earlier result file that was measured as asked; their run folders may be gone."
     if cfg.out is None:
         return []
-    try:
-        data = json.loads(result_file(cfg.out, result_name(cfg), device).read_text())
-    except FileNotFoundError:
+    file = result_file(cfg.out, result_name(cfg), device)
+    if not file.is_file():
         return []
+    data = read_json(file, most=100_000_000)
+    if not isinstance(data, dict) or not {"config", "rows"} <= data.keys():
+        raise ValueError(f"{file} is no result of hsr_sweep: move it away, or name another folder (--out)")
     then = {k: v for k, v in data["config"].items() if k != "seeds"}
     now = json.loads(json.dumps(asked(cfg)))
     if then != now:
