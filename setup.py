@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=find_packages(include=["hsr_nb", "hsr_nb.*"]),
-    package_data={"hsr_nb": ["py.typed"], "hsr_nb.weights": ["*"]},
+    package_data={"hsr_nb": ["py.typed"], "hsr_nb.weights": ["*"], "hsr_nb.commands": ["help/*.txt"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

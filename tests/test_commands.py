@@ -1,19 +1,27 @@
 """Commands answer from any folder, at once, and refuse what they cannot do in one sentence."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
+import hsr_nb
 from hsr_nb.base.whole import sha256
+from hsr_nb.commands import front
+from hsr_nb.commands.front import HOMES, help_file, parsed_help
 from hsr_nb.editing.directions import load_directions
 from hsr_nb.explore import Explorer
 from hsr_nb.explore.recipe import parse_history
 from hsr_nb.interop import load_generator, save_safetensors
 from hsr_nb.judges.attributes import load_bank, load_classifier
-from hsr_nb.nets.seeds import generator_hash
+from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import generator_hash, images_for_seeds, z_from_seed
 from hsr_nb.studies import EvalConfig, evaluate_run, read_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,3 +194,57 @@ def test_directions_that_are_none(tmp_path):
     for tensors in ({"vectors": vectors[0]}, {"sigma": sigma[:1]}, {"sigma": sigma * torch.nan}):
         with pytest.raises(ValueError, match="d.safetensors holds no directions"):
             load_directions(saved(good, **tensors), G)
+
+
+@pytest.mark.parametrize("command", HOMES)
+def test_help_is_that_of_the_parser_and_describes_every_option(command):
+    text = help_file(command).read_text(encoding="utf-8")
+    # other versions of the parser break lines elsewhere, so words are compared
+    assert text.split() == parsed_help(command).split(), (
+        "python -c 'from hsr_nb.commands import front; front.write_help()'"
+    )
+    if command == "hsr_train":
+        return
+    entries = re.split(r"\n  (?=-|[A-Z]+ )", text)[1:]
+    assert len(entries) > 4
+    for entry in entries:
+        option, *_ = entry.split()
+        said = re.sub(r"\(default: [^)]*\)|\(required\)|\{[^}]*\}|\[[^]]*\]|\b[A-Z]{3,}\b|--[\w-]+,?|\|", " ", entry)
+        assert len(said.split()) >= 2, f"{option} is not described"
+
+
+def test_help_and_version_come_before_torch(tmp_path):
+    code = (
+        "import sys; from hsr_nb.commands import {0} as go; status = go(); sys.exit('torch' in sys.modules or status)"
+    )
+    for command in HOMES:
+        for option, says in (("--version", f"{command} {hsr_nb.__version__}"), ("--help", "")):
+            env = os.environ | {"PYTHONPATH": str(ROOT)}
+            words = [sys.executable, "-c", code.format(command), option]
+            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(says or f"usage: {command}")
+
+
+def test_a_command_that_works_goes_to_its_module(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert front.hsr_generate(["synthfaces-baseline", "--seeds", "3", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "out: 1 picture (seed0003.png)\n"
+    assert front.hsr_generate(["synthfaces-baseline", "--label", "0.2,1"]) == 2
+    assert "wants no label, for it is unconditional" in capsys.readouterr().err
+    assert front.hsr_generate(["synthfaces-baseline", "--label", "0.2,one"]) == 2
+    assert "cannot read 'one' (--label)" in capsys.readouterr().err
+
+
+def test_a_label_of_numbers():
+    G = Generator(z_dim=8, c_dim=3, w_dim=8, img_resolution=8, synthesis_kwargs=dict(channel_base=64, channel_max=8))
+    G.eval().requires_grad_(False)
+    z = z_from_seed(1, 8)
+    numbers = (0.2, 1.0, -0.5)
+    wanted = G(z, torch.tensor([numbers]), noise_mode="const")
+    torch.testing.assert_close(images_for_seeds(G, [1], class_index=numbers), wanted, atol=1e-5, rtol=1e-4)
+    one_hot = images_for_seeds(G, [1], class_index=(0, 1, 0))
+    torch.testing.assert_close(one_hot, images_for_seeds(G, [1], class_index=1))
+    for wrong in ((0.2, 1.0), (0.2, 1.0, float("inf"))):
+        with pytest.raises(ValueError, match="label"):
+            images_for_seeds(G, [1], class_index=wrong)

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..base.errors import CheckpointError
-from ..base.shell import pick_device
+from ..base.shell import bar, pick_device
 from ..data.registry import open_dataset
 from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
@@ -159,7 +159,8 @@ class Subject:
 
     def images(self) -> Iterator[Tensor]:
         "The generated pictures, in uint8 batches."
-        return generated_images(self.G, self.budget.n, self.cfg.seed, self.labels, self.cfg.psi, self.cfg.batch)
+        images = generated_images(self.G, self.budget.n, self.cfg.seed, self.labels, self.cfg.psi, self.cfg.batch)
+        return iter(bar(images, "pictures drawn", -(-self.budget.n // self.cfg.batch)))
 
     @cached_property
     def real(self) -> Tensor:
@@ -189,7 +190,7 @@ class Subject:
     @cached_property
     def logits(self) -> np.ndarray:
         "What the attribute classifiers say along straight paths [P, T, A]."
-        cfg, paths = self.cfg, self.budget.paths
+        cfg, paths = self.cfg, bar(range(self.budget.paths), "paths")
         return path_logits(self.G, self.bank, paths, cfg.frames, cfg.seed, psi=cfg.psi, labels=self.labels)
 
 

@@ -56,10 +56,12 @@ from .request import EvalConfig
 class SweepConfig:
     "Train every arm of an ablation on every seed, score it, and compare within seeds."
 
-    axis: str = "plr_hsr"  # one of AXES
+    # what the arms differ in: plr_hsr, plr_hsr_published, plr, lever, teacher, taps, pairing, loss, weight, interval,
+    # head, target_norm, head_init, grad, linearity or start
+    axis: str = "plr_hsr"
     folder: str = "runs/sweep"  # run folders; what is finished there is not run again
-    preset: str = "tiny32"
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    preset: str = "tiny32"  # settings of every run that the arms do not change
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # one baseline and one run of every arm for each
     baseline_kimg: float = 2.0  # of the trunk of a seed, without path-length penalty and HSR
     kimg: float = 24.0  # of an arm, the trunk's included; more than before lengthens the arms
     n: int = 5000  # pictures of the Frechet distance
