@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import hsr_nb
+from hsr_nb.base.pictures import image_grid
 from hsr_nb.base.whole import sha256
 from hsr_nb.commands import front
 from hsr_nb.commands.front import HOMES, help_file, parsed_help
@@ -20,9 +21,13 @@ from hsr_nb.explore import Explorer
 from hsr_nb.explore.recipe import parse_history
 from hsr_nb.interop import load_generator, save_safetensors
 from hsr_nb.judges.attributes import load_bank, load_classifier
+from hsr_nb.judges.cards import read_card
 from hsr_nb.nets import Generator
 from hsr_nb.nets.seeds import generator_hash, images_for_seeds, z_from_seed
 from hsr_nb.studies import EvalConfig, evaluate_run, read_report
+from hsr_nb.studies.paired_seeds import paired_difference
+from hsr_nb.studies.subject import Subject
+from hsr_nb.studies.sweep_tables import text_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -248,3 +253,90 @@ def test_a_label_of_numbers():
     for wrong in ((0.2, 1.0), (0.2, 1.0, float("inf"))):
         with pytest.raises(ValueError, match="label"):
             images_for_seeds(G, [1], class_index=wrong)
+
+
+def foreign(tmp_path, **meta):
+    "A checkpoint in a run folder, with metadata of somebody else."
+    G = load_generator("synthfaces-baseline")
+    architecture = {
+        "z_dim": G.z_dim,
+        "c_dim": 0,
+        "w_dim": G.w_dim,
+        "img_resolution": 32,
+        "img_channels": 3,
+    }
+    known = read_card("synthfaces-baseline")["architecture"]["kwargs"]
+    tensors = {f"G_ema.{name}": v for name, v in G.state_dict().items()}
+    file = tmp_path / "runs/r/checkpoints/000000001.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return save_safetensors(file, tensors, {"G": architecture | known} | meta)
+
+
+def test_a_checkpoint_s_path_is_followed_only_near_it(tmp_path, monkeypatch):
+    pictures = tmp_path / "runs/imgs"
+    elsewhere = tmp_path / "elsewhere/imgs"
+    for folder in (pictures, elsewhere):
+        folder.mkdir(parents=True)
+        for i in range(4):
+            image_grid(torch.full((1, 3, 32, 32), 9 * i, dtype=torch.uint8)).save(folder / f"{i}.png")
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+
+    def asked(path, **more):
+        foreign(tmp_path, config={"data": {"path": path, "resolution": 32}})
+        return Subject(EvalConfig(str(tmp_path / "runs/r"), n=4, reals=4, device="cpu", scores=("kid",), **more))
+
+    assert len(asked("imgs").ds) == 4  # beside the run
+    assert len(asked(str(pictures)).ds) == 4
+    with pytest.raises(ValueError, match=f"lies neither here nor beside the run.*--data {elsewhere}"):
+        asked(str(elsewhere))
+    with pytest.raises(ValueError, match="--data /usr/share"):
+        asked("/usr/share")
+    with pytest.raises(ValueError, match=r"trained on gone, which is neither in this folder.*--data PATH"):
+        asked("gone")
+    assert len(asked(str(elsewhere), data=str(elsewhere)).ds) == 4
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(asked("imgs").ds) == 4  # here
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"config": []},
+        {"config": {"data": "x"}},
+        {"config": {"data": {"path": 5}}},
+        {"config": {"data": {"path": "synthfaces", "resolution": "x" * 9999}}},
+        {"count": 7},
+        {"count": {"nimg": "many"}},
+        {"teacher": "dino"},
+        {"teacher": {"name": ["dino"]}},
+        {"data": "synthfaces"},
+        {"data": {"sha256": 5}},
+    ],
+)
+def test_metadata_of_another_type_is_one_sentence(tmp_path, meta, capsys):
+    foreign(tmp_path, **{"config": {"data": {"path": "synthfaces", "resolution": 32}}} | meta)
+    assert front.hsr_eval([str(tmp_path / "runs/r"), "--n", "8", "--scores", "kid", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "is damaged or foreign" in said and len(said) <= 700
+
+
+def test_a_full_disk_under_the_cache_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from safetensors import SafetensorError, torch
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(torch, "save_file", full)
+    where = ["--cache", str(tmp_path / "c"), "--out", str(tmp_path)]
+    assert front.hsr_eval(["synthfaces-hsr", "--n", "8", "--scores", "kid", "--device", "cpu", *where]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cannot write the cache" in said and "No space left" in said
+    assert not list((tmp_path / "c").iterdir())
+
+
+def test_a_reference_of_zero_has_no_percent():
+    difference = paired_difference({0: 0.1, 1: 0.2}, {0: 0.0, 1: 0.0})
+    text = text_table([{"arm": "x", "seeds": [0, 1], "recall[j]": {"mean": 0.1, "sd": None, "difference": difference}}])
+    assert "+0.15 [" in text and "%" not in text

@@ -310,5 +310,6 @@ def run_job(job: dict) -> dict:
         train_job(job)
     if "score" not in job:
         return {}
-    report, _ = evaluate_run(EvalConfig(network=str(run), cache=job["cache"], **job["score"]))
+    data = job["parameters"]["settings"].get("data.path")
+    report, _ = evaluate_run(EvalConfig(network=str(run), cache=job["cache"], data=data, **job["score"]))
     return report
