@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,16 @@ from hsr_nb.studies.subject import Subject
 from hsr_nb.studies.sweep_tables import text_table
 
 ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "net.channel_max": "8",
+    "net.z_dim": "8",
+    "net.w_dim": "8",
+    "batch": "8",
+    "net.mbstd_group": "4",
+    "data.max_size": "64",
+    "tick_kimg": "0.016",
+    "hsr.head_hidden": "8",
+}
 
 
 class Program(torch.nn.Module):
@@ -340,3 +351,59 @@ def test_a_reference_of_zero_has_no_percent():
     difference = paired_difference({0: 0.1, 1: 0.2}, {0: 0.0, 1: 0.0})
     text = text_table([{"arm": "x", "seeds": [0, 1], "recall[j]": {"mean": 0.1, "sd": None, "difference": difference}}])
     assert "+0.15 [" in text and "%" not in text
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_any_folder(tmp_path):
+    "Built, installed beside the packages of this environment, and every command called where there is no checkout."
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    clone = tmp_path / "source"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "nbs", "tests", "runs"))
+    how = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    subprocess.run([sys.executable, "setup.py", "-q", "bdist_wheel"], cwd=clone, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    wheel = next((clone / "dist").glob("*.whl"))
+    subprocess.run([*pip, "--python", str(tmp_path / "venv/bin/python"), "install", *how, str(wheel)], check=True)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "others.pth").write_text("\n".join(others) + "\n")
+    away = tmp_path / "away"
+    away.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def call(command, *args):
+        words = [tmp_path / "venv/bin" / command, *args]
+        done = subprocess.run(words, cwd=away, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout, done.stderr
+
+    for command in HOMES:
+        assert call(command, "--help")[0].startswith("usage: ")
+        assert call(command, "--version")[0] == f"{command} {hsr_nb.__version__}\n"
+    call("hsr_generate", "synthfaces-hsr", "--seeds", "0-39", "--out", "faces", "--device", "cpu")
+    call("hsr_data", "--source", "faces", "--dest", "faces.zip")
+    small = ["--net.channel-max", "8", "--net.z-dim", "8", "--net.w-dim", "8", "--batch", "8", "--net.mbstd-group", "4"]
+    call("hsr_train", "tiny32", "--data.path", "faces.zip", "--kimg", "0.032", "--run-dir", "runs/r", *small)
+    call("hsr_convert", "runs/r", "r.safetensors")
+    said, _ = call("hsr_eval", "runs/r", "--n", "20", "--scores", "kid", "pr", "--device", "cpu")
+    assert "recall[synthfaces-attributes]" in said
+    settings = [x for pair in TINY.items() for x in pair]
+    sizes = [
+        "--baseline-kimg",
+        "0.032",
+        "--kimg",
+        "0.064",
+        "--n",
+        "120",
+        "--pairs",
+        "8",
+        "--paths",
+        "4",
+        "--seeds",
+        "0",
+    ]
+    said, noted = call("hsr_sweep", "--axis", "teacher", *sizes, "--settings", *settings)
+    assert "no notebook is at hand" in noted and "Traceback" not in noted
+    rows = json.loads(next((away / "data/results").glob("ablation-teacher-*.json")).read_text())["rows"]
+    assert [row["teacher"] for row in rows] == ["none", "synthfaces-tiny"]
+    assert said.count("seed 0, teacher") == 2

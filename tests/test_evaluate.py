@@ -535,7 +535,7 @@ def test_exit_codes(run, tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_is_installed_under_its_name():
-    assert "hsr_eval=hsr_nb.studies.evaluate:main" in (ROOT / "settings.ini").read_text()
+    assert "hsr_eval=hsr_nb.commands.front:hsr_eval" in (ROOT / "settings.ini").read_text()
 
 
 # ---- the notebooks
