@@ -159,10 +159,7 @@ class Session:
         for d in self.sets.values():
             self.steps |= {name: partial(d.step, name) for name in d.names}
         self.hash = generator_hash(A)
-        readable = judge and A.img_channels in (1, 3)
-        self.judge: AttributeBank | None = None
-        if readable:
-            self.judge = load_bank(judge, device=self.device, allow_code=allow_code)
+        self.judge = _judge(judge, A, self.device, allow_code)
         self.half = {k: _faster_in_half(G) for k, G in self.nets.items()}
         self.ms = {k: _times(G, self.half[k]) for k, G in self.nets.items()}
         self.all_layers = (0, A.num_ws - 1)
@@ -198,6 +195,12 @@ class Session:
 # %% ../../nbs/explore/session.ipynb #5e5510a3
 def _name(net) -> str:
     return str(net) if isinstance(net, (str, os.PathLike)) else type(net).__name__
+
+
+def _judge(judge: str | None, A: Generator, device, allow_code: Sequence[str]) -> AttributeBank | None:
+    "The judge of a session; None without one, and where it cannot read such pictures."
+    readable = judge and A.img_channels in (1, 3)
+    return load_bank(judge, device=device, allow_code=allow_code) if readable else None
 
 
 def _network(net, device: torch.device) -> Generator:

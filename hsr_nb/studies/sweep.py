@@ -58,6 +58,7 @@ def submit(client, todo: list[dict]) -> dict:  # run folder -> future
     return futures
 
 
+# %% ../../nbs/studies/sweep.ipynb #a1d1d59f
 def watch(
     futures: dict,
     todo: list[dict],
@@ -102,6 +103,7 @@ def _reason(future) -> str | None:
     return future.result().get("failed")
 
 
+# %% ../../nbs/studies/sweep.ipynb #ee2555f8
 class _Kept:
     "What a sweep has so far: the table is written with every row that comes, and the failures are remembered."
 
@@ -123,6 +125,7 @@ class _Kept:
                     self.say(row_line(row, self.cfg.axis))
 
 
+# %% ../../nbs/studies/sweep.ipynb #871d079e
 def _prepared(cfg: SweepConfig) -> list[dict]:
     "The jobs that are left, each with its notebook."
     todo = missing(cfg)

@@ -206,6 +206,7 @@ def messages_to(file):
             os.close(saved)
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #c290e5cd
 def training_notebook(cfg: SweepConfig) -> str | None:
     "The notebook that is a run, None where none is at hand. ValueError when the one that was named is not there."
     if cfg.notebook is not None:
@@ -219,6 +220,7 @@ def training_notebook(cfg: SweepConfig) -> str | None:
     return None
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #4141d4d1
 ALONE = "from hsr_nb.studies.sweep_jobs import train_alone; train_alone()"
 
 
@@ -254,6 +256,7 @@ def train_without_notebook(job: dict):
         raise Failure(lines[-1] if lines else f"the training ended with status {status}")
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #e92b9927
 def train_job(job: dict):
     "Train by papermill; the executed notebook and what was said lie in the run folder."
     if job["notebook"] is None:
@@ -273,6 +276,7 @@ def train_job(job: dict):
         )
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #de8991f5
 def last_line(e: BaseException) -> str:
     "What went wrong, without what papermill says around it."
     lines = sentence(e).strip().splitlines()
@@ -294,6 +298,7 @@ def attempt(job: dict, *after: dict) -> dict:  # `after`: results that must exis
         return {"failed": last_line(e)}
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #88a05910
 def run_job(job: dict) -> dict:
     "Train, then score; what is there already is not done again. Returns the report, {} for a trunk."
     done = finished(job)
