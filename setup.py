@@ -27,6 +27,7 @@ setup(
     packages=find_packages(include=["hsr_nb", "hsr_nb.*"]),
     package_data={
         "hsr_nb": ["py.typed"],
+        "hsr_nb.commands": ["help/*.txt"],
         "hsr_nb.survey": ["words.txt", "page.css", "page.js"],
         "hsr_nb.weights": ["*"],
     },

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hsr_nb.base.whole import sha256
 from hsr_nb.judges.attributes import AttributeBank, load_bank
 from hsr_nb.metrics import load_detector
 from hsr_nb.metrics.als import (
@@ -508,9 +509,15 @@ def test_folder_of_torchscript_files(tmp_path):
             nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)), torch.zeros(1, 3, 8, 8)
         ).save(str(tmp_path / f"{name}.pt"))
     (tmp_path / "notes.txt").write_text("no classifier")
-    bank, x = load_bank(tmp_path, size=(8, 8)), torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="00-male.pt is TorchScript, which is code"):
+        load_bank(tmp_path, size=(8, 8))
+    trusted = [sha256(file) for file in tmp_path.glob("*.pt")]
+    bank, x = (
+        load_bank(tmp_path, size=(8, 8), allow_code=trusted),
+        torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8),
+    )
     assert bank.attribute_names == ("00-male", "01-smiling") and bank(x).shape == (3, 2)
-    one = load_bank(tmp_path / "00-male.pt", ["gender"], (8, 8))
+    one = load_bank(tmp_path / "00-male.pt", ["gender"], (8, 8), allow_code=trusted)
     assert one.attribute_names == ("gender",) and torch.equal(one(x)[:, 0], bank(x)[:, 0])
     assert not torch.allclose(bank(x)[0], bank(255 - x)[0])
     empty = tmp_path / "empty"

@@ -3,11 +3,13 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from hsr_nb.base.whole import sha256
 from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
 from hsr_nb.judges.cards import read_card
@@ -176,6 +178,9 @@ def test_inception_score_with_a_classifier(run, tmp_path):
     file = tmp_path / "colours.ts"
     torch.jit.script(Net()).save(str(file))
     ask = EvalConfig(str(run), str(tmp_path), **TINY, scores=("is",), classifier=str(file), classifier_size=32)
+    with pytest.raises(ValueError, match="TorchScript, which is code.*--allow-code " + sha256(file)):
+        evaluate_run(ask)
+    ask = replace(ask, allow_code=(sha256(file),))
     found, _ = evaluate_run(ask)
     assert set(found["scores"]) == {"is[colours]", "is_std[colours]"}
     assert found["scores"]["is[colours]"] >= 1
@@ -188,7 +193,6 @@ def test_another_detector_is_named_and_its_file_checked(run, tmp_path, monkeypat
     "A timm network from a local file: its name in every key, its hash in the report; path length by another judge."
     from safetensors.torch import save_file
 
-    from hsr_nb.base.whole import sha256
     from hsr_nb.judges.backbones import build_net
 
     for k in ("HSR_NB_VGG16", "HSR_NB_LPIPS_VGG16", "HSR_NB_INCEPTION"):
@@ -321,6 +325,11 @@ def judges(folder, torchscript):
     return folder
 
 
+def allowed(folder):
+    "A folder of programs, and the option that lets them run."
+    return [str(folder), "--allow-code", *(sha256(file) for file in folder.iterdir())]
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_constant_attribute_and_one_that_is_not_finite(run, tmp_path, capsys):
     def red(x):
@@ -334,7 +343,7 @@ def test_a_constant_attribute_and_one_that_is_not_finite(run, tmp_path, capsys):
 
     out = tmp_path / "r.json"
     ask = [str(run), "--scores", "als", "--paths", "4", "--frames", "5", "--device", "cpu", "--out", str(out), "--bank"]
-    assert E.main([*ask, str(judges(tmp_path / "bank", {"red": red, "flat": flat}))]) == 0
+    assert E.main([*ask, *allowed(judges(tmp_path / "bank", {"red": red, "flat": flat}))]) == 0
     said = capsys.readouterr()
     assert said.err == "hsr_eval: note: constant over all frames, without a score and left out of the mean: flat\n"
     assert "als[bank]" in said.out
@@ -342,10 +351,10 @@ def test_a_constant_attribute_and_one_that_is_not_finite(run, tmp_path, capsys):
     assert scores["als_by_attribute[bank]"]["flat"] is None
     assert scores["als[bank]"] == scores["als_by_attribute[bank]"]["red"] > 0
     assert "NaN" not in out.read_text()
-    assert E.main([*ask, str(judges(tmp_path / "still", {"flat": flat}))]) == 0
+    assert E.main([*ask, *allowed(judges(tmp_path / "still", {"flat": flat}))]) == 0
     assert "als: no attribute ever changes along a path" in capsys.readouterr().out
     out.unlink()
-    assert E.main([*ask, str(judges(tmp_path / "broken", {"nan": broken}))]) == 2
+    assert E.main([*ask, *allowed(judges(tmp_path / "broken", {"nan": broken}))]) == 2
     assert not out.exists()
     assert capsys.readouterr().err == "hsr_eval: broken returned a value that is not finite for path 0\n"
 
@@ -526,7 +535,7 @@ def test_exit_codes(run, tmp_path, capsys, monkeypatch):
 
 
 def test_the_command_is_installed_under_its_name():
-    assert "hsr_eval=hsr_nb.studies.evaluate:main" in (ROOT / "settings.ini").read_text()
+    assert "hsr_eval=hsr_nb.commands.front:hsr_eval" in (ROOT / "settings.ini").read_text()
 
 
 # ---- the notebooks

@@ -23,6 +23,7 @@ MB = 1 << 20
 
 MAY_IMPORT = {
     "base": "",
+    "commands": "",
     "ops": "",
     "weights": "",
     "untrusted": "base",

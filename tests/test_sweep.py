@@ -115,10 +115,16 @@ def test_arms_branch_from_their_own_seed_and_finished_cells_are_kept(ask):
     assert one_seed["low"] is None  # no interval
 
 
-def test_a_failing_arm_is_named_and_the_others_are_kept(ask):
+def test_a_failing_arm_is_named_and_the_others_are_kept(ask, capfd):
+    told = []
     with pytest.raises(SweepFailed, match=r"1 of 3 runs failed, first .*teacher_synthfaces-tiny: .*meant to fail"):
-        sweep(ask(fail="teacher_synthfaces-tiny"))
+        sweep(ask(fail="teacher_synthfaces-tiny"), told.append)
     assert [r["teacher"] for r in collect(ask())] == ["none"]
+    assert len(told) == 1 and told[0].startswith("seed 0, teacher none: fid[")
+    table = next(Path(ask().out).glob("ablation-teacher-*.json"))  # was written when its first row came
+    assert [r["teacher"] for r in json.loads(table.read_text())["rows"]] == ["none"]
+    assert "Traceback" not in capfd.readouterr().err
+    assert "meant to fail" in Path(ask().folder, "seed0/teacher_synthfaces-tiny/messages.txt").read_text()
     assert len(sweep(ask())) == 2  # the same sweep, its notebook mended
 
 
@@ -166,6 +172,7 @@ def test_wrong_requests_are_one_sentence(capfd):
         (["--kimg", "1"], "must be longer than their baseline"),
         (["--seeds", "1", "1"], "given once each"),
         (["--settings", "hsr.colour", "1"], "hsr.colour"),
+        (["--notebook", "gone.ipynb", "--out", "None"], "no notebook gone.ipynb (--notebook)"),
     ):
         assert main(args) == 2
         err = capfd.readouterr().err

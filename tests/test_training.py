@@ -502,4 +502,8 @@ def test_notebook_on_a_folder(tmp_path):
 
 def test_notebook_refuses_unknown_parameters(tmp_path):
     r = papermill(tmp_path, data="digits", hsr_wieght=1)
-    assert r.returncode == 1 and "unknown parameter hsr_wieght" in r.stderr and not (tmp_path / "run").exists()
+    assert (
+        r.returncode == 1
+        and "no parameter hsr_wieght on this page: did you mean hsr_weight?" in r.stderr
+        and not (tmp_path / "run").exists()
+    )

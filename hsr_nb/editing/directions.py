@@ -135,8 +135,30 @@ def load_directions(path, G: Generator) -> Directions:
     tensors, meta = load_safetensors(path)
     if "directions" not in meta or not {"vectors", "sigma"} <= tensors.keys():
         raise ValueError(f"{path} holds no directions")
-    about = meta["directions"]
-    first, last = about["layers"]
-    d = Directions(about["method"], tensors["vectors"], tensors["sigma"], (first, last), about["generator"])
+    d = _directions(str(path), meta["directions"], tensors["vectors"], tensors["sigma"])
     d.check(G)
+    if d.vectors.shape[1] != G.w_dim:
+        raise ValueError(f"{path} holds vectors of {d.vectors.shape[1]} numbers, this network has {G.w_dim}")
     return d
+
+
+def _directions(file: str, about, vectors: Tensor, sigma: Tensor) -> Directions:
+    "Directions from what a file says. ValueError for what means nothing."
+
+    def wrong(what, expected):
+        return ValueError(f"{file} holds no directions: {what} is {expected}")
+
+    if not isinstance(about, dict):
+        raise wrong("its entry directions", "a dictionary of method, layers and generator")
+    for key in ("method", "generator"):
+        if not isinstance(about.get(key), str) or len(about[key]) > 100:
+            raise wrong(key, "a text of at most 100 letters")
+    layers = about.get("layers")
+    if not isinstance(layers, list) or len(layers) != 2 or any(type(i) is not int or not 0 <= i < 1000 for i in layers):
+        raise wrong("layers", "a pair of a first and a last layer")
+    if vectors.ndim != 2 or sigma.shape != vectors.shape[:1] or not len(vectors):
+        raise wrong("vectors", f"[K, w_dim] with sigma [K], found {list(vectors.shape)} and {list(sigma.shape)}")
+    for name, tensor in (("vectors", vectors), ("sigma", sigma)):
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise wrong(name, "of finite numbers")
+    return Directions(about["method"], vectors, sigma, (layers[0], layers[1]), about["generator"])

@@ -9,14 +9,16 @@ __all__ = [
     "parse_seeds",
     "style_mixing_grid",
     "GenerateConfig",
+    "parse_label",
     "check_config",
     "generate",
     "main",
 ]
 
 # %% ../../nbs/explore/generate.ipynb #e0b1cc28
+import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..base.pictures import image_grid, to_uint8, write_png
-from ..base.shell import options, pick_device, run
+from ..base.shell import bar, options, pick_device, run
 from ..interop import load_generator
 from ..nets.generator import Generator
 from ..nets.seeds import check_truncation, class_labels, draw, images_for_seeds, ws_for_seeds
@@ -64,7 +66,7 @@ def style_mixing_grid(
     layers: Iterable[int],  # indices of ws taken from the column, 0 is the coarsest
     psi: float = 1.0,
     cutoff: int | None = None,
-    class_index: int | None = None,
+    class_index: int | Sequence[float] | None = None,  # or a label of c_dim numbers
     noise_mode: str = "const",
     batch: int = 16,  # as in images_for_seeds
 ) -> Tensor:  # float32 [(R + 1) * (K + 1), C, H, W], row by row; the corner is black
@@ -100,6 +102,8 @@ class GenerateConfig:
     psi: float = 1.0  # truncation: 1 is none, 0 the average picture
     cutoff: int | None = None  # truncate only so many first layers
     class_index: int | None = None  # which class a conditional network draws
+    # numbers instead of a class, such as 0.2,1,-0.5 (write --label=-0.2,1 where the first one is negative)
+    label: str | None = None
     noise_mode: Literal["const", "random", "none"] = "const"  # random: from the seed
     files: Literal["singles", "sheet", "both"] = "singles"  # seed0000.png and so on, sheet.png, or both
     cols: int | None = None  # columns of the sheet; without it, as square as possible
@@ -114,6 +118,24 @@ class GenerateConfig:
 DEFAULT_SEEDS = "0-15"
 
 
+def parse_label(
+    text: str,  # numbers with commas between them
+) -> tuple[float, ...]:
+    "The numbers of a label. ValueError names the part that is none."
+    numbers = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(
+                f"a label looks like 0.2,1,-0.5, not {text[:60]!r}: cannot read {part.strip()[:60]!r} (--label)"
+            )
+        numbers.append(number)
+    return tuple(numbers)
+
+
 def check_config(
     cfg: GenerateConfig,
 ) -> tuple[list[int], list[int], list[int]]:  # seeds, row seeds, column seeds; empty where there are none
@@ -122,6 +144,10 @@ def check_config(
         raise ValueError("a mixing grid needs both mix_rows and mix_cols")
     if cfg.mix_layers is not None and cfg.mix_rows is None:
         raise ValueError("mix_layers was given without mix_rows and mix_cols")
+    if cfg.label is not None:
+        if cfg.class_index is not None:
+            raise ValueError("class_index and label say the same in two ways: give one of them")
+        parse_label(cfg.label)
     for name in ("cols", "batch"):
         count = getattr(cfg, name)
         if count is not None and count < 1:
@@ -153,7 +179,7 @@ def _write_seeds(cfg, G, out, seeds, how, recipe):
     "One picture per seed, a sheet, or both; the files written."
     done = []
     kept = []
-    for first in range(0, len(seeds), cfg.batch):
+    for first in bar(range(0, len(seeds), cfg.batch), "pictures"):
         part = seeds[first : first + cfg.batch]
         images = to_uint8(images_for_seeds(G, part, **how))
         if cfg.files != "sheet":
@@ -175,9 +201,12 @@ def generate(
     seeds, rows, cols = check_config(cfg)
     G = load_generator(cfg.network, pick_device(cfg.device))
     check_truncation(G, cfg.psi, cfg.cutoff)
-    class_labels(G, cfg.class_index)
     settings = {k: v for k, v in asdict(cfg).items() if k in ("psi", "cutoff", "class_index", "noise_mode")}
     recipe = {"network": Path(cfg.network).resolve().name} | settings
+    if cfg.label is not None:
+        settings["class_index"] = parse_label(cfg.label)
+        recipe["label"] = cfg.label
+    class_labels(G, settings["class_index"])
     how = settings | {"batch": cfg.batch}
     if rows:
         layers = list(range(G.num_ws // 2)) if cfg.mix_layers is None else parse_seeds(cfg.mix_layers, "mix_layers")

@@ -31,7 +31,7 @@ __all__ = [
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -86,7 +86,7 @@ def latents(
         ws[:, layers] = to_ws(z_from_seed(r.mix_seed, G.z_dim))[:, layers]
     for e in r.edits:
         if e.direction not in steps:
-            raise ValueError(f"there is no direction {e.direction!r} here; there are {', '.join(steps)}")
+            raise ValueError(f"there is no direction {e.direction!r} here; there are {', '.join(steps)}"[:700])
         ws = move(ws, steps[e.direction](e.strength), e.layers)
     return ws
 
@@ -141,10 +141,11 @@ class Session:
         a=None,  # a name, a file, a run folder or a Generator; None: the embedded `PAIR`
         b=None,  # a second one, with the same z and w
         directions: list[Directions] | None = None,  # None: GANSpace's and SeFa's of A
-        judge: str | None = "synthfaces-attributes",
+        judge: str | None = "synthfaces-attributes",  # a name, a file or a folder; TorchScript is code: see allow_code
         device: str = "auto",
         components: int = 8,  # directions of each method
         samples: int = 20_000,  # of W, for GANSpace
+        allow_code: Sequence[str] = (),  # SHA-256 of the TorchScript judges that may be run
     ):
         self.device = pick_device(device)
         a, b = PAIR if a is None else (a, b)
@@ -158,8 +159,7 @@ class Session:
         for d in self.sets.values():
             self.steps |= {name: partial(d.step, name) for name in d.names}
         self.hash = generator_hash(A)
-        readable = judge and A.img_channels in (1, 3)
-        self.judge: AttributeBank | None = load_bank(judge, device=self.device) if readable else None
+        self.judge = _judge(judge, A, self.device, allow_code)
         self.half = {k: _faster_in_half(G) for k, G in self.nets.items()}
         self.ms = {k: _times(G, self.half[k]) for k, G in self.nets.items()}
         self.all_layers = (0, A.num_ws - 1)
@@ -195,6 +195,12 @@ class Session:
 # %% ../../nbs/explore/session.ipynb #5e5510a3
 def _name(net) -> str:
     return str(net) if isinstance(net, (str, os.PathLike)) else type(net).__name__
+
+
+def _judge(judge: str | None, A: Generator, device, allow_code: Sequence[str]) -> AttributeBank | None:
+    "The judge of a session; None without one, and where it cannot read such pictures."
+    readable = judge and A.img_channels in (1, 3)
+    return load_bank(judge, device=device, allow_code=allow_code) if readable else None
 
 
 def _network(net, device: torch.device) -> Generator:

@@ -7,14 +7,17 @@ __all__ = ["AttributeBank", "load_bank", "load_classifier"]
 
 # %% ../../nbs/judges/attributes.ipynb #3d031e20
 import hashlib
+import io
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..base.errors import shown
 from ..base.pictures import to_uint8
 from ..base.state_dicts import load_strict
 from ..base.whole import sha256
@@ -109,23 +112,39 @@ def _from_card(path, device):
 
 
 # %% ../../nbs/judges/attributes.ipynb #75a38836
-def _open_torchscript(path, device):
-    "The program in a TorchScript file. ValueError where there is none."
+def _require_allowed(path: Path, digest: str, allow_code: Sequence[str]):
+    "Raise ValueError unless the program in a file, known by its SHA-256, may be run."
+    if digest in [word.strip().lower() for word in allow_code]:
+        return
+    raise ValueError(
+        f"{shown(path.name)[:100]} is TorchScript, which is code and may write any file of yours: expected weights "
+        "(.safetensors with a card), or your word that whoever made this file is trusted: "
+        f"--allow-code {digest} (allow_code=[...] in Python)"
+    )
+
+
+def _open_torchscript(path, device, allow_code):
+    "The program in a TorchScript file, and its SHA-256. ValueError where there is none, or none that may be run."
+    content = path.read_bytes()  # once: what was hashed is what is run
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError(f"{shown(path.name)[:100]} cannot be read as TorchScript: it is no zip file")
+    digest = hashlib.sha256(content).hexdigest()
+    _require_allowed(path, digest, allow_code)
     try:
-        return torch.jit.load(str(path), map_location=device).eval()
+        return torch.jit.load(io.BytesIO(content), map_location=device).eval(), digest
     except RuntimeError as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise ValueError(f"{path.name} cannot be read as TorchScript: {reason}") from e
 
 
-def _from_torchscript(path, names, size, device):
-    net = _open_torchscript(path, device)
+def _from_torchscript(path, names, size, device, allow_code):
+    net, digest = _open_torchscript(path, device, allow_code)
 
     def read(frames):
         img = frames.to(device).float() / 127.5 - 1
         return net(prepare(img, size, (0.5,) * 3, (0.5,) * 3))  # mean and spread 0.5: [-1, 1] again
 
-    return AttributeBank(path.stem, sha256(path), names, read)
+    return AttributeBank(path.stem, digest, names, read)
 
 
 def _joined(folder, banks):
@@ -147,18 +166,19 @@ def load_bank(
     names: Sequence[str] | None = None,  # attributes of a TorchScript file; None: its own name
     size: Sequence[int] = (256, 256),  # what a TorchScript file wants; larger frames are averaged
     device="cpu",
+    allow_code: Sequence[str] = (),  # SHA-256 of the TorchScript files that may be run; others are refused
 ) -> AttributeBank:
     "Classifiers from the package or from local files. Raises FileNotFoundError and ValueError."
     path = Path(source)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-        return _joined(path, [load_bank(p, None, size, device) for p in files])
+        return _joined(path, [load_bank(p, None, size, device, allow_code) for p in files])
     if path.suffix in SUFFIXES and not path.is_file():
         raise FileNotFoundError(f"classifier not found: {path}")
     if path.suffix == ".safetensors":
         return _from_card(path, device)
     if path.suffix in SUFFIXES:
-        return _from_torchscript(path, names or (path.stem,), tuple(size), device)
+        return _from_torchscript(path, names or (path.stem,), tuple(size), device, allow_code)
     judge = load_detector(str(source), device)
     if not judge.attribute_names:
         raise ValueError(f"{source} reads no attributes")
@@ -167,19 +187,21 @@ def load_bank(
 
 # %% ../../nbs/judges/attributes.ipynb #9bd100be
 def load_classifier(
-    source,  # "inception", a .safetensors file with its card, or TorchScript (.pt, .ts)
+    source,  # "inception", a .safetensors file with its card, or TorchScript (.pt, .ts; see allow_code)
     size: int = 256,  # pixels that a TorchScript file wants
     device="cpu",
+    allow_code: Sequence[str] = (),  # SHA-256 of the TorchScript file that may be run
 ) -> AttributeBank:  # whose attributes are the classes
     "A classifier for the inception score. Raises FileNotFoundError and ValueError."
     path = Path(source)
     names = None
     if path.suffix in (".pt", ".ts") and path.is_file():
+        net, _ = _open_torchscript(path, device, allow_code)
         with torch.no_grad():
-            answer = _open_torchscript(path, device)(torch.zeros(1, 3, size, size, device=device))
+            answer = net(torch.zeros(1, 3, size, size, device=device))
         if answer.ndim != 2:
             raise ValueError(
                 f"{path.name} answers one picture with the shape {list(answer.shape)}, expected [1, classes]"
             )
         names = [f"class {i}" for i in range(answer.shape[1])]
-    return load_bank(source, names, (size, size), device)
+    return load_bank(source, names, (size, size), device, allow_code)

@@ -126,8 +126,11 @@ def cached(
             pass  # made again below
     tensors = make()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as made:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, made, metadata={"key": text})
+    try:
+        with whole(file) as made:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, made, metadata={"key": text})
+    except SafetensorError as e:  # what the library makes of a full disk
+        raise OSError(f"cannot write the cache {file}: {e} (--cache names another folder)") from None
     return tensors
 
 

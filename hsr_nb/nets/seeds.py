@@ -45,18 +45,34 @@ def z_from_seed(
 # %% ../../nbs/nets/seeds.ipynb #d4ceb588
 def class_labels(
     G: Generator,
-    class_index: int | None = None,  # 0 .. c_dim - 1; None for an unconditional network
-) -> Tensor:  # float32 [1, c_dim], one-hot; [1, 0] without classes
+    class_index: int | Sequence[float] | None = None,  # 0 .. c_dim - 1, or c_dim numbers; None: unconditional
+) -> Tensor:  # float32 [1, c_dim], one-hot where a class was given; [1, 0] without classes
     "The label of a class. ValueError when the network needs one, has none, or has not so many."
+    if class_index is not None and not isinstance(class_index, int):
+        return _label(G, class_index)
     if not G.c_dim:
         if class_index is not None:
             raise ValueError(f"class index {class_index} was given, but this network is unconditional")
         return torch.zeros(1, 0)
     if class_index is None:
-        raise ValueError(f"this network is conditional: give a class index from 0 to {G.c_dim - 1}")
+        raise ValueError(
+            f"this network is conditional: give a class index from 0 to {G.c_dim - 1} (--class-index), "
+            f"or a label of {G.c_dim} numbers (--label)"
+        )
     if not 0 <= class_index < G.c_dim:
         raise ValueError(f"class index {class_index} is out of range: this network has classes 0 to {G.c_dim - 1}")
     return torch.eye(G.c_dim)[[class_index]]
+
+
+def _label(G, numbers):
+    "A label that is a vector of numbers, [1, c_dim]."
+    if len(numbers) != G.c_dim:
+        wants = f"labels of {G.c_dim} numbers" if G.c_dim else "no label, for it is unconditional"
+        raise ValueError(f"a label of {len(numbers)} numbers was given, but this network wants {wants}")
+    label = torch.tensor([numbers], dtype=torch.float32)
+    if not label.isfinite().all():
+        raise ValueError("a label holds finite numbers")
+    return label
 
 
 # %% ../../nbs/nets/seeds.ipynb #cacb0cca
@@ -76,7 +92,7 @@ def ws_for_seeds(
     seeds: Iterable[int],
     psi: float = 1.0,  # truncation
     cutoff: int | None = None,  # of that many first layers; None: all
-    class_index: int | None = None,  # of a conditional network
+    class_index: int | Sequence[float] | None = None,  # of a conditional network; or its label
 ) -> Tensor:  # [n, num_ws, w_dim] on the network's device
     "The truncated latents of picture seeds. ValueError for settings that mean nothing to this network."
     check_truncation(G, psi, cutoff)
@@ -125,7 +141,7 @@ def images_for_seeds(
     seeds: Iterable[int],
     psi: float = 1.0,  # truncation
     cutoff: int | None = None,  # of that many first layers; None: all
-    class_index: int | None = None,  # of a conditional network
+    class_index: int | Sequence[float] | None = None,  # of a conditional network; or its label
     noise_mode: str = "const",  # const, none or random (then from the seed too)
     batch: int = 16,  # pictures at a time
 ) -> Tensor:  # float32 [n, C, H, W] on the CPU, nominally in [-1, 1]

@@ -18,6 +18,7 @@ __all__ = [
 import json
 from pathlib import Path
 
+from ..base.bounded_json import read_json
 from ..base.whole import write_whole
 
 # %% ../../nbs/studies/comparison.ipynb #939332ea
@@ -48,13 +49,15 @@ def read_report(path) -> dict:
         path = path / "report.json"
     if not path.is_file():
         raise FileNotFoundError(f"report not found: {path}")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is no JSON file: {e}") from e
+    found = read_json(path)
     needed = {"scores", "asked", *ALIKE}
     if not isinstance(found, dict) or found.get("format") != FORMAT or not needed <= found.keys():
         raise ValueError(f"{path} is no report of hsr_eval")
+    if not isinstance(found["scores"], dict) or not isinstance(found["asked"], list):
+        raise ValueError(f"{path} is a damaged report: scores is a dictionary and asked a list")
+    for key in ("data", "detector"):
+        if not isinstance(found[key], dict) or not isinstance(found[key].get("name"), str):
+            raise ValueError(f"{path} is a damaged report: {key} has no name")
     return found
 
 

@@ -11,7 +11,8 @@ __all__ = [
     "evaluate_run",
     "error_beside",
     "lines",
-    "print_report",
+    "print_scores",
+    "print_rest",
     "print_comparison",
     "answer",
     "main",
@@ -19,6 +20,8 @@ __all__ = [
 
 # %% ../../nbs/studies/evaluate.ipynb #12f58859
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from hsr_nb.studies.comparison import (
@@ -119,7 +122,10 @@ def report_file(cfg: EvalConfig) -> Path:
 
 
 # %% ../../nbs/studies/evaluate.ipynb #fe9a4a99
-def evaluate_run(cfg: EvalConfig) -> tuple[dict, Path]:  # the report, the file it was written to
+def evaluate_run(
+    cfg: EvalConfig,
+    tell: Callable[[dict], object] = dict,  # is given the scores of each kind as soon as they are there
+) -> tuple[dict, Path]:  # the report, the file it was written to
     "Measure and write. ValueError or OSError with one sentence."
     check_config(cfg)
     other = read_report(cfg.against) if cfg.against else None
@@ -128,7 +134,7 @@ def evaluate_run(cfg: EvalConfig) -> tuple[dict, Path]:  # the report, the file 
     about = describe(s)
     if other:
         require_comparable(about, other)
-    report = about | measure(s)
+    report = about | measure(s, tell)
     return report, write_report(path, report)
 
 
@@ -152,9 +158,17 @@ def lines(report: dict) -> list[str]:
     return [f"{key:40} {value:.5g}{error_beside(scores, key)}" for key, value in headline(scores).items()]
 
 
-def print_report(report: dict, path: Path):
-    "The scores, what is missing and why, and where the report lies."
-    print(*lines(report), sep="\n")
+def print_scores(scores: dict):
+    "Scores that have come, above the bar that waits for others."
+    from tqdm import tqdm
+
+    for line in lines({"scores": scores}):
+        tqdm.write(line)
+    sys.stdout.flush()
+
+
+def print_rest(report: dict, path: Path):
+    "What is missing and why, and where the report lies."
     for name in report["asked"]:
         if name in report["not_measured"]:
             print(f"{name}: {report['not_measured'][name]}")
@@ -172,8 +186,8 @@ def print_comparison(other: dict, report: dict):
 def answer(cfg: EvalConfig):
     "Measure and print."
     other = read_report(cfg.against) if cfg.against else None  # before it is perhaps overwritten
-    report, path = evaluate_run(cfg)
-    print_report(report, path)
+    report, path = evaluate_run(cfg, print_scores)
+    print_rest(report, path)
     if other:
         print_comparison(other, report)
 

@@ -21,10 +21,12 @@ __all__ = [
 import math
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from ..base.shell import bar
 from ..metrics import fid, inception_score, kid, ppl, precision_recall
 from ..metrics.als import als_report, bootstrap_als, score_paths
 from ..metrics.fidelity import fid_se
@@ -133,15 +135,19 @@ def require_finite(scores: dict):
             raise ValueError(f"the score {key} is {value}")
 
 
-def measure(s: Subject) -> dict:  # scores, notes, not_measured, seconds
+def measure(
+    s: Subject,
+    tell: Callable[[dict], object] = dict,  # is given the scores of each kind as soon as they are there
+) -> dict:  # scores, notes, not_measured, seconds
     "Every score that was asked for. ValueError when one is not finite."
     scores: dict = {}
     seconds = {}
-    for name in s.cfg.scores:
+    for name in bar(s.cfg.scores, "scores", delay=0):
         start = time.perf_counter()
         found = MEASURE[name](s)
         require_finite(found)
         scores |= found
+        tell(found)
         seconds[name] = round(time.perf_counter() - start, 2)
     missing = {name: "not asked for" for name in SCORES if name not in s.cfg.scores}
     if "als" in s.cfg.scores and not any(key.startswith("als[") for key in scores):

@@ -39,10 +39,16 @@ class EvalConfig:
     detector: str = "synthfaces-attributes"
     # its file, where it is not embedded; or its environment variable, such as HSR_NB_INCEPTION
     weights: str | None = None
-    bank: str = "synthfaces-attributes"  # attribute classifiers: an embedded judge, a file, or a folder of files
-    # of the inception score: inception, a .safetensors file with its card, or a TorchScript file, one logit per class
+    # attribute classifiers: an embedded judge, a .safetensors file with its card, or a folder of such files;
+    # TorchScript (.pt, .ts) is code and wants --allow-code
+    bank: str = "synthfaces-attributes"
+    # of the inception score: inception, a .safetensors file with its card, or TorchScript, one logit per class;
+    # TorchScript (.pt, .ts) is code and wants --allow-code
     classifier: str | None = None
     classifier_size: int = 256  # pixels that a TorchScript classifier wants
+    # SHA-256 of each TorchScript file of --bank and --classifier that may be run: it is code and may write any file
+    # of yours, so it is refused otherwise
+    allow_code: tuple[str, ...] = ()
     # VGG16 weights for the path length; with linear. Without both, distances in the embedded judge's maps
     vgg: str | None = None
     linear: str | None = None  # LPIPS weights for VGG16

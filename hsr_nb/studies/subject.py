@@ -6,10 +6,11 @@
 __all__ = [
     "checkpoint_file",
     "card_metadata",
+    "check_metadata",
     "open_network",
+    "trained_on",
     "open_reals",
     "check_pictures",
-    "load_classifier",
     "mixed_labels",
     "check_budget",
     "Subject",
@@ -30,12 +31,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..base.errors import CheckpointError
-from ..base.shell import pick_device
-from ..data.registry import open_dataset
+from ..base.errors import CheckpointError, shown
+from ..base.shell import bar, pick_device
+from ..data.registry import BUILT_IN, open_dataset
 from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
-from ..judges.attributes import AttributeBank, load_bank
+from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
@@ -71,21 +72,73 @@ def card_metadata(name: str) -> dict:
     }
 
 
+def check_metadata(meta: dict, file):
+    "ValueError unless what a checkpoint says about its training has the types that a report needs."
+    number = (int, float)
+    expected = (
+        (("config",), dict, "a dictionary"),
+        (("config", "data"), dict, "a dictionary"),
+        (("config", "data", "path"), str, "text"),
+        (("config", "data", "resolution"), int, "a whole number"),
+        (("config", "data", "max_size"), int, "a whole number"),
+        (("count",), dict, "a dictionary"),
+        (("count", "nimg"), number, "a number"),
+        (("teacher",), dict, "a dictionary"),
+        (("teacher", "name"), str, "text"),
+        (("teacher", "sha256"), str, "text"),
+        (("data",), dict, "a dictionary"),
+        (("data", "sha256"), str, "text"),
+    )
+    for keys, kind, words in expected:
+        value: object = meta
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            found = shown(repr(value)[:60])
+            raise ValueError(f"{shown(file)[:200]} is damaged or foreign: {'.'.join(keys)} is {words}, found {found}")
+
+
 def open_network(network, device="cpu") -> tuple[Generator, dict, Path]:  # generator, metadata, file or name
     "The generator of a run folder or a file, or one that ships with the package."
     if str(network) in embedded_generators() and not Path(network).exists():
         return load_generator(network, device), card_metadata(str(network)), Path(network)
     file = checkpoint_file(network)
-    return load_generator(file, device), load_checkpoint(file)[1], file
+    meta = load_checkpoint(file)[1]
+    check_metadata(meta, file)
+    return load_generator(file, device), meta, file
 
 
 # %% ../../nbs/studies/subject.ipynb #30116388
-def open_reals(meta: dict, G, data: str | None = None):
+def trained_on(spec, file) -> str:
+    "Where the pictures lie that a checkpoint says it was trained on. ValueError where they are not near it."
+    if not spec:
+        raise ValueError("this checkpoint does not say what it was trained on: name a data set (--data)")
+    if spec in BUILT_IN:
+        return spec
+    file = Path(file).resolve()
+    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    here = Path.cwd()
+    places = [place / Path(spec).expanduser() for place in (here, run, run.parent, run.parent.parent)]
+    found = [place.resolve() for place in places if place.exists()]
+    near = [place for place in found if any(place.is_relative_to(home) for home in (here, run.parent))]
+    if near:
+        return str(near[0])
+    name = shown(spec)[:200]
+    if found:
+        raise ValueError(
+            f"{shown(file.name)} says that it was trained on {name}, which lies neither here nor beside the run, "
+            f"so it is read only when you name it: --data {found[0]}"
+        )
+    raise ValueError(
+        f"{shown(file.name)} was trained on {name}, which is neither in this folder nor beside the run {shown(run)}: "
+        "say where it is (--data PATH)"
+    )
+
+
+def open_reals(meta: dict, G, data: str | None = None, file=""):
     "The data set of a checkpoint's metadata, or the one named. ValueError when it is not what the training saw."
     trained = meta.get("config", {}).get("data", {})
-    spec = data or trained.get("path")
-    if not spec:
-        raise ValueError("this checkpoint does not say what it was trained on: name a data set (data)")
+    spec = data or trained_on(trained.get("path"), file)
     ds = open_dataset(spec, resolution=trained.get("resolution") or G.img_resolution, labels=G.c_dim > 0)
     if ds.label_dim != G.c_dim:
         raise ValueError(f"the network wants labels of {G.c_dim} numbers, {ds.name} has {ds.label_dim}")
@@ -95,7 +148,7 @@ def open_reals(meta: dict, G, data: str | None = None):
     if should_be_the_same and then != now:
         raise ValueError(
             f"{ds.name} is not what the network was trained on (data-set identity {then[:12]}, now {now[:12]}); "
-            "name a data set (data) to score it against other pictures"
+            "name a data set (--data) to score it against other pictures"
         )
     return ds
 
@@ -119,28 +172,6 @@ def _naming(file) -> Iterator[None]:
     except (RuntimeError, SafetensorError, json.JSONDecodeError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
         raise ValueError(f"{file} cannot be read: {reason}") from e
-
-
-@torch.no_grad()
-def _class_names(file: Path, size: int, device) -> list[str]:
-    "Names for the classes of a TorchScript classifier, as many as it answers one picture with."
-    net = torch.jit.load(str(file), map_location=device).eval()
-    answer = net(torch.zeros(1, 3, size, size, device=device))
-    if answer.ndim != 2:
-        raise ValueError(f"{file.name} answers one picture with the shape {list(answer.shape)}, expected [1, classes]")
-    return [f"class {i}" for i in range(answer.shape[1])]
-
-
-def load_classifier(
-    file,  # .safetensors with its card, or TorchScript (.pt, .ts)
-    size: int = 256,  # pixels that a TorchScript file wants
-    device="cpu",
-) -> AttributeBank:  # its attributes are the classes
-    "Classifier of the inception score. Raises FileNotFoundError and ValueError."
-    path = Path(file)
-    scripted = path.suffix in (".pt", ".ts") and path.is_file()
-    names = _class_names(path, size, device) if scripted else None
-    return load_bank(path, names, (size, size), device)
 
 
 # %% ../../nbs/studies/subject.ipynb #95d67a97
@@ -174,7 +205,7 @@ class Subject:
         with _naming(cfg.weights):
             self.detector = load_detector(cfg.detector, self.device, weights=cfg.weights)
         require_independent(self.detector, self.meta.get("teacher"))
-        self.ds = open_reals(self.meta, self.G, cfg.data)
+        self.ds = open_reals(self.meta, self.G, cfg.data, self.file)
         self.labels = mixed_labels(self.ds, cfg.seed) if self.G.c_dim else None
         self.budget = fill_in(cfg, self.device, len(self.ds), self.detector.num_features)
         check_pictures(self.G, self.ds, self.labels)
@@ -182,7 +213,8 @@ class Subject:
 
     def images(self) -> Iterator[Tensor]:
         "The generated pictures, in uint8 batches."
-        return generated_images(self.G, self.budget.n, self.cfg.seed, self.labels, self.cfg.psi, self.cfg.batch)
+        images = generated_images(self.G, self.budget.n, self.cfg.seed, self.labels, self.cfg.psi, self.cfg.batch)
+        return iter(bar(images, "pictures drawn", -(-self.budget.n // self.cfg.batch)))
 
     @cached_property
     def real(self) -> Tensor:
@@ -212,7 +244,7 @@ class Subject:
     @cached_property
     def logits(self) -> np.ndarray:
         "What the attribute classifiers say along straight paths [P, T, A]."
-        cfg, paths = self.cfg, self.budget.paths
+        cfg, paths = self.cfg, bar(range(self.budget.paths), "paths")
         return path_logits(self.G, self.bank, paths, cfg.frames, cfg.seed, psi=cfg.psi, labels=self.labels)
 
 
@@ -220,7 +252,7 @@ class Subject:
 def attribute_bank(s: Subject) -> AttributeBank:
     "The attribute classifiers that were asked for; the network's teacher is refused."
     with _naming(s.cfg.bank):
-        bank = load_bank(s.cfg.bank, device=s.device).reliable()
+        bank = load_bank(s.cfg.bank, device=s.device, allow_code=s.cfg.allow_code).reliable()
     require_independent(bank, s.meta.get("teacher"))
     return bank
 
@@ -232,7 +264,7 @@ def class_judge(s: Subject) -> AttributeBank:
         judge = s.detector if same else load_detector("inception", s.device)
         return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes)
     with _naming(s.cfg.classifier):
-        return load_classifier(s.cfg.classifier, s.cfg.classifier_size, s.device)
+        return load_classifier(s.cfg.classifier, s.cfg.classifier_size, s.device, s.cfg.allow_code)
 
 
 def picture_distance(s: Subject):

@@ -9,13 +9,15 @@ __all__ = ["connect", "submit", "watch", "SweepFailed", "sweep", "answer", "main
 import os
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..base.errors import Failure
 from ..base.shell import options, run
-from .sweep_jobs import SweepConfig, run_job, trained_kimg
-from .sweep_tables import collect, missing, publish, summary, text_table
+from .sweep_jobs import SweepConfig, attempt, last_line, trained_kimg, training_notebook
+from .sweep_tables import collect, missing, publish, row_line, summary, text_table
 
 
 # %% ../../nbs/studies/sweep.ipynb #5df1807e
@@ -49,14 +51,20 @@ def submit(client, todo: list[dict]) -> dict:  # run folder -> future
     for job in todo:
         is_arm = "row" in job
         after = [trunk] if is_arm else []
-        future = client.submit(run_job, job, *after, pure=False, retries=0, priority=-len(futures))
+        future = client.submit(attempt, job, *after, pure=False, retries=0, priority=-len(futures))
         futures[job["run_dir"]] = future
         if not is_arm:
             trunk = future
     return futures
 
 
-def watch(futures: dict, todo: list[dict], every: float = 2.0):
+# %% ../../nbs/studies/sweep.ipynb #a1d1d59f
+def watch(
+    futures: dict,
+    todo: list[dict],
+    ended: Callable[[dict, Any], None],  # is told of each job and its future as soon as that is done
+    every: float = 2.0,  # seconds
+):
     "A live bar of thousands of images until all jobs are done."
     from tqdm import tqdm
 
@@ -69,12 +77,16 @@ def watch(futures: dict, todo: list[dict], every: float = 2.0):
         mininterval=0.5 if sys.stderr.isatty() else 60,
     ) as bar:
         bar.initial = kimg()  # what earlier sweeps have trained says nothing about the speed of this one
+        waiting = list(todo)
         while True:
-            done = sum(futures[job["run_dir"]].done() for job in todo)
+            done = [job for job in waiting if futures[job["run_dir"]].done()]
+            waiting = [job for job in waiting if job not in done]
+            for job in done:
+                ended(job, futures[job["run_dir"]])
             bar.n = kimg()
-            bar.set_postfix_str(f"{done}/{len(todo)} runs", refresh=False)
+            bar.set_postfix_str(f"{len(todo) - len(waiting)}/{len(todo)} runs", refresh=False)
             bar.update(0)
-            if done == len(todo):
+            if not waiting:
                 return
             time.sleep(every)
 
@@ -84,34 +96,76 @@ class SweepFailed(Failure):
     "Some jobs failed; the message names them, the others are kept."
 
 
-def _last_line(e: BaseException) -> str:
-    "What went wrong, without what papermill says around it."
-    return str(e).strip().splitlines()[-1]
+def _reason(future) -> str | None:
+    "Why a job failed, None when it did not."
+    if future.status != "finished":  # its worker died
+        return last_line(future.exception())
+    return future.result().get("failed")
 
 
-def sweep(cfg: SweepConfig) -> list[dict]:  # rows
-    "Run what is missing, wait, collect. SweepFailed names what went wrong; the same call tries again."
+# %% ../../nbs/studies/sweep.ipynb #ee2555f8
+class _Kept:
+    "What a sweep has so far: the table is written with every row that comes, and the failures are remembered."
+
+    def __init__(self, cfg: SweepConfig, say: Callable[[str], Any]):
+        self.cfg = cfg
+        self.say = say
+        self.failed: dict[str, str] = {}  # run folder -> why
+
+    def __call__(self, job: dict, future):
+        reason = _reason(future)
+        if reason:
+            self.failed[job["run_dir"]] = reason
+        elif "row" in job:
+            rows = collect(self.cfg)
+            if self.cfg.out:
+                publish(self.cfg, rows)
+            for row in rows:
+                if job["row"].items() <= row.items():
+                    self.say(row_line(row, self.cfg.axis))
+
+
+# %% ../../nbs/studies/sweep.ipynb #871d079e
+def _prepared(cfg: SweepConfig) -> list[dict]:
+    "The jobs that are left, each with its notebook."
     todo = missing(cfg)
     if not todo:
+        return []
+    notebook = training_notebook(cfg)
+    if notebook is None:
+        warnings.warn("no notebook is at hand (--notebook names one): runs train without a page", stacklevel=2)
+    return [job | {"notebook": notebook} for job in todo]
+
+
+def sweep(cfg: SweepConfig, say: Callable[[str], Any] = str) -> list[dict]:  # rows; `say` is told of each as it comes
+    "Run what is missing, wait, collect. SweepFailed names what went wrong; the same call tries again."
+    todo = _prepared(cfg)
+    if not todo:
         return collect(cfg)
+    kept = _Kept(cfg, say)
     with connect(cfg) as client:
         futures = submit(client, todo)
-        watch(futures, todo)
-        bad = {d: _last_line(f.exception()) for d, f in futures.items() if f.status != "finished"}
-    rows = collect(cfg)
-    if bad:
-        run_dir, reason = next(iter(bad.items()))
-        raise SweepFailed(f"{len(bad)} of {len(todo)} runs failed, first {run_dir}: {reason}")
-    return rows
+        watch(futures, todo, kept)
+    if kept.failed:
+        run_dir, reason = next(iter(kept.failed.items()))
+        raise SweepFailed(f"{len(kept.failed)} of {len(todo)} runs failed, first {run_dir}: {reason}")
+    return collect(cfg)
 
 
 # %% ../../nbs/studies/sweep.ipynb #835fb783
 def answer(cfg: SweepConfig):
-    "Sweep, print the summary, write the table."
-    rows = sweep(cfg)
+    "Sweep, write the table, print the summary."
+
+    def say(line):
+        from tqdm import tqdm
+
+        tqdm.write(line)  # above the bar
+
+    rows = sweep(cfg, say)
+    file = publish(cfg, rows) if cfg.out else None  # first: whatever the printing does, the table is there
     print(text_table(summary(rows, cfg.axis)))
-    if cfg.out:
-        print(publish(cfg, rows))
+    if file:
+        print(file)
 
 
 def main(args: list[str] | None = None) -> int:

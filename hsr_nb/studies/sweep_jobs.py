@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "TRUNK",
+    "ALONE",
     "SweepConfig",
     "read_value",
     "check_sweep",
@@ -15,7 +16,12 @@ __all__ = [
     "scored",
     "finished",
     "messages_to",
+    "training_notebook",
+    "train_alone",
+    "train_without_notebook",
     "train_job",
+    "last_line",
+    "attempt",
     "run_job",
 ]
 
@@ -23,14 +29,24 @@ __all__ = [
 import json
 import math
 import os
-from contextlib import contextmanager
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hsr_nb
+
+from ..base.errors import Failure
+from ..base.shell import sentence
 from ..training.checks import CONTINUE, flat_config
 from ..training.config import config_from_dict, override, preset
+from ..training.run import train
 from ..training.run_folder import read_metrics
 from .axes import arms
+from .comparison import read_report
 from .evaluate import evaluate_run
 from .request import EvalConfig
 
@@ -40,10 +56,12 @@ from .request import EvalConfig
 class SweepConfig:
     "Train every arm of an ablation on every seed, score it, and compare within seeds."
 
-    axis: str = "plr_hsr"  # one of AXES
+    # what the arms differ in: plr_hsr, plr_hsr_published, plr, lever, teacher, taps, pairing, loss, weight, interval,
+    # head, target_norm, head_init, grad, linearity or start
+    axis: str = "plr_hsr"
     folder: str = "runs/sweep"  # run folders; what is finished there is not run again
-    preset: str = "tiny32"
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    preset: str = "tiny32"  # settings of every run that the arms do not change
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # one baseline and one run of every arm for each
     baseline_kimg: float = 2.0  # of the trunk of a seed, without path-length penalty and HSR
     kimg: float = 24.0  # of an arm, the trunk's included; more than before lengthens the arms
     n: int = 5000  # pictures of the Frechet distance
@@ -52,7 +70,9 @@ class SweepConfig:
     settings: dict[str, str] = field(default_factory=dict)  # of every run, by dotted names; values as in JSON
     workers: int = 1  # processes on this machine, one core each
     scheduler: str | None = None  # address of a dask scheduler instead; the folder must be visible to its workers
-    notebook: str = "nbs/experiments/train.ipynb"
+    # what a run is, for papermill; without it nbs/experiments/train.ipynb, or where that is not at hand (an installed
+    # package) the same training without a page
+    notebook: str | None = None
     out: str | None = "data/results"  # folder of the table; None: not written
 
 
@@ -152,15 +172,16 @@ def trained(job: dict) -> Path | None:
 def scored(job: dict, checkpoint: Path) -> dict | None:
     "The report beside a checkpoint if it is about that checkpoint and measured as asked, else None."
     try:
-        report = json.loads(Path(job["run_dir"], "report.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        report = read_report(job["run_dir"])
+    except (OSError, ValueError):
         return None
     counts = {k: v for k, v in job["score"].items() if k != "scores"}
     if any(report.get(k) != v for k, v in counts.items()):
         return None
     if tuple(report["asked"]) != job["score"]["scores"]:
         return None
-    return report if report["network"]["file"] == checkpoint.name else None
+    network = report.get("network")
+    return report if isinstance(network, dict) and network.get("file") == checkpoint.name else None
 
 
 def finished(job: dict) -> dict | None:
@@ -185,8 +206,62 @@ def messages_to(file):
             os.close(saved)
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #c290e5cd
+def training_notebook(cfg: SweepConfig) -> str | None:
+    "The notebook that is a run, None where none is at hand. ValueError when the one that was named is not there."
+    if cfg.notebook is not None:
+        if not Path(cfg.notebook).is_file():
+            raise ValueError(f"there is no notebook {cfg.notebook} (--notebook); without the option none is needed")
+        return cfg.notebook
+    usual = Path("nbs/experiments/train.ipynb")
+    for folder in (Path(), Path(hsr_nb.__file__).parents[1]):  # here, or the checkout that the package belongs to
+        if (folder / usual).is_file():
+            return str(folder / usual)
+    return None
+
+
+# %% ../../nbs/studies/sweep_jobs.ipynb #4141d4d1
+ALONE = "from hsr_nb.studies.sweep_jobs import train_alone; train_alone()"
+
+
+def train_alone():
+    "What a process of its own does: read a job's parameters from the first line of stdin, train; end with its parent."
+
+    def leave_with_parent():
+        while os.read(0, 1):
+            pass
+        os._exit(1)  # checkpoints are whole whenever this happens
+
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 1)
+    asked = json.loads(line)
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    where = {k: asked[k] for k in ("run_dir", "seed", "kimg", "device")}
+    train(override(preset(asked["preset"]), **where, **asked["settings"]), progress=False)
+
+
+def train_without_notebook(job: dict):
+    "Train in a process of its own; what was said lies in the run folder. Failure with the last thing it said."
+    messages = Path(job["run_dir"], "messages.txt")
+    with open(messages, "ab") as said:
+        child = subprocess.Popen([sys.executable, "-c", ALONE], stdin=subprocess.PIPE, stdout=said, stderr=said)
+        assert child.stdin is not None
+        with child.stdin as pipe:
+            pipe.write(json.dumps(job["parameters"]).encode() + b"\n")
+            pipe.flush()
+            status = child.wait()
+    if status:
+        lines = messages.read_text(errors="replace").strip().splitlines()
+        raise Failure(lines[-1] if lines else f"the training ended with status {status}")
+
+
+# %% ../../nbs/studies/sweep_jobs.ipynb #e92b9927
 def train_job(job: dict):
     "Train by papermill; the executed notebook and what was said lie in the run folder."
+    if job["notebook"] is None:
+        train_without_notebook(job)
+        return
     import papermill
 
     run = Path(job["run_dir"])
@@ -201,7 +276,30 @@ def train_job(job: dict):
         )
 
 
-def run_job(job: dict, *after) -> dict:  # `after`: results that must exist first
+# %% ../../nbs/studies/sweep_jobs.ipynb #de8991f5
+def last_line(e: BaseException) -> str:
+    "What went wrong, without what papermill says around it."
+    lines = sentence(e).strip().splitlines()
+    return lines[-1] if lines else type(e).__name__
+
+
+def attempt(job: dict, *after: dict) -> dict:  # `after`: results that must exist first
+    "The result of a job, or {'failed': why}: a refusal is an answer, which no scheduler need raise an alarm about."
+    for result in after:
+        if "failed" in result:
+            return result
+    try:
+        return run_job(job)
+    except Exception as e:
+        run = Path(job["run_dir"])
+        if run.is_dir():
+            with suppress(OSError), open(run / "messages.txt", "a") as f:
+                traceback.print_exc(file=f)
+        return {"failed": last_line(e)}
+
+
+# %% ../../nbs/studies/sweep_jobs.ipynb #88a05910
+def run_job(job: dict) -> dict:
     "Train, then score; what is there already is not done again. Returns the report, {} for a trunk."
     done = finished(job)
     if done is not None:
@@ -217,5 +315,6 @@ def run_job(job: dict, *after) -> dict:  # `after`: results that must exist firs
         train_job(job)
     if "score" not in job:
         return {}
-    report, _ = evaluate_run(EvalConfig(network=str(run), cache=job["cache"], **job["score"]))
+    data = job["parameters"]["settings"].get("data.path")
+    report, _ = evaluate_run(EvalConfig(network=str(run), cache=job["cache"], data=data, **job["score"]))
     return report

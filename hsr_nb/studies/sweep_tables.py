@@ -14,6 +14,7 @@ __all__ = [
     "collect",
     "missing",
     "summary",
+    "row_line",
     "text_table",
 ]
 
@@ -22,6 +23,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ..base.bounded_json import read_json
 from ..base.provenance import result_file, write_result
 from ..training.run_folder import read_metrics
 from .axes import AXES, arms
@@ -64,10 +66,12 @@ def published(cfg: SweepConfig, device="cpu") -> list[dict]:
     "Rows of an earlier result file that was measured as asked; their run folders may be gone."
     if cfg.out is None:
         return []
-    try:
-        data = json.loads(result_file(cfg.out, result_name(cfg), device).read_text())
-    except FileNotFoundError:
+    file = result_file(cfg.out, result_name(cfg), device)
+    if not file.is_file():
         return []
+    data = read_json(file, most=100_000_000)
+    if not isinstance(data, dict) or not {"config", "rows"} <= data.keys():
+        raise ValueError(f"{file} is no result of hsr_sweep: move it away, or name another folder (--out)")
     then = {k: v for k, v in data["config"].items() if k != "seeds"}
     now = json.loads(json.dumps(asked(cfg)))
     if then != now:
@@ -152,10 +156,19 @@ def _shown(score: dict) -> str:
         text += f" ± {score['sd']:.2g}"
     d = score["difference"]
     if d is not None:
-        text += f"   {d['mean']:+.3g} ({d['percent']:+.1f} %)"
+        text += f"   {d['mean']:+.3g}"
+        if d["percent"] is not None:  # a share of a reference that is 0 is nothing
+            text += f" ({d['percent']:+.1f} %)"
         if d["low"] is not None:
             text += f" [{d['low']:+.3g}, {d['high']:+.3g}]"
     return text
+
+
+def row_line(row: dict, axis: str) -> str:
+    "A row for a terminal, as soon as it is there."
+    arm = ", ".join(f"{column} {row[column]}" for column in AXES[axis])
+    scores = ", ".join(f"{key} {value:.4g}" for key, value in headline(row).items() if "[" in key)
+    return f"seed {row['seed']}, {arm}: {scores}"
 
 
 def text_table(lines: list[dict]) -> str:

@@ -1,0 +1,409 @@
+"""Commands answer from any folder, at once, and refuse what they cannot do in one sentence."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import hsr_nb
+from hsr_nb.base.pictures import image_grid
+from hsr_nb.base.whole import sha256
+from hsr_nb.commands import front
+from hsr_nb.commands.front import HOMES, help_file, parsed_help
+from hsr_nb.editing.directions import load_directions
+from hsr_nb.explore import Explorer
+from hsr_nb.explore.recipe import parse_history
+from hsr_nb.interop import load_generator, save_safetensors
+from hsr_nb.judges.attributes import load_bank, load_classifier
+from hsr_nb.judges.cards import read_card
+from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import generator_hash, images_for_seeds, z_from_seed
+from hsr_nb.studies import EvalConfig, evaluate_run, read_report
+from hsr_nb.studies.paired_seeds import paired_difference
+from hsr_nb.studies.subject import Subject
+from hsr_nb.studies.sweep_tables import text_table
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "net.channel_max": "8",
+    "net.z_dim": "8",
+    "net.w_dim": "8",
+    "batch": "8",
+    "net.mbstd_group": "4",
+    "data.max_size": "64",
+    "tick_kimg": "0.016",
+    "hsr.head_hidden": "8",
+}
+
+
+class Program(torch.nn.Module):
+    "A judge that writes a file of its choice."
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        written = torch.from_file("OWNED", True, 6, dtype=torch.uint8)
+        written.fill_(79)
+        return x.flatten(1)[:, :2].contiguous() + written.float().mean() * 0.0001
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_judge_that_is_code_is_run_only_by_its_hash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "bank"
+    folder.mkdir()
+    file = folder / "judge.pt"
+    torch.jit.script(Program()).save(str(file))
+    ask = EvalConfig("synthfaces-baseline", "r.json", n=8, reals=8, paths=2, device="cpu", scores=("is",))
+    wrong = ("0" * 64,)
+    for allow in ((), wrong):
+        how = dict(allow_code=allow)
+        for load in (
+            lambda: load_classifier(file, 32, **how),
+            lambda: load_bank(file, **how),
+            lambda: load_bank(folder, **how),
+            lambda: Explorer("synthfaces-baseline", judge=str(file), samples=500, components=2, **how),
+            lambda: evaluate_run(EvalConfig(**vars(ask) | how | {"classifier": str(file)})),
+            lambda: evaluate_run(EvalConfig(**vars(ask) | how | {"scores": ("als",), "bank": str(folder)})),
+        ):
+            with pytest.raises(
+                ValueError, match=f"judge.pt is TorchScript, which is code.*--allow-code {sha256(file)}"
+            ):
+                load()
+    assert not Path("OWNED").exists()
+    assert not Path("r.json").exists()
+    bank = load_bank(folder, size=(8, 8), allow_code=[sha256(file).upper()])
+    with pytest.raises(ValueError, match="names 1 attributes"):
+        bank(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))  # it was run, and answers two numbers
+    assert Path("OWNED").exists()
+
+
+EXPERIMENTS = sorted((ROOT / "nbs/experiments").glob("*.ipynb"))
+
+
+def parameters_of(notebook, **handed_over):
+    "The parameters of an experiment as its page sees them, after papermill has put its cell where it puts it."
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    place = next(i for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", []))
+    assert place == next(i for i, c in enumerate(cells) if "Parameters(globals())" in c.source) + 1
+    names: dict = {}
+    for cell in cells[: place + 1]:
+        exec(cell.source, names)
+    defaults = {name: names[name] for name in names["__annotations__"]}
+    names |= handed_over
+    exec(cells[place + 1].source, names)
+    return defaults, {name: names[name] for name in defaults}
+
+
+@pytest.mark.parametrize("notebook", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_checks_the_names_and_types_of_its_parameters(notebook):
+    defaults, unchanged = parameters_of(notebook)
+    assert defaults == unchanged
+    assert [type(v) for v in defaults.values()] == [type(v) for v in unchanged.values()]
+    name = next(iter(defaults))
+    with pytest.raises(ValueError, match=f"no parameter {name}x on this page: did you mean {name}"):
+        parameters_of(notebook, **{f"{name}x": 1})
+    for name, value in defaults.items():
+        if isinstance(value, bool):
+            assert parameters_of(notebook, **{name: "False "})[1][name] is False
+            assert parameters_of(notebook, **{name: "0"})[1][name] is False
+            wrong = "maybe"
+        elif isinstance(value, (int, float)):
+            same = parameters_of(notebook, **{name: str(value)})[1][name]
+            assert same == value and type(same) is type(value)
+            wrong = "many"
+        elif isinstance(value, (list, dict)):
+            assert parameters_of(notebook, **{name: json.dumps(value)})[1][name] == value
+            wrong = True
+        else:
+            continue
+        with pytest.raises(ValueError, match=f"the parameter {name} is .*{wrong}") as e:
+            parameters_of(notebook, **{name: wrong})
+        assert len(str(e.value)) <= 700
+
+
+def test_without_hsr_in_any_spelling():
+    train = ROOT / "nbs/experiments/train.ipynb"
+    for word in (False, "false", "No", "0", 0, "off"):
+        assert parameters_of(train, hsr=word)[1]["hsr"] is False
+    for name, word in (("hsr", "none"), ("kimg", "None"), ("hsr", None)):
+        assert parameters_of(train, **{name: word})[1][name] is None
+    for name, word in (("kimg", "10**400"), ("kimg", "1e400"), ("kimg", float("nan")), ("batch", 1.5), ("seed", True)):
+        with pytest.raises(ValueError, match=f"the parameter {name} is a"):
+            parameters_of(train, **{name: word})
+    assert parameters_of(train, run_dir=7)[1]["run_dir"] == "7"
+
+
+PLAIN = {
+    "seed": 1,
+    "psi": 0.7,
+    "cutoff": None,
+    "class_index": None,
+    "bred": [],
+    "mix_seed": None,
+    "mix_layers": [],
+    "edits": [],
+}
+
+
+def edited(**changes):
+    return [PLAIN | {"edits": [{"direction": "pca 1", "strength": 1, "layers": [0, 1]} | changes]}]
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"steps": [PLAIN | {"bred": [[1, 0.1]] * 200_000}]}, "bred has 200000 entries"),
+        ({"named": {f"n{i}": PLAIN for i in range(2000)}}, "2000 named pictures"),
+        ({"named": {f"n{i}": PLAIN | {"bred": [[1, 0.1]] * 500} for i in range(100)}}, "50000 crosses"),
+        ({"steps": [PLAIN | {"psi": 10**400}]}, "an integer of 401 digits"),
+        ({"steps": [PLAIN | {"psi": 10**19}]}, "psi is a number from -10 to 10"),
+        ({"steps": [PLAIN | {"psi": float("nan")}]}, "not finite"),
+        ({"steps": [PLAIN | {"mix_layers": list(range(10_000))}]}, "mix_layers has 10000 entries"),
+        ({"steps": edited(strength=10**400)}, "an integer of 401 digits"),
+        ({"steps": edited(direction="x" * 100_000)}, "at most 100 letters"),
+        ({"steps": edited(layers=[0] * 100_000)}, "a first and a last one"),
+        ({"steps": edited(layers="\x1b[2J" * 99)}, "a first and a last one"),
+        ({"network": "\x1b[2J", "generator": "other"}, "another generator"),
+        ({"at": "9" * 5000}, "position"),
+    ],
+)
+def test_recipes_have_bounds(changes, says):
+    content = {"format": "hsr_nb recipe 1", "network": "x", "generator": "g", "at": 0, "steps": [PLAIN], "named": {}}
+    text = json.dumps(content | changes)
+    for given in (text, text.encode()):
+        with pytest.raises(ValueError, match=says) as e:
+            parse_history(given, "g")
+        assert len(str(e.value)) <= 700 and str(e.value).isprintable()
+
+
+def test_json_from_outside_has_bounds(tmp_path):
+    explorer = Explorer("synthfaces-baseline", judge=None, samples=200, components=1)
+    for content in (b"[" * 100_000, b"9" * 5000, b" " * 10_000_001, b"\xff", b"{", b"1e999"):
+        file = tmp_path / "\x1b[2Jx.json"
+        file.write_bytes(content)
+        for read in (lambda: read_report(file), lambda: explorer.load(file), lambda: explorer.load(content)):
+            with pytest.raises(ValueError, match="too large|not read|no JSON") as e:
+                read()
+            assert len(str(e.value)) <= 700 and str(e.value).isprintable()
+
+
+def test_directions_that_are_none(tmp_path):
+    G = load_generator("synthfaces-baseline")
+    good = {"method": "pca", "layers": [0, 1], "generator": generator_hash(G)}
+    vectors, sigma = torch.eye(G.w_dim)[:2], torch.ones(2)
+
+    def saved(about, **tensors):
+        tensors = {"vectors": vectors, "sigma": sigma} | tensors
+        return save_safetensors(tmp_path / "d.safetensors", tensors, {"directions": about})
+
+    assert load_directions(saved(good), G).names == ["pca 1", "pca 2"]
+    for wrong in (None, [], {}, good | {"layers": None}, good | {"layers": [0, 1e9]}, good | {"method": "x" * 999}):
+        with pytest.raises(ValueError, match="d.safetensors holds no directions") as e:
+            load_directions(saved(wrong), G)
+        assert len(str(e.value)) <= 700
+    for tensors in ({"vectors": vectors[0]}, {"sigma": sigma[:1]}, {"sigma": sigma * torch.nan}):
+        with pytest.raises(ValueError, match="d.safetensors holds no directions"):
+            load_directions(saved(good, **tensors), G)
+
+
+@pytest.mark.parametrize("command", HOMES)
+def test_help_is_that_of_the_parser_and_describes_every_option(command):
+    text = help_file(command).read_text(encoding="utf-8")
+    # other versions of the parser break lines elsewhere, so words are compared
+    assert text.split() == parsed_help(command).split(), (
+        "python -c 'from hsr_nb.commands import front; front.write_help()'"
+    )
+    if command == "hsr_train":
+        return
+    entries = re.split(r"\n  (?=-|[A-Z]+ )", text)[1:]
+    assert len(entries) > 4
+    for entry in entries:
+        option, *_ = entry.split()
+        said = re.sub(r"\(default: [^)]*\)|\(required\)|\{[^}]*\}|\[[^]]*\]|\b[A-Z]{3,}\b|--[\w-]+,?|\|", " ", entry)
+        assert len(said.split()) >= 2, f"{option} is not described"
+
+
+def test_help_and_version_come_before_torch(tmp_path):
+    code = (
+        "import sys; from hsr_nb.commands import {0} as go; status = go(); sys.exit('torch' in sys.modules or status)"
+    )
+    for command in HOMES:
+        for option, says in (("--version", f"{command} {hsr_nb.__version__}"), ("--help", "")):
+            env = os.environ | {"PYTHONPATH": str(ROOT)}
+            words = [sys.executable, "-c", code.format(command), option]
+            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(says or f"usage: {command}")
+
+
+def test_a_command_that_works_goes_to_its_module(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert front.hsr_generate(["synthfaces-baseline", "--seeds", "3", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "out: 1 picture (seed0003.png)\n"
+    assert front.hsr_generate(["synthfaces-baseline", "--label", "0.2,1"]) == 2
+    assert "wants no label, for it is unconditional" in capsys.readouterr().err
+    assert front.hsr_generate(["synthfaces-baseline", "--label", "0.2,one"]) == 2
+    assert "cannot read 'one' (--label)" in capsys.readouterr().err
+
+
+def test_a_label_of_numbers():
+    G = Generator(z_dim=8, c_dim=3, w_dim=8, img_resolution=8, synthesis_kwargs=dict(channel_base=64, channel_max=8))
+    G.eval().requires_grad_(False)
+    z = z_from_seed(1, 8)
+    numbers = (0.2, 1.0, -0.5)
+    wanted = G(z, torch.tensor([numbers]), noise_mode="const")
+    torch.testing.assert_close(images_for_seeds(G, [1], class_index=numbers), wanted, atol=1e-5, rtol=1e-4)
+    one_hot = images_for_seeds(G, [1], class_index=(0, 1, 0))
+    torch.testing.assert_close(one_hot, images_for_seeds(G, [1], class_index=1))
+    for wrong in ((0.2, 1.0), (0.2, 1.0, float("inf"))):
+        with pytest.raises(ValueError, match="label"):
+            images_for_seeds(G, [1], class_index=wrong)
+
+
+def foreign(tmp_path, **meta):
+    "A checkpoint in a run folder, with metadata of somebody else."
+    G = load_generator("synthfaces-baseline")
+    architecture = {
+        "z_dim": G.z_dim,
+        "c_dim": 0,
+        "w_dim": G.w_dim,
+        "img_resolution": 32,
+        "img_channels": 3,
+    }
+    known = read_card("synthfaces-baseline")["architecture"]["kwargs"]
+    tensors = {f"G_ema.{name}": v for name, v in G.state_dict().items()}
+    file = tmp_path / "runs/r/checkpoints/000000001.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return save_safetensors(file, tensors, {"G": architecture | known} | meta)
+
+
+def test_a_checkpoint_s_path_is_followed_only_near_it(tmp_path, monkeypatch):
+    pictures = tmp_path / "runs/imgs"
+    elsewhere = tmp_path / "elsewhere/imgs"
+    for folder in (pictures, elsewhere):
+        folder.mkdir(parents=True)
+        for i in range(4):
+            image_grid(torch.full((1, 3, 32, 32), 9 * i, dtype=torch.uint8)).save(folder / f"{i}.png")
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+
+    def asked(path, **more):
+        foreign(tmp_path, config={"data": {"path": path, "resolution": 32}})
+        return Subject(EvalConfig(str(tmp_path / "runs/r"), n=4, reals=4, device="cpu", scores=("kid",), **more))
+
+    assert len(asked("imgs").ds) == 4  # beside the run
+    assert len(asked(str(pictures)).ds) == 4
+    with pytest.raises(ValueError, match=f"lies neither here nor beside the run.*--data {elsewhere}"):
+        asked(str(elsewhere))
+    with pytest.raises(ValueError, match="--data /usr/share"):
+        asked("/usr/share")
+    with pytest.raises(ValueError, match=r"trained on gone, which is neither in this folder.*--data PATH"):
+        asked("gone")
+    assert len(asked(str(elsewhere), data=str(elsewhere)).ds) == 4
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(asked("imgs").ds) == 4  # here
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"config": []},
+        {"config": {"data": "x"}},
+        {"config": {"data": {"path": 5}}},
+        {"config": {"data": {"path": "synthfaces", "resolution": "x" * 9999}}},
+        {"count": 7},
+        {"count": {"nimg": "many"}},
+        {"teacher": "dino"},
+        {"teacher": {"name": ["dino"]}},
+        {"data": "synthfaces"},
+        {"data": {"sha256": 5}},
+    ],
+)
+def test_metadata_of_another_type_is_one_sentence(tmp_path, meta, capsys):
+    foreign(tmp_path, **{"config": {"data": {"path": "synthfaces", "resolution": 32}}} | meta)
+    assert front.hsr_eval([str(tmp_path / "runs/r"), "--n", "8", "--scores", "kid", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "is damaged or foreign" in said and len(said) <= 700
+
+
+def test_a_full_disk_under_the_cache_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from safetensors import SafetensorError, torch
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(torch, "save_file", full)
+    where = ["--cache", str(tmp_path / "c"), "--out", str(tmp_path)]
+    assert front.hsr_eval(["synthfaces-hsr", "--n", "8", "--scores", "kid", "--device", "cpu", *where]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cannot write the cache" in said and "No space left" in said
+    assert not list((tmp_path / "c").iterdir())
+
+
+def test_a_reference_of_zero_has_no_percent():
+    difference = paired_difference({0: 0.1, 1: 0.2}, {0: 0.0, 1: 0.0})
+    text = text_table([{"arm": "x", "seeds": [0, 1], "recall[j]": {"mean": 0.1, "sd": None, "difference": difference}}])
+    assert "+0.15 [" in text and "%" not in text
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_any_folder(tmp_path):
+    "Built, installed beside the packages of this environment, and every command called where there is no checkout."
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    clone = tmp_path / "source"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "nbs", "tests", "runs"))
+    how = ["--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    subprocess.run([sys.executable, "setup.py", "-q", "bdist_wheel"], cwd=clone, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    wheel = next((clone / "dist").glob("*.whl"))
+    subprocess.run([*pip, "--python", str(tmp_path / "venv/bin/python"), "install", *how, str(wheel)], check=True)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "others.pth").write_text("\n".join(others) + "\n")
+    away = tmp_path / "away"
+    away.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def call(command, *args):
+        words = [tmp_path / "venv/bin" / command, *args]
+        done = subprocess.run(words, cwd=away, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout, done.stderr
+
+    for command in HOMES:
+        assert call(command, "--help")[0].startswith("usage: ")
+        assert call(command, "--version")[0] == f"{command} {hsr_nb.__version__}\n"
+    call("hsr_generate", "synthfaces-hsr", "--seeds", "0-39", "--out", "faces", "--device", "cpu")
+    call("hsr_data", "--source", "faces", "--dest", "faces.zip")
+    small = ["--net.channel-max", "8", "--net.z-dim", "8", "--net.w-dim", "8", "--batch", "8", "--net.mbstd-group", "4"]
+    call("hsr_train", "tiny32", "--data.path", "faces.zip", "--kimg", "0.032", "--run-dir", "runs/r", *small)
+    call("hsr_convert", "runs/r", "r.safetensors")
+    said, _ = call("hsr_eval", "runs/r", "--n", "20", "--scores", "kid", "pr", "--device", "cpu")
+    assert "recall[synthfaces-attributes]" in said
+    settings = [x for pair in TINY.items() for x in pair]
+    sizes = [
+        "--baseline-kimg",
+        "0.032",
+        "--kimg",
+        "0.064",
+        "--n",
+        "120",
+        "--pairs",
+        "8",
+        "--paths",
+        "4",
+        "--seeds",
+        "0",
+    ]
+    said, noted = call("hsr_sweep", "--axis", "teacher", *sizes, "--settings", *settings)
+    assert "no notebook is at hand" in noted and "Traceback" not in noted
+    rows = json.loads(next((away / "data/results").glob("ablation-teacher-*.json")).read_text())["rows"]
+    assert [row["teacher"] for row in rows] == ["none", "synthfaces-tiny"]
+    assert said.count("seed 0, teacher") == 2
