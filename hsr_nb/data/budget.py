@@ -25,6 +25,10 @@ class TooMuch(DataError):
     "The pictures of a data set say that they have more pixels than their bytes can hold."
 
 
+_TOO_MUCH = "this and the pictures before it say they have more pixels than so few bytes hold: a decompression bomb"
+
+
+# %% ../../nbs/data/budget.ipynb #37f3f149
 class Budget:
     "What all pictures of a data set may have together, and a place where those in work wait for room."
 
@@ -79,6 +83,3 @@ class Budget:
             data = self.files.read(name)
             self.spend(data)
             yield data
-
-
-_TOO_MUCH = "this and the pictures before it say they have more pixels than so few bytes hold: a decompression bomb"

@@ -301,6 +301,7 @@ def check_files(
     return Report(path, len(names), shape, said, tuple(problems), tuple(notes), full), digests
 
 
+# %% ../../nbs/data/check.ipynb #9ab28ad8
 def check_left_out(files: Files, labels: bool | None, allow_partial: bool) -> tuple[list, list[str]]:
     "(why a set is refused that is read only in part, remarks)"
     path = str(files.path)

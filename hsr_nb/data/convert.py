@@ -9,7 +9,6 @@ __all__ = ["ConvertConfig", "target_size", "Prepared", "prepared", "Tally", "con
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,11 +211,14 @@ def convert_dataset(
     with writing(cfg.dest) as out, own_limit():
         found = open_source(cfg.source, cfg.labels, cfg.split, cfg.max_pixels)
         _require_whole(found, cfg)
+
+        def keep(picture):
+            png = tally.take(picture)
+            if png is not None:
+                out.write(_path(tally.count - 1), png)
+
         try:
-            for picture in in_parallel(found, cfg.max_images, lambda item: prepared(item, cfg, size), progress):
-                png = tally.take(picture)
-                if png is not None:
-                    out.write(_path(tally.count - 1), png)
+            in_parallel(found, cfg.max_images, lambda item: prepared(item, cfg, size), keep, progress)
         except DataError as e:
             raise DataError(f"{shown(cfg.source)}: {e}") from None
         tally.require()

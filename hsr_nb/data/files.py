@@ -87,24 +87,16 @@ def common_folder(names: Iterable[str]) -> str:
 
 # %% ../../nbs/data/files.ipynb #a4a64363
 class Files:
-    """What a folder and a zip share: `names` (sorted), `faults` [(name, reason)], `others` (count of non-images).
-
-    `left_out` [(name, reason)]: pictures of unread kinds, folders that cannot be entered, misplaced labels."""
+    "What a folder and a zip share: `names` (sorted), `faults` [(name, reason)], `others` (count of non-images)."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.faults: list[tuple[str, str]] = []
-        self.left_out: list[tuple[str, str]] = []
+        self.left_out: list[tuple[str, str]] = []  # pictures of unread kinds, closed folders, misplaced labels
         self.others = 0
         self._stored: dict[str, str] = {}  # name of an image -> the name it is stored under
         self._json: str | None = None  # the name dataset.json is stored under
-        nested: dict[str, str] = {}  # the same of a dataset.json in a folder
-        for stored, fault in self._list():
-            name = unicodedata.normalize("NFC", stored)
-            if name.endswith("/dataset.json") and fault is None:
-                nested[name] = stored
-            else:
-                _sort_in(self, name, stored, fault)
+        nested = _sort_all(self)
         self.names = sorted(self._stored)
         _adopt_labels(self, nested)
 
@@ -127,13 +119,13 @@ class Files:
         "JSON values by which a change is noticed without reading: count, size, newest time of change in ns."
         raise NotImplementedError
 
-    def size(self, name: str) -> int:
-        "How many bytes an image says it has."
+    def _length(self, stored: str) -> int:
+        "How many bytes a file says it has."
         raise NotImplementedError
 
     def stored_bytes(self) -> int:
         "The bytes that the images take on the disk."
-        raise NotImplementedError
+        return sum(self.size(name) for name in self.names)
 
     def require(self):
         "Self, or a DataError when listing found a fault or no image."
@@ -144,6 +136,10 @@ class Files:
             raise DataError(f"{shown(self.path)} {no_images(self)}")
         return self
 
+    def size(self, name: str) -> int:
+        "How many bytes an image says it has, unpacked."
+        return self._length(self._stored[name])
+
     def read(self, name: str, limit: int | None = None) -> bytes:
         "The bytes of one image, or its first `limit` bytes. Safe to call from several threads and after a fork."
         return self._read(self._stored[name], limit)
@@ -151,6 +147,18 @@ class Files:
 
 # %% ../../nbs/data/files.ipynb #d55ca97e
 UNUSED_LABELS = "holds labels, but lies neither at the top nor in the one folder that holds all pictures"
+
+
+def _sort_all(files: Files) -> dict[str, str]:  # {name: the name it is stored under}
+    "Put every entry in its place; what stays is any dataset.json in a folder."
+    nested = {}
+    for stored, fault in files._list():
+        name = unicodedata.normalize("NFC", stored)
+        if name.endswith("/dataset.json") and fault is None:
+            nested[name] = stored
+        else:
+            _sort_in(files, name, stored, fault)
+    return nested
 
 
 def _sort_in(files: Files, name: str, stored: str, fault: str | None):
@@ -253,14 +261,9 @@ class FolderFiles(Files):
         with readable("cannot be read"), open(path, "rb") as f:
             return f.read(64)
 
-    def size(self, name):
-        "How many bytes an image has."
+    def _length(self, stored):
         with readable("cannot be read"):
-            return os.path.getsize(self.path / self._stored[name])
-
-    def stored_bytes(self):
-        "The sizes of all images together."
-        return sum(self.size(name) for name in self.names)
+            return os.path.getsize(self.path / stored)
 
     def _read(self, stored, limit):
         with readable("cannot be read"), open(self.path / stored, "rb") as f:
@@ -343,9 +346,8 @@ class ZipFiles(Files):
     def _head(self, stored):
         return b"" if is_link(self._info(stored)) else self._unpack(stored, 64)
 
-    def size(self, name):
-        "How many bytes an image says it unpacks to."
-        return self._info(self._stored[name]).file_size
+    def _length(self, stored):
+        return self._info(stored).file_size
 
     def stored_bytes(self):
         "The size of the zip."

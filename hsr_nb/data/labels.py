@@ -18,12 +18,18 @@ from .files import Files, called, common_folder
 _COSTS = {b"[": 72, b"{": 120, b'"': 30, b",": 32}  # bytes of memory that one of these brings, at most
 
 
-def _check_cost(data: bytes, images: int):
-    "DataError when parsing this would take more memory than labels of so many images need."
-    cost = len(data) + sum(data.count(mark) * each for mark, each in _COSTS.items())
+def _read_bounded(files: Files, stored: str) -> bytes:
+    "A file of labels. DataError when parsing it would take more memory than labels of so many images need."
+    images = len(files.names)
     most = min((64 << 20) + (images << 15), 1 << 30)  # 32 kB an image: a vector of 600 numbers
+    cost = files._length(stored)
+    data = b""
+    if cost <= most:
+        data = files._read(stored, None)
+        cost += sum(data.count(mark) * each for mark, each in _COSTS.items())
     if cost > most:
         raise DataError(f"would take {cost >> 20} MB to read; labels of {images} images may take {most >> 20} MB")
+    return data
 
 
 def read_meta(files: Files) -> dict:
@@ -32,9 +38,7 @@ def read_meta(files: Files) -> dict:
         return {}
     where = f"{shown(files.path)}/{called(files._json)}"
     try:
-        data = files._read(files._json, None)
-        _check_cost(data, len(files.names))
-        meta = json.loads(data)
+        meta = json.loads(_read_bounded(files, files._json))
     except DataError as e:
         raise DataError(f"{where} {e}") from None
     except (ValueError, RecursionError) as e:

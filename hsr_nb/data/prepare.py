@@ -55,6 +55,7 @@ def _turned(im, data, said):
     return im
 
 
+# %% ../../nbs/data/prepare.ipynb #903a0760
 def _plain(im, said):
     "The picture as L, RGB, LA or RGBA without a transparent colour."
     see_through = "transparency" in im.info

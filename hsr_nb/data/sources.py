@@ -69,6 +69,7 @@ def _readable(stream: Iterable) -> Iterator:
         raise DataError(f"cannot be read ({e.strerror or e})") from None
 
 
+# %% ../../nbs/data/sources.ipynb #abe914fb
 def _open_images(path: Path, labels: str, max_pixels: int) -> Source:
     "The images of a folder or zip; what listing found to be unusable comes first."
     files = open_files(path)
@@ -118,8 +119,8 @@ def _content(budget: Budget, name: str):
 
 
 # %% ../../nbs/data/sources.ipynb #c0c9b00a
-def in_parallel(source: Source, most: int | None, work: Callable, progress: bool) -> Iterator:
-    "work(item) for each item, in order, some threads at once; 64 in memory, or fewer where pictures are large."
+def in_parallel(source: Source, most: int | None, work: Callable, use: Callable, progress: bool):
+    "use(work(item)) of the first `most` items in order; threads work on 64 at once, or fewer where pictures are large."
     total = source.count
     if most is not None:
         total = most if total is None else min(total, most)
@@ -131,13 +132,13 @@ def in_parallel(source: Source, most: int | None, work: Callable, progress: bool
             weight = _weight(source, item)
             while waiting and (held + weight > ROOM or len(waiting) == 64):
                 done, coming = waiting.popleft()
-                yield coming.result()
+                use(coming.result())
                 bar.update()
                 held -= done
             waiting.append((weight, pool.submit(work, item)))
             held += weight
         while waiting:
-            yield waiting.popleft()[1].result()
+            use(waiting.popleft()[1].result())
             bar.update()
 
 
