@@ -16,7 +16,7 @@ import pytest
 from data_sets import encoded, make_set, picture
 from PIL import Image, PngImagePlugin
 
-from hsr_nb.data import DataError, ImageDataset, check_dataset, convert_dataset
+from hsr_nb.data import DataError, ImageDataset, check_dataset, convert_dataset, open_dataset
 from hsr_nb.data.archives import read_idx, read_plain_pickle
 from hsr_nb.data.celeba import CelebA, read_attributes
 from hsr_nb.data.checked import open_checked
@@ -76,8 +76,9 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path, name, data, sai
             assert "--allow-partial" in str(e.value) and len(str(e.value)) <= 700
         summary = converted(source, allow_partial=True)
         assert summary["images"] == 8 and said in summary["left_out"][0]
-        with pytest.warns(UserWarning, match=said):
-            assert len(open_checked(source, allow_partial=True)) == 8
+        for use in (lambda s: open_checked(s, allow_partial=True), open_dataset):
+            with pytest.warns(UserWarning, match=said):
+                assert len(use(source)) == 8
         assert said in check_dataset(source, allow_partial=True).notes[0]
     (tmp_path / "converted.zip").unlink()
     command = ["--source", str(root), "--dest", str(tmp_path / "converted.zip")]
@@ -154,6 +155,24 @@ def test_keys_that_fit_none_are_counted(tmp_path, key, said):
     assert not check_dataset(root).ok
     assert converted(root, labels="none")["distinct_labels"] == 0
     assert "labels 40 left out" in converted(root, allow_partial=True)["left_out"][0]
+
+
+class Unflagged(zipfile.ZipInfo):
+    "A member whose name is written in whatever code page, without a flag."
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode("cp437"), 0
+
+
+@pytest.mark.parametrize("page", ["utf-8", "cp1252", "cp850"])
+def test_names_in_another_code_page_find_their_labels(tmp_path, page):
+    names = ["b\u00fcrste.png", "\u00e4pfel.png", "plain.png"]
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as z:
+        for i, name in enumerate(names):  # letters that the zip does not say the code page of
+            z.writestr(Unflagged(name.encode(page).decode("cp437")), encoded(picture(i)))
+        z.writestr("dataset.json", json.dumps({"labels": [[name, i] for i, name in enumerate(names)]}))
+    assert ImageDataset(tmp_path / "p.zip", labels=True).label_dim == 3
+    assert converted(tmp_path / "p.zip")["distinct_labels"] == 3
 
 
 def test_half_of_the_labels_is_no_labels(tmp_path):

@@ -39,7 +39,7 @@ def _folder_fault(root: Path, path: Path, picture: bool) -> str | None:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
             if not path.exists():
-                return f"is a link to {shown(os.readlink(path))}, which does not exist"
+                return f"is a link to {called(os.readlink(path))}, which does not exist"
             if path.is_dir():
                 return "is a link to a folder; links to folders are not followed"
             if picture and not path.resolve().is_relative_to(root.resolve()):

@@ -169,6 +169,7 @@ class FileSet(ImageSet):
         self._n = len(keep)
         self._names = [files.names[i] for i in keep]
         self._labels = labels
+        self.left_out = files.left_out  # [(name, reason)]
         self._options = options
         self._reader = Reader(files, decode, threads)
         if shape is None:

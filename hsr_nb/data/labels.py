@@ -116,17 +116,25 @@ def _vector_fault(label, width: int) -> str | None:
 # %% ../../nbs/data/labels.ipynb #2d783e78
 def _spellings(names: list[str]) -> dict[str, str]:
     "Other ways to write the pictures' names that cannot mean anything else: {spelling: name}."
-    found = {}
+    found: dict[str, set] = {}
     shared = common_folder(names)
     starts = [at + 1 for at, c in enumerate(shared) if c == "/"]
     for name in names:
         ways = [name[start:] for start in starts]
-        if not name.isascii():
-            try:
-                ways.append(unicodedata.normalize("NFC", name.encode("cp437").decode("utf-8")))
-            except UnicodeError:
-                pass
-        found.update(dict.fromkeys(ways, name))
+        ways += [] if name.isascii() else _unpacked_otherwise(name)
+        for way in ways:
+            found.setdefault(way, set()).add(name)
+    return {way: name for way, (name, *others) in found.items() if not others}
+
+
+def _unpacked_otherwise(name: str) -> list[str]:
+    "How a name reads that a zip holds without saying in which code page: as a Mac and as Windows write it."
+    found = []
+    for page in ("utf-8", "cp1252", "cp850"):
+        try:
+            found.append(unicodedata.normalize("NFC", name.encode("cp437").decode(page)))
+        except UnicodeError:
+            continue
     return found
 
 
