@@ -15,7 +15,7 @@ from .decoding import MAX_PIXELS, open_any
 from .files import Files
 
 # %% ../../nbs/data/budget.ipynb #c3286bcd
-PIXELS = 1 << 28  # that any data set may have
+PIXELS = 1 << 27  # that any data set may have
 PIXELS_A_BYTE = 1032
 ROOM = 1 << 28  # bytes of files and pixels in work at once, unless a single picture needs more
 SMALL = 16 << 20  # bytes of a file that is read without a look at its header first
