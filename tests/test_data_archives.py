@@ -14,8 +14,9 @@ import torch
 from data_sets import encoded, picture
 
 from hsr_nb.data import DataError, ImageDataset
-from hsr_nb.data.archives import read_cifar10, read_idx, read_lmdb, read_mnist, read_plain_pickle
+from hsr_nb.data.archives import read_cifar10, read_idx, read_mnist, read_plain_pickle
 from hsr_nb.data.convert import convert_dataset, main
+from hsr_nb.data.lsun import read_lmdb
 
 
 class Canary:

@@ -6,41 +6,51 @@
 __all__ = ["ATTRIBUTE_FILES", "read_attributes", "central", "CelebA"]
 
 # %% ../../nbs/data/celeba.ipynb #b10f1859
+import csv
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..base.errors import DataError, shown
-from .files import open_files
+from .files import called, open_files
 from .images import FileSet, subset
 from .prepare import in_mode, transformed, upright
 
 # %% ../../nbs/data/celeba.ipynb #f4c9337e
-ATTRIBUTE_FILES = ("list_attr_celeba.txt", "CelebAMask-HQ-attribute-anno.txt")
+ATTRIBUTE_FILES = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-HQ-attribute-anno.txt")
 
 
 def read_attributes(
-    path,  # list_attr_celeba.txt, or a file of that form
+    path,  # list_attr_celeba.txt, or a file of that form; or .csv, as Kaggle has it
 ) -> tuple[list[str], dict]:  # (attribute names, {file name without its suffix: int8 [A] of 0 and 1})
     "The attributes of a CelebA text file. DataError naming the line that is not as it should be."
+    path = Path(path).expanduser()
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{shown(path)} cannot be read as text ({type(e).__name__})") from None
-    if len(lines) < 2 or not lines[0].strip().isdigit():
-        found = lines[0][:40] if lines else ""
-        raise DataError(f"{shown(path)}: the first line should be the number of pictures, found {shown(found)!r}")
-    names = lines[1].split()
+    if lines and "," in lines[0]:
+        rows = list(csv.reader(lines))
+        names = rows[0][1:]
+        body = 1
+    else:
+        if len(lines) < 2 or not lines[0].strip().isdigit():
+            found = lines[0][:40] if lines else ""
+            ways = "the first line should be the number of pictures, or names with commas between (.csv)"
+            raise DataError(f"{shown(path)}: {ways}, found {shown(found)!r}")
+        rows = [line.split() for line in lines]
+        names = rows[1]
+        body = 2
     table = {}
-    for number, line in enumerate(lines[2:], 3):
-        cells = line.split()
+    for number, cells in enumerate(rows[body:], body + 1):
         if not cells:
             continue
         picture, *values = cells
         if len(values) != len(names) or not set(values) <= {"1", "-1"}:
             expected = f"a file name and {len(names)} numbers 1 or -1"
-            raise DataError(f"{shown(path)}, line {number}: expected {expected}, found {shown(line[:60])!r}")
+            found = shown(" ".join(cells)[:60])
+            raise DataError(f"{shown(path)}, line {number}: expected {expected}, found {found!r}")
         table[Path(picture).stem] = np.array([v == "1" for v in values], np.int8)
     return names, table
 
@@ -92,13 +102,14 @@ class CelebA(FileSet):
 def _attributes(path: Path, file, names: list[str]) -> tuple[tuple, np.ndarray | None]:
     "(attribute names, float32 [n, A] of 0 and 1) of these pictures; ((), None) where there is no text file."
     if not file:
-        candidates = [folder / name for folder in (path, path.parent) for name in ATTRIBUTE_FILES]
+        around = (path, path.parent, path.absolute().parent.parent)  # Kaggle packs a folder in one of the same name
+        candidates = [folder / name for folder in around for name in ATTRIBUTE_FILES]
         file = next((p for p in candidates if p.is_file()), None)
     if not file:
         return (), None
     columns, table = read_attributes(file)
     missing = [n for n in names if Path(n).stem not in table]
     if missing:
-        unknown = f"{len(missing)} of {len(names)} pictures, first {shown(missing[0])}"
+        unknown = f"{len(missing)} of {len(names)} pictures, first {called(missing[0])}"
         raise DataError(f"{shown(file)} says nothing about {unknown}")
     return tuple(columns), np.stack([table[Path(n).stem] for n in names]).astype(np.float32)

@@ -10,9 +10,9 @@ import json
 import warnings
 from pathlib import Path
 
-from ..base.errors import shown
+from ..base.errors import DataError, shown
 from ..base.whole import write_json
-from .check import check_files
+from .check import base_of, check_files, check_left_out, has_alpha
 from .decoding import image_size
 from .files import Files, open_files
 from .images import ImageDataset, identify, recognise
@@ -66,20 +66,28 @@ def open_checked(
     max_size: int | None = None,
     seed: int = 0,
     resize_filter: str | None = None,
-    alpha: bool = False,
+    alpha: bool | None = None,
     progress: bool = True,  # show a bar, from 2000 images on
+    base_size=None,  # (h, w) of the network's constant input; None: 4x4, or what fits
+    allow_partial: bool = False,  # go on when more than 1 % of the pictures is left out, as always with a warning
 ) -> ImageDataset:  # with its identity
     "A data set all of whose files are sound. DataError lists the bad ones; what `memo` remembers is not read again."
+    files = open_files(path)
+    alpha = has_alpha(files) if alpha is None else alpha
     options = dict(
         resolution=resolution, labels=labels, max_size=max_size, seed=seed, resize_filter=resize_filter, alpha=alpha
     )
-    files = open_files(path)
     question = _question(files, options)  # before reading: what changes meanwhile is noticed next time
     identity = _remembered(Path(memo), question) if memo is not None else None
     if identity is not None:
+        _require_again(files, identity, labels, base_size, allow_partial)
         return open_known(files, identity, **options)
-    report, digests = check_files(files, resolution, labels, resize_filter, alpha, progress=None if progress else False)
+    bar = None if progress else False
+    report, digests = check_files(
+        files, resolution, labels, resize_filter, alpha, base_size, progress=bar, allow_partial=allow_partial
+    )
     report.require()
+    _warn_left_out(files, labels)
     ds = ImageDataset(files, shape=report.shape, **options)
     identity = identify(ds, [digests[name] for name in ds._names])
     if memo is not None:
@@ -97,3 +105,24 @@ def open_known(
     ds = ImageDataset(path, shape=tuple(identity["image_shape"]), **options)
     recognise(ds, identity)
     return ds
+
+
+# %% ../../nbs/data/checked.ipynb #e1506ea0
+def _warn_left_out(files: Files, labels: bool):
+    "Say what of a set is not read."
+    _, missing = check_left_out(files, labels, allow_partial=True)
+    for what in missing:
+        warnings.warn(f"{shown(files.path)}: {what}", stacklevel=3)
+
+
+def _require_again(files: Files, identity: dict, labels: bool, base_size, allow_partial: bool):
+    "What a memo does not answer: is all of the set read, and can the network have its size?"
+    refused, _ = check_left_out(files, labels, allow_partial)
+    for path, why in refused:
+        raise DataError(f"{shown(path)}: {why}")
+    try:
+        _, height, width = identity["image_shape"]
+        base_of(height, width, base_size)
+    except ValueError as e:
+        raise DataError(f"{shown(files.path)} cannot be trained on: {e}") from None
+    _warn_left_out(files, labels)

@@ -9,27 +9,23 @@ __all__ = ["ConvertConfig", "target_size", "Prepared", "prepared", "Tally", "con
 import hashlib
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..base.errors import DataError, shown
 from ..base.shell import options, run
-from .check import base_of, plural
-from .decoding import chain_filters
-from .files import label_table
+from .check import base_of, listed, plural
+from .decoding import MAX_PIXELS, chain_filters, own_limit
+from .files import called, sums, too_much_left_out
+from .labels import label_table
 from .output import writing
 from .prepare import in_mode, transformed, upright
-from .sources import Source, open_source
+from .sources import Source, in_parallel, open_source
 
 
 # %% ../../nbs/data/convert.ipynb #77e1b8bf
@@ -54,6 +50,8 @@ class ConvertConfig:
     split: Literal["train", "test"] = "train"  # of CIFAR-10
     base_size: tuple[int, int] | None = None  # the network's constant input (height, width), when it is not 4 x 4
     skip_bad: bool = False  # leave unusable pictures out instead of refusing
+    allow_partial: bool = False  # go on when more than 1 % of the pictures or of the labels is left out
+    max_pixels: int = MAX_PIXELS  # of one picture of the source; a larger one is taken for a decompression bomb
 
 
 # %% ../../nbs/data/convert.ipynb #87d4f253
@@ -62,7 +60,7 @@ def _check_config(cfg):
         value = getattr(cfg, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise ValueError(f"{name} is one of {', '.join(get_args(kind))}, not {value!r}")
-    for name in ("width", "height", "max_images"):
+    for name in ("width", "height", "max_images", "max_pixels"):
         value = getattr(cfg, name)
         if value is not None and not 1 <= value <= 1 << 31:
             raise ValueError(f"{name} must be at least 1, not {value}")
@@ -107,7 +105,7 @@ def prepared(item: tuple, cfg: ConvertConfig, size: tuple[int, int] | None) -> P
         if isinstance(content, Exception):
             raise DataError(shown(content))
         if isinstance(content, bytes):
-            im = upright(content, said)
+            im = upright(content, said, cfg.max_pixels)
         else:
             pixels = np.ascontiguousarray(content)
             im = Image.fromarray(pixels)
@@ -171,20 +169,20 @@ class Tally:
         "The shape of the first picture, where a network can have it."
         width, height, mode = p.shape
         if mode == "LA":
-            raise ValueError(f"{shown(p.name)} is grey with alpha; choose --mode")
-        base_of(height, width, self.cfg.base_size)
+            raise ValueError(f"{called(p.name)} is grey with alpha; choose --mode")
+        try:
+            base_of(height, width, self.cfg.base_size)
+        except ValueError as e:
+            raise ValueError(f"{shown(self.cfg.source)}: {called(p.name)} cannot be trained on: {e}") from None
         return p.shape
 
     def require(self):
         "DataError when a picture is bad and may not be skipped, or none is left."
         where = shown(self.cfg.source)
         if self.bad and not self.cfg.skip_bad:
-            lines = [f"{shown(name)} {why}" for name, why in self.bad[:10]]
-            if len(self.bad) > 10:
-                lines.append(f"... and {len(self.bad) - 10} more")
             of = f"{len(self.bad)} of {len(self.bad) + self.count}"
             head = f"{where}: {of} pictures cannot be used (--skip-bad leaves them out):"
-            raise DataError("\n  ".join([head, *lines]))
+            raise DataError("\n".join(listed(head, [f"{called(name)} {why}" for name, why in self.bad])))
         if not self.count:
             raise DataError(f"{where}: no usable picture ({len(self.bad)} bad, {self.dropped} too small)")
 
@@ -205,18 +203,22 @@ def convert_dataset(
     dest=None,  # as ConvertConfig.dest
     progress: bool = True,  # show a bar
     **options,  # the other fields of ConvertConfig
-) -> dict:  # dest, images, shape, resize_filter, distinct_labels, dropped, skipped, done
+) -> dict:  # dest, images, shape, resize_filter, distinct_labels, dropped, skipped, done, left_out
     "Make a training set from pictures. ValueError or OSError in one sentence when it fails, and nothing is left."
     cfg = source if isinstance(source, ConvertConfig) else ConvertConfig(str(source), str(dest), **options)
     size = target_size(cfg)
     tally = Tally(cfg)
-    with writing(cfg.dest) as out:
-        found = open_source(cfg.source, cfg.labels == "folders", cfg.split)
+    with writing(cfg.dest) as out, own_limit():
+        found = open_source(cfg.source, cfg.labels, cfg.split, cfg.max_pixels)
+        _require_whole(found, cfg)
+
+        def keep(picture):
+            png = tally.take(picture)
+            if png is not None:
+                out.write(_path(tally.count - 1), png)
+
         try:
-            for picture in _in_parallel(found, cfg.max_images, lambda item: prepared(item, cfg, size), progress):
-                png = tally.take(picture)
-                if png is not None:
-                    out.write(_path(tally.count - 1), png)
+            in_parallel(found, cfg.max_images, lambda item: prepared(item, cfg, size), keep, progress)
         except DataError as e:
             raise DataError(f"{shown(cfg.source)}: {e}") from None
         tally.require()
@@ -225,27 +227,47 @@ def convert_dataset(
         record = _record(tally, resize_filter)
         if found.classes and labels:
             record["classes"] = found.classes
+        remarks = _remarks(found, tally)
+        if remarks:
+            record["left_out"] = remarks
         out.write("dataset.json", json.dumps({"labels": labels, "hsr_nb": record}).encode())
-    return _summary(tally, resize_filter, labels)
+    return _summary(tally, resize_filter, labels) | {"left_out": remarks}
 
 
 def _path(i: int) -> str:
     return f"{i // 1000:05d}/img{i:08d}.png"
 
 
-# %% ../../nbs/data/convert.ipynb #a3adadb2
-def _in_parallel(source: Source, most: int | None, work: Callable, progress: bool) -> Iterator:
-    "work(item) for each item, in order, some threads at once, never more than 64 items in memory."
-    total = source.count
-    if most is not None:
-        total = most if total is None else min(total, most)
-    stream = islice(source.stream, most)
-    threads = min(os.cpu_count() or 1, 8)
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=total, unit="image", disable=not progress) as bar:
-        while part := list(islice(stream, 64)):
-            for done in pool.map(work, part):
-                yield done
-                bar.update()
+# %% ../../nbs/data/convert.ipynb #92247dd1
+def _require_whole(found: Source, cfg: ConvertConfig):
+    "DataError when more than 1 % of the pictures or labels would be lost, unless that is allowed."
+    if cfg.allow_partial:
+        return
+    where = shown(cfg.source)
+    refused = too_much_left_out(found.left_out, found.count or 0)
+    if refused:
+        raise DataError(f"{where} {refused}")
+    fitting = found.labels - len(found.lost)
+    ways = "--labels none goes on without labels, --allow-partial with what there is"
+    if len(found.lost) * 100 > found.labels:
+        lost = "; ".join(sums(found.lost))
+        raise DataError(f"{where}: {len(found.lost)} of {found.labels} labels fit no picture ({ways}): {lost}")
+    if cfg.labels == "auto" and 0 < fitting < (found.count or 0) and cfg.max_images is None:
+        missing = (found.count or 0) - fitting
+        raise DataError(
+            f"{where}: {missing} of {found.count} pictures have no label, so all would lose theirs ({ways})"
+        )
+
+
+def _remarks(found: Source, tally: Tally) -> list[str]:
+    "What of the source is not in the result."
+    remarks = [f"pictures {what}" for what in sums(found.left_out)] + [f"labels {what}" for what in sums(found.lost)]
+    used = {label for label in tally.labels if label is not None}
+    if found.classes and len(used) < len(found.classes):
+        remarks.append(
+            f"{len(found.classes) - len(used)} of {len(found.classes)} folders are not among the pictures taken"
+        )
+    return remarks
 
 
 # %% ../../nbs/data/convert.ipynb #1c45733a
@@ -333,8 +355,10 @@ def _print_summary(summary: dict):
         print(f"  {plural(n, 'picture')}: {what}")
     if summary["dropped"]:
         print(f"  {plural(summary['dropped'], 'picture')} left out: too small")
+    for remark in summary["left_out"]:
+        print(f"  {remark}")
     skipped = summary["skipped"]
     for name, why in skipped[:10]:
-        print(f"  left out: {shown(name)} {why}")
+        print(f"  left out: {called(name)} {why}")
     if len(skipped) > 10:
         print(f"  ... and {len(skipped) - 10} more left out")

@@ -6,6 +6,8 @@
 __all__ = [
     "MAX_PIXELS",
     "RESIZE_FILTERS",
+    "own_limit",
+    "without_text",
     "open_any",
     "open_image",
     "height_width",
@@ -13,17 +15,21 @@ __all__ = [
     "chain_filters",
     "load",
     "resize",
+    "orientation",
+    "check_pixels",
     "decode",
 ]
 
 # %% ../../nbs/data/decoding.ipynb #6de51476
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..base.errors import DataError, readable, shown
-from .files import FORMATS
+from ..base.errors import DataError, readable
+from .files import FORMATS, picture_kind
 
 # %% ../../nbs/data/decoding.ipynb #2b82852b
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for a decompression bomb, 9459 x 9459
@@ -50,7 +56,8 @@ def _fault(im, data, alpha) -> str | None:
         return "has a palette (mode P); its pixels would be read as indices"
     wanted = ("RGBA", "LA") if alpha else ("L", "RGB")
     if im.mode in ("RGBA", "LA", "PA", "La", "RGBa") and im.mode not in wanted:
-        return f"has an alpha channel (mode {im.mode}); expected {' or '.join(wanted)}"
+        ways = "" if alpha else " (hsr_data --mode rgba makes a set of four channels, --mode rgb one of three)"
+        return f"has an alpha channel (mode {im.mode}); expected {' or '.join(wanted)}{ways}"
     if "transparency" in im.info:
         return "has a transparent colour; expected none"
     if im.mode not in ("L", "RGB", "RGBA", "LA"):
@@ -59,43 +66,71 @@ def _fault(im, data, alpha) -> str | None:
 
 
 # %% ../../nbs/data/decoding.ipynb #20c1026b
+@contextmanager
+def own_limit() -> Iterator[None]:
+    "Pillow's limit of pixels off, for this whole process: `open_any` has its own, which warns nobody twice."
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def without_text(data: bytes) -> bytes:
+    "A PNG without compressed text and colour profile; any other content as it is."
+    unread = (b"zTXt", b"iTXt", b"iCCP")
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or not any(kind in data for kind in unread):
+        return data
+    kept, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if kind not in unread or (kind == b"iTXt" and end - at < 1 << 16 and not _is_compressed(data[at + 8 : end])):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _is_compressed(text: bytes) -> bool:
+    "Whether the body of an iTXt chunk, keyword and a flag first, is compressed."
+    _, _, rest = text.partition(b"\0")
+    return rest[:1] != b"\0"
+
+
 def open_any(
     data: bytes,  # the file's content; its first 64 kB are enough for most headers
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:  # not decoded yet
     "The image behind these bytes, whatever its mode; DataError when there is none or it claims an absurd size."
     Image.init()
     known = [f for f in FORMATS if f in Image.OPEN]
     with readable("has a broken header"):
         try:
-            im = Image.open(io.BytesIO(data), formats=known)
+            im = Image.open(io.BytesIO(without_text(data)), formats=known)
         except UnidentifiedImageError:
             raise DataError(_unknown(data)) from None
         except Image.DecompressionBombError:
             raise DataError("says it is enormous: taken for a decompression bomb") from None
     w, h = im.size
-    if w * h > MAX_PIXELS:
-        most = MAX_PIXELS // 10**6
-        raise DataError(f"says it has {w}x{h} pixels, more than {most} million: taken for a decompression bomb")
+    if w * h > max_pixels:
+        found = f"says it has {w}x{h} pixels, more than {max_pixels / 1e6:.4g} million: taken for a decompression bomb"
+        raise DataError(f"{found} (hsr_data --max-pixels {w * h} takes it)")
     return im
 
 
-_MAGIC = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"RIFF": "WebP",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-
-
+# %% ../../nbs/data/decoding.ipynb #06cf130d
 def _unknown(data: bytes) -> str:
     "What these bytes are instead of an image."
     if not data:
         return "is empty (0 bytes)"
-    for magic, kind in _MAGIC.items():
-        if data.startswith(magic):
-            return f"has a truncated or damaged {kind} header"
+    kind = picture_kind(data[:64])
+    if kind in FORMATS and kind != "PPM":
+        return f"has a truncated or damaged {kind} header"
+    if kind is not None and kind != "PPM":
+        return f"is {kind}, which is not read: save it as PNG or JPEG"
+    if data[:4] == b"RIFF":
+        return "has a truncated or damaged WebP header"
     if all(b in b"\t\n\r\f" or 32 <= b < 127 for b in data[:64]):
         return f"is not an image: it holds text, {data[:20].decode()!r}"
     return f"is not an image: it begins with {data[:8].hex(' ')}"
@@ -159,6 +194,25 @@ def resize(im: Image.Image, size: tuple[int, int], resize_filter: str | None) ->
 
 
 # %% ../../nbs/data/decoding.ipynb #b9651efd
+def orientation(im: Image.Image) -> int:
+    "The EXIF orientation, 1 to 8, of a picture; 1, upright, where it holds no such number."
+    with readable("has broken EXIF data"):
+        found = im.getexif().get(0x112, 1)
+    return found if type(found) is int and 1 <= found <= 8 else 1
+
+
+def check_pixels(
+    data: bytes,  # an image file's content
+    alpha: bool = False,  # as for `decode`
+) -> Image.Image:  # decoded and upright
+    "What `decode` does, but for making an array."
+    im = load(open_image(data, alpha))
+    turned = 1 if im.format == "TIFF" else orientation(im)
+    if turned != 1:
+        raise DataError(f"is stored on its side (EXIF orientation {turned}): hsr_data turns it")
+    return im
+
+
 def decode(
     data: bytes,  # an image file's content
     alpha: bool = False,  # keep RGBA and LA as they are
@@ -166,11 +220,7 @@ def decode(
     resize_filter: str | None = None,  # "lanczos" or "box"; None: another size is an error
 ) -> np.ndarray:  # uint8 [H, W, C]
     "Decode one image file. DataError with the reason when it is unfit; resizing never changes the aspect."
-    im = load(open_image(data, alpha))
-    with readable("has broken EXIF data"):
-        orientation = 1 if im.format == "TIFF" else im.getexif().get(0x112, 1)
-    if orientation != 1:
-        raise DataError(f"is stored on its side (EXIF orientation {shown(orientation)})")
+    im = check_pixels(data, alpha)
     if size is not None and im.size != size[::-1]:
         im = resize(im, size, resize_filter)
     x = np.asarray(im)

@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = [
-    "FORMATS",
-    "SUFFIXES",
-    "MAX_BYTES",
-    "is_image_name",
+    "UNUSED_LABELS",
+    "CLOSED",
+    "common_folder",
     "Files",
+    "called",
+    "no_images",
+    "sums",
+    "too_much_left_out",
     "FolderFiles",
     "ZipFiles",
     "open_files",
-    "read_meta",
-    "recorded_filter",
-    "label_pairs",
-    "label_table",
 ]
 
 # %% ../../nbs/data/files.ipynb #9fe3bce3
 import hashlib
-import json
 import os
 import stat
 import threading
@@ -29,62 +27,33 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from ..base.errors import DataError, readable, shown
 from ..untrusted.zips import is_link, is_utf8, unsafe
-
-# %% ../../nbs/data/files.ipynb #6e459453
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")  # Pillow decoders a data set may use
-SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".jp2",
-    ".avif",
-    ".apng",
-)
-MAX_BYTES = 1 << 30  # of one encoded file; a 16384 x 16384 RGB image stored uncompressed is 0.8 GB
-
-
-def is_image_name(name: str) -> bool:
-    "Whether a path, written with forward slashes, bears the name of an image."
-    *folders, last = name.split("/")
-    litter = "__MACOSX" in folders or last.startswith("._")
-    return name.lower().endswith(SUFFIXES) and not litter
+from .kinds import FORMATS, MAX_BYTES, is_image_name, is_litter, picture_kind, unread_kind
 
 
 # %% ../../nbs/data/files.ipynb #b8609745
-def _folder_fault(root: Path, path: Path) -> str | None:
-    "Why this directory entry cannot be an image, or None."
-    counts = _counts(path.name)
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        if not path.exists():
-            return f"is a link to {shown(os.readlink(path))}, which does not exist"
-        if path.is_dir():
-            return "is a link to a folder; links to folders are not followed"
-        if counts and not path.resolve().is_relative_to(root.resolve()):
-            return "is a link that leaves the folder"
-        mode = path.stat().st_mode
-    if not counts:
+def _folder_fault(root: Path, path: Path, picture: bool) -> str | None:
+    "Why this directory entry, by its name or bytes a picture or not, cannot be used, or None."
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            if not path.exists():
+                return f"is a link to {called(os.readlink(path))}, which does not exist"
+            if path.is_dir():
+                return "is a link to a folder; links to folders are not followed"
+            if picture and not path.resolve().is_relative_to(root.resolve()):
+                return "is a link that leaves the folder"
+        state = path.stat()
+    except OSError as e:
+        return f"cannot be looked at ({e.strerror})"
+    if not picture:
         return None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(state.st_mode):
         return "is not a regular file"
     if not is_utf8(str(path.relative_to(root))):
         return "has a name that is not valid UTF-8"
-    if path.stat().st_size > MAX_BYTES:
+    if state.st_size > MAX_BYTES:
         return f"is larger than {MAX_BYTES >> 20} MB"
     return None
 
@@ -93,12 +62,27 @@ def _counts(name):
     return is_image_name(name) or name == "dataset.json"
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    "Every file below root, and links to folders, which are not entered."
-    for folder, subfolders, files in os.walk(root):
+def _walk(root: Path, closed: list[OSError]) -> Iterator[Path]:
+    "Every file below root, and links to folders, which are not entered; folders that cannot be go to `closed`."
+    for folder, subfolders, files in os.walk(root, onerror=closed.append):
         links = [s for s in subfolders if os.path.islink(os.path.join(folder, s))]
         for name in files + links:
             yield Path(folder, name)
+
+
+# %% ../../nbs/data/files.ipynb #c646cf8d
+def common_folder(names: Iterable[str]) -> str:
+    "The folder that all paths lie in, with a slash at its end; an empty text where they share none."
+    names = list(names)
+    if not names:
+        return ""
+    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
+    shared = []
+    for a, b in zip(first, last):
+        if a != b:
+            break
+        shared.append(a + "/")
+    return "".join(shared)
 
 
 # %% ../../nbs/data/files.ipynb #a4a64363
@@ -108,15 +92,24 @@ class Files:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.faults: list[tuple[str, str]] = []
+        self.left_out: list[tuple[str, str]] = []  # pictures of unread kinds, closed folders, misplaced labels
         self.others = 0
         self._stored: dict[str, str] = {}  # name of an image -> the name it is stored under
         self._json: str | None = None  # the name dataset.json is stored under
-        for stored, fault in self._list():
-            self._sort_in(unicodedata.normalize("NFC", stored), stored, fault)
+        nested = _sort_all(self)
         self.names = sorted(self._stored)
+        _adopt_labels(self, nested)
 
     def _list(self) -> Iterable[tuple[str, str | None]]:
-        "(stored name, why it cannot be an image) of everything there is."
+        "(stored name, why it cannot be used) of everything there is."
+        raise NotImplementedError
+
+    def _fault(self, stored: str) -> str | None:
+        "Why something that is a picture by its bytes cannot be used."
+        raise NotImplementedError
+
+    def _head(self, stored: str) -> bytes:
+        "The first bytes of a file. DataError when it cannot be read."
         raise NotImplementedError
 
     def _read(self, stored: str, limit: int | None) -> bytes:
@@ -126,30 +119,124 @@ class Files:
         "JSON values by which a change is noticed without reading: count, size, newest time of change in ns."
         raise NotImplementedError
 
-    def _sort_in(self, name, stored, fault):
-        if name == "dataset.json":
-            self._json = stored if fault is None else None
-        if fault is not None:
-            self.faults.append((name, fault))
-        elif name in self._stored:
-            self.faults.append((name, "is there twice"))
-        elif is_image_name(name):
-            self._stored[name] = stored
-        elif name != "dataset.json":
-            self.others += 1
+    def _length(self, stored: str) -> int:
+        "How many bytes a file says it has."
+        raise NotImplementedError
+
+    def stored_bytes(self) -> int:
+        "The bytes that the images take on the disk."
+        return sum(self.size(name) for name in self.names)
 
     def require(self):
         "Self, or a DataError when listing found a fault or no image."
         if self.faults:
             name, why = self.faults[0]
-            raise DataError(f"{shown(self.path)}: {shown(name)} {why}")
+            raise DataError(f"{shown(self.path)}: {called(name)} {why}")
         if not self.names:
-            raise DataError(f"{shown(self.path)} holds no images ({self.others} other files)")
+            raise DataError(f"{shown(self.path)} {no_images(self)}")
         return self
+
+    def size(self, name: str) -> int:
+        "How many bytes an image says it has, unpacked."
+        return self._length(self._stored[name])
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         "The bytes of one image, or its first `limit` bytes. Safe to call from several threads and after a fork."
         return self._read(self._stored[name], limit)
+
+
+# %% ../../nbs/data/files.ipynb #d55ca97e
+UNUSED_LABELS = "holds labels, but lies neither at the top nor in the one folder that holds all pictures"
+
+
+def _sort_all(files: Files) -> dict[str, str]:  # {name: the name it is stored under}
+    "Put every entry in its place; what stays is any dataset.json in a folder."
+    nested = {}
+    for stored, fault in files._list():
+        name = unicodedata.normalize("NFC", stored)
+        if name.endswith("/dataset.json") and fault is None:
+            nested[name] = stored
+        else:
+            _sort_in(files, name, stored, fault)
+    return nested
+
+
+def _sort_in(files: Files, name: str, stored: str, fault: str | None):
+    "Put an entry in its place."
+    if name == "dataset.json":
+        files._json = stored if fault is None else None
+    if fault is not None:
+        files.faults.append((name, fault))
+    elif name in files._stored:
+        files.faults.append((name, "is there twice"))
+    elif is_image_name(name):
+        files._stored[name] = stored
+    elif name != "dataset.json":
+        _sort_other(files, name, stored)
+
+
+def _sort_other(files, name, stored):
+    "What bears no image's name is known by its bytes."
+    if is_litter(name):
+        files.others += 1
+        return
+    try:
+        kind = unread_kind(name) or picture_kind(files._head(stored))
+    except DataError as e:
+        files.left_out.append((name, str(e)))
+        return
+    if kind is None:
+        files.others += 1
+    elif kind not in FORMATS:
+        files.left_out.append((name, f"is {kind}, which is not read: save it as PNG or JPEG"))
+    elif fault := files._fault(stored):
+        files.faults.append((name, fault))
+    else:
+        files._stored[name] = stored
+
+
+def _adopt_labels(files, nested):
+    "Where all images lie in one folder, a dataset.json in it is the set's."
+    shared = common_folder(files.names)
+    for name in sorted(nested, key=lambda name: (name.count("/"), name)):
+        if files._json is None and shared.startswith(name.removesuffix("dataset.json")):
+            files._json = nested[name]
+        else:
+            files.left_out.append((name, UNUSED_LABELS))
+
+
+# %% ../../nbs/data/files.ipynb #0f957d1d
+def called(name: object, most: int = 120) -> str:
+    "The name of a file as a message may hold it: printable, and cut in the middle where it is long."
+    text = shown(name)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def no_images(files: Files) -> str:
+    "What there is instead of images."
+    return f"holds no images ({'; '.join([f'{files.others} other files', *sums(files.left_out)])})"
+
+
+def sums(left_out: list[tuple[str, str]]) -> list[str]:
+    "What was left out, counted by reason, with an example."
+    examples: dict[str, list[str]] = {}
+    for name, why in left_out:
+        examples.setdefault(why, []).append(name)
+    ordered = sorted(examples.items(), key=lambda item: -len(item[1]))
+    counted = [f"{len(names)} left out: {called(names[0])} {why}" for why, names in ordered[:4]]
+    return [*counted, f"and {len(ordered) - 4} more reasons"] if len(ordered) > 4 else counted
+
+
+def too_much_left_out(left_out: list[tuple[str, str]], images: int) -> str | None:
+    "Why a set that misses so much is refused: more than 1 % of its pictures, or of a folder nobody knows how many."
+    closed = any(why.startswith(CLOSED) for _, why in left_out)
+    if not left_out or not closed and len(left_out) * 100 <= len(left_out) + images:
+        return None
+    rest = "hsr_data --allow-partial makes a set of the rest"
+    return f"is not read whole, more than 1 % is left out ({rest}): {'; '.join(sums(left_out))}"
+
+
+CLOSED = "is a folder that cannot be entered"
 
 
 # %% ../../nbs/data/files.ipynb #b1501bb0
@@ -157,8 +244,26 @@ class FolderFiles(Files):
     "The images below a folder."
 
     def _list(self):
-        for path in _walk(self.path):
-            yield path.relative_to(self.path).as_posix(), _folder_fault(self.path, path)
+        closed: list[OSError] = []
+        for path in _walk(self.path, closed):
+            yield path.relative_to(self.path).as_posix(), _folder_fault(self.path, path, _counts(path.name))
+        for e in closed:
+            name = Path(e.filename).relative_to(self.path).as_posix()
+            self.left_out.append((name, f"{CLOSED} ({e.strerror})"))
+
+    def _fault(self, stored):
+        return _folder_fault(self.path, self.path / stored, True)
+
+    def _head(self, stored):
+        path = self.path / stored
+        if not path.is_file():  # a pipe would be waited for
+            return b""
+        with readable("cannot be read"), open(path, "rb") as f:
+            return f.read(64)
+
+    def _length(self, stored):
+        with readable("cannot be read"):
+            return os.path.getsize(self.path / stored)
 
     def _read(self, stored, limit):
         with readable("cannot be read"), open(self.path / stored, "rb") as f:
@@ -179,14 +284,11 @@ class FolderFiles(Files):
 
 
 # %% ../../nbs/data/files.ipynb #0f073197
-def _zip_fault(info):
-    "Why this zip member cannot be an image, or None."
-    name = info.orig_filename
-    why = unsafe(name)
-    if why:
+def _zip_fault(info, picture: bool) -> str | None:
+    "Why this zip member, by its name or bytes a picture or not, cannot be used, or None."
+    why = unsafe(info.orig_filename)
+    if why or not picture:
         return why
-    if not _counts(name.split("/")[-1]):
-        return None
     if is_link(info):
         return "is a link; a zip must hold the images themselves"
     if info.flag_bits & 0x1:
@@ -195,6 +297,16 @@ def _zip_fault(info):
         return f"is packed with zip method {info.compress_type}; only stored and deflated are read"
     if info.file_size > MAX_BYTES:
         return f"says it unpacks to {info.file_size >> 20} MB, more than {MAX_BYTES >> 20} MB"
+    return None
+
+
+def _overlap(members: list[zipfile.ZipInfo]) -> str | None:
+    "The name of a member that begins before the one ahead of it has ended: bytes that unpack twice make a bomb."
+    end = 0
+    for info in sorted(members, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            return info.orig_filename
+        end = info.header_offset + 30 + info.compress_size  # 30 bytes: the shortest header
     return None
 
 
@@ -210,8 +322,11 @@ class ZipFiles(Files):
 
     def _list(self):
         _, archive = self._handle()
+        overlapping = _overlap(archive.infolist())
+        if overlapping is not None:
+            raise DataError(f"{shown(self.path)} is no readable zip: its member {called(overlapping)} overlaps another")
         members = [info for info in archive.infolist() if not info.is_dir()]
-        return [(info.orig_filename, _zip_fault(info)) for info in members]
+        return [(i.orig_filename, _zip_fault(i, _counts(i.orig_filename.split("/")[-1]))) for i in members]
 
     def _handle(self):
         "(lock, ZipFile) of this very process."
@@ -222,7 +337,26 @@ class ZipFiles(Files):
         _, lock, archive = self._open
         return lock, archive
 
+    def _info(self, stored):
+        return self._handle()[1].getinfo(stored)
+
+    def _fault(self, stored):
+        return _zip_fault(self._info(stored), True)
+
+    def _head(self, stored):
+        return b"" if is_link(self._info(stored)) else self._unpack(stored, 64)
+
+    def _length(self, stored):
+        return self._info(stored).file_size
+
+    def stored_bytes(self):
+        "The size of the zip."
+        return self._size
+
     def _read(self, stored, limit):
+        return self._unpack(stored, limit)
+
+    def _unpack(self, stored, limit):
         lock, archive = self._handle()
         info = archive.getinfo(stored)
         with readable("cannot be read"), lock, archive.open(info) as f:
@@ -250,95 +384,3 @@ def open_files(path) -> FolderFiles | ZipFiles:
     raise DataError(
         f"{shown(path)} is neither a folder nor a .zip; hsr_data makes one from CIFAR-10, MNIST and LSUN files"
     )
-
-
-# %% ../../nbs/data/files.ipynb #913885c1
-def read_meta(files: Files) -> dict:
-    "The parsed `dataset.json` at the root, or {} where there is none."
-    if files._json is None:
-        return {}
-    try:
-        meta = json.loads(files._read(files._json, None))
-    except (ValueError, RecursionError) as e:
-        raise DataError(f"{shown(files.path)}/dataset.json is not valid JSON: {shown(e)}") from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("labels"), (list, dict, type(None))):
-        raise DataError(f'{shown(files.path)}/dataset.json must be {{"labels": [["path", label], ...]}}')
-    return meta
-
-
-def recorded_filter(meta: dict) -> str:
-    "The resize filter that the converter recorded in `dataset.json`; 'none' where nothing is recorded."
-    ours = meta.get("hsr_nb")
-    found = ours.get("resize_filter") if isinstance(ours, dict) else None
-    return shown(found)[:40] if isinstance(found, str) else "none"
-
-
-# %% ../../nbs/data/files.ipynb #6c51da24
-def label_pairs(meta: dict) -> tuple[dict, list]:  # ({path: label}, faults [(name, reason)])
-    "The label entries by path, with what is wrong with the malformed ones."
-    entries = meta.get("labels") or []
-    if isinstance(entries, dict):
-        entries = list(entries.items())
-    labels: dict = {}
-    faults = []
-    for entry in entries:
-        if not _is_pair(entry):
-            faults.append(("dataset.json", f"has an entry that is not [path, label]: {shown(repr(entry))[:60]}"))
-            continue
-        path, label = entry
-        name = unicodedata.normalize("NFC", path.replace("\\", "/"))
-        if name in labels:
-            faults.append((name, "is labelled twice"))
-        labels[name] = label
-    return labels, faults
-
-
-def _is_pair(entry):
-    return isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)
-
-
-def _class_fault(label) -> str | None:
-    "Why this label is no class, or None."
-    if not isinstance(label, int) or isinstance(label, bool):
-        return f"has the label {shown(repr(label))[:40]}; expected an integer"
-    if label < 0:
-        return f"has the negative label {shown(label)[:40]}; expected 0 to 65535"
-    if label >= 1 << 16:
-        return f"has the label {shown(label)[:40]}; expected 0 to 65535"
-    return None
-
-
-def _vector_fault(label, width: int) -> str | None:
-    "Why this label is no list of `width` numbers, or None."
-    numbers = isinstance(label, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in label)
-    if not numbers or len(label) != width:
-        return f"has the label {shown(repr(label))[:40]}; expected a list of {width} numbers"
-    largest = float(np.finfo(np.float32).max)
-    if not all(abs(v) <= largest for v in label):
-        return "has a label that is not finite"
-    return None
-
-
-# %% ../../nbs/data/files.ipynb #8c925fe9
-def label_table(
-    meta: dict,  # from `read_meta`
-    names: list[str],  # image names in order
-) -> tuple[np.ndarray | None, list]:  # (int64 [n] classes | float32 [n, k] | None, faults [(name, reason)])
-    "Labels in the order of the images, and everything that is wrong with them. No labels at all: (None, [])."
-    labels, faults = label_pairs(meta)
-    if not labels:
-        return None, faults
-    present = set(names)
-    faults += [(n, "has a label but no image") for n in labels if n not in present]
-    faults += [(n, "has no label") for n in names if n not in labels]
-    labelled = [n for n in names if n in labels]
-    first = labels[labelled[0]] if labelled else 0
-    width = len(first) if isinstance(first, list) else 0
-    for name in labelled:
-        label = labels[name]
-        why = _vector_fault(label, width) if width else _class_fault(label)
-        if why:
-            faults.append((name, why))
-    if faults:
-        return None, faults
-    return np.array([labels[n] for n in names], np.float32 if width else np.int64), []

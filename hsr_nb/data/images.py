@@ -28,7 +28,8 @@ import torch
 
 from ..base.errors import DataError, shown
 from .decoding import RESIZE_FILTERS, chain_filters, decode, image_size
-from .files import Files, label_table, open_files, read_meta, recorded_filter
+from .files import UNUSED_LABELS, Files, called, open_files
+from .labels import label_kind, label_table, read_meta, recorded_alpha, recorded_filter
 
 
 # %% ../../nbs/data/images.ipynb #3a029333
@@ -53,7 +54,7 @@ class Reader:
         try:
             return use(self.files.read(name))
         except DataError as e:
-            raise DataError(f"{shown(self.files.path)}: {shown(name)} {e}") from None
+            raise DataError(f"{shown(self.files.path)}: {called(name)} {e}") from None
 
     def many(self, names: list[str], one: Callable | None = None) -> list:
         "one(name) for each name, by default the decoded content."
@@ -168,6 +169,7 @@ class FileSet(ImageSet):
         self._n = len(keep)
         self._names = [files.names[i] for i in keep]
         self._labels = labels
+        self.left_out = files.left_out  # [(name, reason)]
         self._options = options
         self._reader = Reader(files, decode, threads)
         if shape is None:
@@ -216,7 +218,7 @@ def _stacked(ds: FileSet, names: list[str]) -> torch.Tensor:
     for name, x in zip(names, found):
         if x.shape != (h, w, c):
             first = _say(h, w, c)
-            raise DataError(f"{shown(ds.path)}: {shown(name)} is {_say(*x.shape)}; the first image is {first}")
+            raise DataError(f"{shown(ds.path)}: {called(name)} is {_say(*x.shape)}; the first image is {first}")
     return torch.from_numpy(np.ascontiguousarray(np.stack(found).transpose(0, 3, 1, 2)))
 
 
@@ -240,7 +242,12 @@ def identify(
         little_endian = ds._labels.astype(ds._labels.dtype.newbyteorder("<"))
         labels = hashlib.sha256(little_endian.tobytes()).hexdigest()
     sha = content_hash(ds._names, digests, {**header, "label_dim": ds.label_dim, "labels": labels})
-    return dict(name=ds.name, images=len(ds), label_dim=ds.label_dim, **header, sha256=sha)
+    return dict(name=ds.name, images=len(ds), label_dim=ds.label_dim, **header, sha256=sha, **_kind(ds))
+
+
+def _kind(ds):
+    "What kind of labels there are, where there are any."
+    return {} if ds._labels is None else {"label_kind": label_kind(ds._labels)}
 
 
 def recognise(ds: FileSet, identity: dict):
@@ -250,7 +257,7 @@ def recognise(ds: FileSet, identity: dict):
         if identity.get(key) != now:
             then = shown(repr(identity.get(key)))[:60]
             raise DataError(f"{shown(ds.path)} is not the data set that was checked: {key} was {then}, now {now!r}")
-    ds._identity = dict(name=ds.name, **own, sha256=identity["sha256"])
+    ds._identity = dict(name=ds.name, **own, sha256=identity["sha256"], **_kind(ds))
 
 
 # %% ../../nbs/data/images.ipynb #baf95abb
@@ -265,7 +272,7 @@ class ImageDataset(FileSet):
         max_size: int | None = None,  # use only so many images, chosen by `seed`
         seed: int = 0,  # of the subset
         resize_filter: str | None = None,  # "lanczos" | "box": resize at each read; None: another size is an error
-        alpha: bool = False,  # keep the alpha channel of RGBA (4 channels) and LA (2) images
+        alpha: bool | None = None,  # keep the alpha of RGBA (4 channels) and LA (2); None: if hsr_data made it so
         threads: int = 4,  # decoders at once
         keep_mb: int = 256,  # keep decoded images in memory when all of them fit in this; 0: never
         shape: tuple | None = None,  # (C, H, W) that a check has found; None: that of the first image, which is read
@@ -275,6 +282,7 @@ class ImageDataset(FileSet):
         if resize_filter not in (None, *RESIZE_FILTERS):
             raise ValueError(f"resize_filter is lanczos or box, not {resize_filter!r}")
         meta = read_meta(files)
+        alpha = recorded_alpha(meta) if alpha is None else alpha
         keep = subset(len(files.names), max_size, seed)
         whole = max_size is None or len(keep) == len(files.names)
         options = dict(
@@ -302,7 +310,9 @@ def _labels(meta: dict, files: Files) -> tuple[np.ndarray, int]:
     if faults:
         name, why = faults[0]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise DataError(f"{shown(files.path)}: {shown(name)} {why}{more}")
+        raise DataError(f"{shown(files.path)}: {called(name)} {why}{more}")
     if table is None:
-        raise DataError(f"{shown(files.path)} has no labels: its dataset.json is missing or says null")
+        unused = [name for name, why in files.left_out if why == UNUSED_LABELS]
+        beside = f"; {called(unused[0])} {UNUSED_LABELS}" if unused else ""
+        raise DataError(f"{shown(files.path)} has no labels: its dataset.json is missing or says null{beside}")
     return table, int(table.max()) + 1 if table.ndim == 1 else table.shape[1]

@@ -7,16 +7,27 @@ __all__ = ["upright", "in_mode", "crop_box", "transformed"]
 
 # %% ../../nbs/data/prepare.ipynb #bac7b0b9
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..base.errors import DataError, readable
-from .decoding import RESIZE_FILTERS, load, open_any
-
+from .decoding import MAX_PIXELS, RESIZE_FILTERS, load, open_any, orientation
+from .files import called
 
 # %% ../../nbs/data/prepare.ipynb #fec9a71e
-def upright(data: bytes, said: list) -> Image.Image:
+_WAYS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # how a picture of this EXIF orientation becomes upright
+
+
+def upright(data: bytes, said: list, max_pixels: int = MAX_PIXELS) -> Image.Image:
     "Decode a file; turned by its EXIF orientation, 8 bits, no palette. What was done is appended to `said`."
-    im = open_any(data)
+    im = open_any(data, max_pixels)
     with readable("cannot be decoded"):
         return _plain(_turned(im, data, said), said)
 
@@ -26,18 +37,25 @@ def _turned(im, data, said):
     if getattr(im, "is_animated", False) and im.format != "MPO":
         raise DataError(f"is animated ({im.n_frames} frames)")
     deep = im.format == "PNG" and data[24:25] == b"\x10"
-    turned = load(im).getexif().get(0x112, 1) != 1
-    if turned:
-        im = ImageOps.exif_transpose(im)
-        said.append("turned upright (EXIF)")
-    if im.mode.startswith("I"):
+    load(im)
+    way = _WAYS.get(orientation(im))
+    stated = im.getexif().get(0x112, 1)
+    if stated not in range(1, 9):
+        said.append(f"EXIF orientation {called(stated, 20)}, which does not exist, passed over")
+    if im.mode.startswith("I"):  # 16 bits cannot be turned
+        if "transparency" in im.info:
+            said.append("transparent colour of a 16-bit picture dropped")
         im = _eight_bits(im)
         deep = True
+    if way is not None:
+        im = im.transpose(way)
+        said.append("turned upright (EXIF)")
     if deep:
         said.append("cut from 16 to 8 bits")
     return im
 
 
+# %% ../../nbs/data/prepare.ipynb #903a0760
 def _plain(im, said):
     "The picture as L, RGB, LA or RGBA without a transparent colour."
     see_through = "transparency" in im.info

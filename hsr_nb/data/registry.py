@@ -7,10 +7,12 @@ __all__ = ["BUILT_IN", "open_dataset", "dataset_path"]
 
 # %% ../../nbs/data/registry.ipynb #18e923bb
 import difflib
+import warnings
 from pathlib import Path
 
 from ..base.errors import DataError, shown
 from .digits import Digits
+from .files import sums
 from .images import ImageDataset
 from .synthfaces import SynthFaces
 
@@ -28,7 +30,10 @@ def open_dataset(
     "The data set that a configuration names. A folder that is called like a built-in set is reached as ./digits."
     if str(spec) in BUILT_IN:
         return _built_in(str(spec), dict(resolution=resolution or 32, labels=labels, **options))
-    return ImageDataset(dataset_path(spec), resolution=resolution, labels=labels, **options)
+    ds = ImageDataset(dataset_path(spec), resolution=resolution, labels=labels, **options)
+    for what in sums(ds.left_out):
+        warnings.warn(f"{shown(spec)}: {what}", stacklevel=2)
+    return ds
 
 
 def dataset_path(spec) -> Path:
