@@ -44,11 +44,18 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
     if procs is None or not files:
         return open_dataset(d.path, **options)
 
+    answers = []
+
     def checked():
         memo = Path(cfg.run_dir, "data.json")
-        return open_checked(dataset_path(d.path), memo, progress=progress, **options).identity
+        path = dataset_path(d.path)
+        seen = open_checked(path, memo, write=False, progress=progress, base_size=cfg.net.base_size, **options)
+        answers.append(seen.checked)
+        return seen.identity
 
-    return open_known(d.path, from_first(procs, checked), **options)
+    ds = open_known(d.path, from_first(procs, checked), **options)
+    ds.checked = answers[0] if answers else None
+    return ds
 
 
 # %% ../../nbs/training/checks.ipynb #fbf1bb66

@@ -41,6 +41,7 @@ from ..base.errors import Failure
 from ..base.pictures import image_grid
 from ..base.provenance import provenance
 from ..base.streams import stream
+from ..data.checked import remember
 from ..data.sampler import batches
 from ..interop.checkpoint import checkpoints
 from ..interop.safetensors import load_safetensors
@@ -295,6 +296,8 @@ def train(
     check_config(cfg, ds, procs)
     scores = Scores(cfg, ds, procs, device)
     with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
+        if folder.writes and getattr(ds, "checked", None):
+            remember(folder.path / "data.json", ds.checked)
         s, forced = start(cfg, ds, procs, device, folder, force)
         if scores.names and s.hsr is not None:
             require_independent(scores.detector, s.hsr.teacher.identity())
