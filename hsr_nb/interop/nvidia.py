@@ -81,19 +81,23 @@ def flatten(module, name: str, budget: Budget) -> tuple[dict[str, LazyTensor], M
         budget.spend("opcodes", 1 + len(found), name)  # a module may be mentioned many times
         return {k: v for k, v in found.items() if v is not None}
 
+    def joined(prefix: str, k) -> str:
+        if type(k) is not str or len(prefix) + len(k) > 1000:
+            raise BrokenFile(f"{name}: {prefix[:100]} has a part with an odd name")
+        budget.spend("text", len(prefix) + len(k), name)
+        return prefix + k
+
     def walk(m, prefix: str):
         if type(m) is not Object or type(m.state) is not dict:
             raise BrokenFile(f"{name}: {prefix[:100] or 'the network'} is no module")
         modules[prefix.removesuffix(".")] = m.name, m.state
         for key in ("_parameters", "_buffers"):
             for k, v in part(m.state, key).items():
-                if type(k) is not str or type(v) is not LazyTensor:
+                if type(v) is not LazyTensor:
                     raise BrokenFile(f"{name}: {prefix[:100]}{brief(k, 100)} is no tensor")
-                tensors[prefix + k] = v
+                tensors[joined(prefix, k)] = v
         for k, v in part(m.state, "_modules").items():
-            if type(k) is not str or len(prefix) > 1000:
-                raise BrokenFile(f"{name}: a module with an odd name")
-            walk(v, f"{prefix}{k}.")
+            walk(v, joined(prefix, k) + ".")
 
     walk(module, "")
     return tensors, modules

@@ -250,9 +250,11 @@ def average_w(
     if "fc0.weight" not in mapping:
         raise CheckpointError(f"{where} has no average of w, and no mapping network to measure it with")
     w_dim, z_dim = mapping["fc0.weight"].shape
-    if z_dim > 4096:
+    numbers = sum(v.numel() for v in mapping.values())
+    if max(w_dim, z_dim) > 4096 or numbers > 1 << 25:
         raise CheckpointError(
-            f"{where} has no average of w, and its latents are too long to measure it: {z_dim} numbers"
+            f"{where} has no average of w, and its latents or its mapping network are too long to measure it: "
+            f"latents of {z_dim} numbers, w of {w_dim}, {numbers} weights"
         )
     net = MappingNetwork(z_dim, 0, w_dim, None, num_layers=len(mapping) // 2)
     load_strict(net, mapping, where)
