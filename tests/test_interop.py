@@ -242,7 +242,7 @@ def test_lucidrains_is_named_and_refused(tmp_path):
 
 def test_the_content_decides_not_the_suffix(tmp_path):
     G, D = pair(16)
-    convert_checkpoint(put(tmp_path / "a.safetensors", foreign.official(G_ema=G)), tmp_path / "b.pkl")
+    convert_checkpoint(put(tmp_path / "a.safetensors", foreign.official(G_ema=G)), tmp_path / "b.pkl", to="safetensors")
     files = [
         tmp_path / "a.safetensors",
         tmp_path / "b.pkl",

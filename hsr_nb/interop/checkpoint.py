@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ..base.errors import CheckpointError
 from ..nets.generator import Generator
-from ..untrusted.torchfile import Derived, Lazy, read_torch
-from ..untrusted.window import BrokenFile, Budget, Object, UnsafeFile, Window, impostor
+from ..untrusted.torchfile import BYSTANDERS, Derived, Lazy, read_torch
+from ..untrusted.window import BrokenFile, Budget, UnsafeFile, Window, impostor
 from ..untrusted.zips import is_zip
 from .architecture import discriminator_kwargs, fill, generator_kwargs
 from .embedded import embedded_checkpoint, embedded_generators
 from .nvidia import BESIDES, nvidia_names, read_nvidia
 from .rosinality import PARTS, is_rosinality, read_rosinality
-from .safetensors import is_safetensors, load_safetensors, subset
+from .safetensors import is_safetensors, load_safetensors, note_unguarded, subset
 from .tensorflow import is_tensorflow, read_tensorflow
 
 
@@ -168,7 +168,7 @@ def read_foreign(
     claims: dict[str, Lazy]
     if is_zip(file) or is_legacy(file):
         names = nvidia_names(name, budget, {})
-        names["argparse", "Namespace"] = _options  # rosinality keeps the command line beside the weights
+        names |= BYSTANDERS
         claims, meta = _read_torch_content(read_torch(file, name, names, budget), name)
     else:
         claims, meta = _read_network_pickle(file, name, budget, only, tensorflow)
@@ -183,10 +183,6 @@ def _read_claims(claims: dict[str, Any], only: str | None, name: str, size: int)
     if total > limit:
         raise UnsafeFile(f"{name}: its networks would take {total} bytes, at most {limit} are made of a file of {size}")
     return {k: v.read() for k, v in wanted.items()}
-
-
-def _options(*args) -> Object:
-    return Object("argparse", "Namespace", args)
 
 
 # %% ../../nbs/interop/checkpoint.ipynb #1c8b705a
@@ -232,6 +228,8 @@ def load_checkpoint(
 def _read_safetensors(path: Path, only: str | None, verify: bool) -> tuple[dict[str, Tensor], dict]:
     "A file of ours, or of others who use the format, which then describes no network."
     tensors, meta = load_safetensors(path, only, verify)
+    if verify and only is None and meta.get("format") == "hsr_nb 1":
+        note_unguarded(path)
     if "G" in meta or "D" in meta or str(meta.get("format", "")).startswith("hsr_nb"):
         return tensors, meta
     if only is not None:

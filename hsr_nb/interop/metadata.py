@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["TEXT", "OBJECT", "NUMBER", "OPTIONAL", "SETTINGS", "ENTRIES", "WORDS", "check_metadata"]
 
-# %% ../../nbs/interop/metadata.ipynb #7f3559b3
+# %% ../../nbs/interop/metadata.ipynb #1f55e150
 import math
 from typing import Any
 
@@ -23,6 +23,7 @@ ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> 
     "D": OBJECT,
     "modules": OBJECT,
     "sources": OBJECT,
+    "unread": (list,),
     "count": OBJECT,
     "count.nimg": (int,),
     "count.step": (int,),
@@ -50,7 +51,7 @@ ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> 
 WORDS = {str: "a text", dict: "an object", int: "a whole number", float: "a number", type(None): "null"}
 
 
-# %% ../../nbs/interop/metadata.ipynb #9f6a96f1
+# %% ../../nbs/interop/metadata.ipynb #4da8e7f9
 def _find(meta: dict, path: str) -> tuple[bool, Any]:
     "Whether an entry is there, and its value."
     value: Any = meta
@@ -65,7 +66,7 @@ def _name_of(kind: type) -> str:
     return WORDS.get(kind, f"a {kind.__name__}")
 
 
-# %% ../../nbs/interop/metadata.ipynb #e67a9582
+# %% ../../nbs/interop/metadata.ipynb #18d36519
 def check_metadata(
     meta: dict,  # of a checkpoint
     where: str,  # the file, for the message

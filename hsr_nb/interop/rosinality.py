@@ -244,7 +244,7 @@ def _read_generator(state: dict[str, Lazy], average, where: str) -> dict[str, De
     layers = sum(k.startswith("style.") and k.endswith(".weight") for k in state)
     levels = [4 << i for i in range(1 + blocks)]
     if state and not any(k.startswith("noises.") for k in state):
-        state = state | _fresh_noise(levels)
+        state = {**state, **_fresh_noise(levels)}
         warnings.warn(
             f"{where} has no noise constants (its code did not save them at first): fresh ones are drawn, of a fixed "
             "seed; how strong noise is stands in the file",

@@ -7,6 +7,7 @@ __all__ = [
     "checkpoint_file",
     "card_metadata",
     "open_network",
+    "trained_on",
     "open_reals",
     "check_pictures",
     "load_classifier",
@@ -30,9 +31,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, shown
 from ..base.shell import pick_device
-from ..data.registry import open_dataset
+from ..data.registry import BUILT_IN, open_dataset
 from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
 from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank
@@ -80,12 +81,35 @@ def open_network(network, device="cpu") -> tuple[Generator, dict, Path]:  # gene
 
 
 # %% ../../nbs/studies/subject.ipynb #30116388
-def open_reals(meta: dict, G, data: str | None = None):
+def trained_on(path: str, file: Path) -> str:
+    """Where the data set lies that a checkpoint names: its word is followed beside the run and below this folder.
+
+    ValueError for any other place: a stranger's file must not decide which folders are walked."""
+    if path in BUILT_IN:
+        return path
+    in_run_folder = file.parent.name == "checkpoints"
+    roots = [file.resolve().parents[2] if in_run_folder else file.resolve().parent, Path.cwd()]
+    for root in roots:
+        candidate = (root / Path(path).expanduser()).resolve()
+        if candidate.exists() and any(candidate.is_relative_to(r) for r in roots if r != r.parent):
+            return str(candidate)
+    raise ValueError(
+        f"{file} says that it was trained on {shown(path)[:200]}, which is not looked for outside the run's "
+        "surroundings and this folder: name the data set (--data PATH)"
+    )
+
+
+def open_reals(
+    meta: dict,
+    G,
+    data: str | None = None,
+    file: Path = Path("checkpoint"),  # that the metadata comes from
+):
     "The data set of a checkpoint's metadata, or the one named. ValueError when it is not what the training saw."
     trained = meta.get("config", {}).get("data", {})
-    spec = data or trained.get("path")
-    if not spec:
+    if not (data or trained.get("path")):
         raise ValueError("this checkpoint does not say what it was trained on: name a data set (data)")
+    spec = data or trained_on(trained["path"], Path(file))
     ds = open_dataset(spec, resolution=trained.get("resolution") or G.img_resolution, labels=G.c_dim > 0)
     if ds.label_dim != G.c_dim:
         raise ValueError(f"the network wants labels of {G.c_dim} numbers, {ds.name} has {ds.label_dim}")
@@ -174,7 +198,7 @@ class Subject:
         with _naming(cfg.weights):
             self.detector = load_detector(cfg.detector, self.device, weights=cfg.weights)
         require_independent(self.detector, self.meta.get("teacher"))
-        self.ds = open_reals(self.meta, self.G, cfg.data)
+        self.ds = open_reals(self.meta, self.G, cfg.data, self.file)
         self.labels = mixed_labels(self.ds, cfg.seed) if self.G.c_dim else None
         self.budget = fill_in(cfg, self.device, len(self.ds), self.detector.num_features)
         check_pictures(self.G, self.ds, self.labels)

@@ -137,12 +137,12 @@ def start(
         forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force)
         restore(s, newest)
     elif cfg.init_from is not None:
-        if cfg.init_mode == "transfer":
-            transfer(s, cfg.init_from)
+        if cfg.init_mode in ("transfer", "shared"):
+            transfer(s, cfg.init_from, shared=cfg.init_mode == "shared")
         elif cfg.init_mode == "branch":
             restore(s, cfg.init_from, heads_may_differ=True)
         else:
-            raise ValueError(f"init_mode must be transfer or branch, not {cfg.init_mode!r}")
+            raise ValueError(f"init_mode must be transfer, shared or branch, not {cfg.init_mode!r}")
     measure_targets(s, cfg, ds, procs, device)
     rows = folder.rows()
     if rows:

@@ -6,6 +6,7 @@
 __all__ = [
     "DTYPES",
     "Lazy",
+    "BYSTANDERS",
     "MAGIC",
     "Storage",
     "LazyTensor",
@@ -196,6 +197,16 @@ def load_heap(data, name: str, budget: Budget) -> Storage:
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #425fb29b
+BYSTANDERS: dict[
+    tuple[str, str], Callable | None
+] = {  # what training code keeps beside weights: records, never objects
+    ("argparse", "Namespace"): record("argparse", "Namespace").make,
+    ("pathlib", "PosixPath"): record("pathlib", "PosixPath").make,
+    ("pathlib", "WindowsPath"): record("pathlib", "WindowsPath").make,
+    ("pathlib._local", "PosixPath"): record("pathlib._local", "PosixPath").make,
+}
+
+
 class Heaps:
     "The heaps that a pickle mentions, by key."
 
