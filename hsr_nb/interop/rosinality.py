@@ -233,6 +233,7 @@ def _noise_map(number: int, size: int) -> Callable[[], Tensor]:
     return draw
 
 
+# %% ../../nbs/interop/rosinality.ipynb #0b0e53e2
 def _read_discriminator(state: dict[str, Lazy], where: str) -> dict[str, Derived]:
     blocks = sum(k.endswith(".conv1.0.weight") for k in state)
     levels = [4 << i for i in range(1 + blocks)]

@@ -87,7 +87,8 @@ def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[s
         return state
     if heads:
         parts = sorted({shown(name.partition(".")[0]) for name in heads})
-        warnings.warn(f"{path}: {', '.join(parts)} beside the {prefix[:-1]} is left behind ({len(heads)} tensors)")
+        what = f"{', '.join(parts)} beside the {prefix[:-1]}"
+        warnings.warn(f"{path}: {what} is left behind ({len(heads)} tensors)", stacklevel=3)
     return inside
 
 

@@ -137,23 +137,19 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         _check(architecture, img_resolution)
+        images = dict(img_resolution=img_resolution, img_channels=img_channels, architecture=architecture)
+        widths = dict(channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res)
+        parts = dict(low_precision=low_precision, mapping_kwargs=mapping_kwargs, epilogue_kwargs=epilogue_kwargs)
         self.init_kwargs = dict(
             c_dim=c_dim,
-            img_resolution=img_resolution,
-            img_channels=img_channels,
-            architecture=architecture,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            num_fp16_res=num_fp16_res,
+            **images,
+            **widths,
             conv_clamp=conv_clamp,
             cmap_dim=cmap_dim,
             base_size=list(base_size),
-            low_precision=low_precision,
-            mapping_kwargs=mapping_kwargs,
-            epilogue_kwargs=epilogue_kwargs,
+            **parts,
         )
-        if block_kwargs:
-            self.init_kwargs["block_kwargs"] = block_kwargs
+        self.init_kwargs |= {"block_kwargs": block_kwargs} if block_kwargs else {}
         self.c_dim = c_dim
         self.levels = block_levels(img_resolution)[:0:-1]  # fine to coarse, down to 8
         self.img_shape = (img_channels, *size_at(img_resolution, base_size))

@@ -283,6 +283,6 @@ def _other_network(sources: dict, nets: dict, first: str, path) -> str:
             differ += setting_differences(sources[k], nets[k], k, f"{path}: {k}")
     settings = ", ".join(dict.fromkeys(differ)) or "other sizes"
     return (
-        f"{path}: {first} does not fit the network that is configured: it {reason}. The file's networks have {settings}; "
+        f"{path}: {first} does not fit the configured network: it {reason}. The file's networks have {settings}; "
         "with these settings training starts from all of it, with --init-mode shared from the layers that fit"
     )

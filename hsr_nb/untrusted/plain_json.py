@@ -30,7 +30,7 @@ def read_json(
     where: str,  # the file and the part of it, for messages
     depth: int = 50,  # of lists and objects within each other
 ) -> Any:
-    "The value of a JSON text with bounded numbers and nesting. BrokenFile says what is wrong and where."
+    "The value of a JSON text with bounded numbers and nesting. BrokenFile or UnsafeFile says what is wrong and where."
     try:
         value = json.loads(text, parse_int=_integer, parse_float=_number)
     except RecursionError:
