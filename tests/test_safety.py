@@ -185,6 +185,10 @@ def bombs():
             + b"\x86R.",
             "of type 'a list'",
         ),
+        "long arguments, copied into records": (
+            P4 + b"(" + b"N" * 200_000 + b"tq\0000" + name("torch", "device") + b"q\x010" + b"h\1h\0R" * 1000 + b".",
+            "too many copies",
+        ),
         "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"),
         "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"),
         "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
@@ -463,6 +467,9 @@ def containers():
         "zip, an entry before the beginning": (_zip_before_itself(), "before its beginning|is no complete zip"),
         "zip, lies about sizes": (bytes(sparse), "claim more bytes|is no complete zip"),
         "zip, giant directory": (directory, "directory is too long"),
+        "zip, giant directory behind a second end": (_second_end(directory), "directory is too long"),
+        "views with wide strides": (_wide_views(), "too many tensors"),
+        "one tensor under many names": (_many_names(), "would take"),
         "zip, no pickle": (zipped(("a.txt", b"x")), "none that torch.save wrote"),
         "zip, two pickles": (zipped(("a/data.pkl", b"N."), ("b/data.pkl", b"N.")), "2 members"),
         "zip, lacks a heap": (_without_heap(), "lacks the numbers"),
@@ -491,6 +498,25 @@ def _zip_before_itself():
     at = data.rindex(b"PK\5\6") + 16
     data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
     return bytes(data)
+
+
+def _second_end(data):
+    "A signature of an end record in the disk numbers of the true one, which a search from behind finds first."
+    at = data.rindex(b"PK\5\6")
+    return data[: at + 4] + b"PK\5\6" + data[at + 8 :]
+
+
+def _wide_views():
+    "Two numbers each, as far from each other as the heap allows: every view reads all of it."
+    heap = torch.zeros(50_000)
+    return foreign.saved({"G_ema": {f"a{i}": heap.as_strided((2,), (49_999,)) for i in range(3000)}})
+
+
+def _many_names():
+    "A pickle remembers a tensor, so mentioning it again costs a few bytes."
+    G = tiny()
+    large = torch.zeros(1 << 20)
+    return foreign.saved({"G_ema": G.state_dict() | {f"a{i}": large for i in range(1000)}})
 
 
 def _without_heap():
