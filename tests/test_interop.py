@@ -242,7 +242,7 @@ def test_lucidrains_is_named_and_refused(tmp_path):
 
 def test_the_content_decides_not_the_suffix(tmp_path):
     G, D = pair(16)
-    convert_checkpoint(put(tmp_path / "a.safetensors", foreign.official(G_ema=G)), tmp_path / "b.pkl")
+    convert_checkpoint(put(tmp_path / "a.safetensors", foreign.official(G_ema=G)), tmp_path / "b.pkl", to="safetensors")
     files = [
         tmp_path / "a.safetensors",
         tmp_path / "b.pkl",
@@ -489,3 +489,248 @@ def test_the_ffhq256_layout_converts_fast_and_small():
     assert row["parameters"] == 24_767_458 and 0 < row["peak_over_file"] < 2, row
     assert row["convert_cpu_s"] < 4 * (row["torch_load_and_save_cpu_s"] + row["import_torch_cpu_s"]), row
     assert row["image_difference"] <= 1e-5, row
+
+
+# ---- files as people have them
+
+
+def test_rosinality_without_noise_constants_gets_fresh_ones(tmp_path):
+    "The best known file of that code is from before they were saved; the strengths are in it."
+    G, _ = pair()
+    state = foreign.rosinality_generator(G)
+    old = {k: v for k, v in state.items() if not k.startswith("noises.")}
+    file = put(tmp_path / "256.pt", foreign.saved({"g_ema": old, "latent_avg": G.mapping.w_avg.clone()}))
+    with pytest.warns(UserWarning, match="256.pt: g_ema has no noise constants.*fresh"):
+        first, second = load_generator(file), load_generator(file)
+    same({f"G.{k}": v for k, v in first.state_dict().items()}, G=second)
+    assert first.synthesis.b32.conv1.noise_const.std() > 0.8
+    for name, v in G.state_dict().items():
+        assert name.endswith("noise_const") or torch.equal(first.state_dict()[name], v), name
+    some = {k: v for k, v in state.items() if k != "noises.noise_3"}
+    with pytest.raises(CheckpointError, match="lacks 1 tensors .* noises.noise_3"):
+        load_generator(put(tmp_path / "some.pt", foreign.saved({"g_ema": some})))
+
+
+def bare_states(G, D):
+    "State dicts that nothing describes but their names and shapes."
+    own, critic = G.state_dict(), D.state_dict()
+    theirs = foreign.rosinality_generator(G)
+    return {
+        "one generator": own,
+        "several networks": {f"G_ema.{k}": v for k, v in own.items()} | {f"D.{k}": v for k, v in critic.items()},
+        "of DataParallel": {f"module.{k}": v for k, v in own.items()},
+        "of DataParallel, several": {f"G_ema.module.{k}": v for k, v in own.items()},
+        "rosinality": theirs,
+        "rosinality, several": {f"g_ema.{k}": v for k, v in theirs.items()},
+    }
+
+
+@pytest.mark.parametrize("said", [None, {"format": "pt"}, {"format": "pt", "author": "me: 1"}])
+def test_bare_safetensors_are_read_as_bare_torch_files(tmp_path, said):
+    from safetensors.torch import save_file
+
+    G, D = pair(16)
+    for what, state in bare_states(G, D).items():
+        file = tmp_path / f"{what}.safetensors"
+        save_file({k: v.contiguous() for k, v in state.items()}, file, said)
+        found = load_generator(file).state_dict()
+        for k, v in G.state_dict().items():
+            assert k == "mapping.w_avg" or torch.equal(found[k], v), (what, k)
+    tensors, meta = load_checkpoint(tmp_path / "several networks.safetensors")
+    same(tensors, G_ema=G, D=D)
+    assert meta["D"]["img_resolution"] == 16
+
+
+def test_names_of_data_parallel_in_torch_files(tmp_path):
+    G, D = pair(16)
+    states = {k: {f"module.{n}": v for n, v in net.state_dict().items()} for k, net in (("G_ema", G), ("D", D))}
+    same(load_checkpoint(put(tmp_path / "a.pt", foreign.saved(states)))[0], G_ema=G, D=D)
+    theirs = {k: {f"module.{n}": v for n, v in s.items()} for k, s in (("g_ema", foreign.rosinality_generator(G)),)}
+    average = {"latent_avg": G.mapping.w_avg.clone()}
+    same(load_checkpoint(put(tmp_path / "b.pt", foreign.saved(theirs | average)))[0], G_ema=G)
+
+
+def test_a_class_of_another_name_is_known_by_its_parts(tmp_path):
+    import pickle
+
+    G, D = pair(16)
+    for net, name, key in ((G, "StyledGenerator", "G_ema"), (D, "Critic", "D")):
+        with foreign.modules():
+            data = pickle.dumps(foreign.Persistent(net, name), 4)
+        same(load_checkpoint(put(tmp_path / "x.pkl", data))[0], **{key: net})
+
+
+@pytest.mark.parametrize("taps", [[1, 2, 1], [1, 4, 6, 4, 1]])
+def test_other_filters(tmp_path, taps):
+    "In official files only the layers that resample have them; in our older files every layer of the generator."
+    how = dict(channel_base=512, channel_max=32)
+    G = Generator(16, 0, 16, 16, synthesis_kwargs=how | {"resample_filter": taps}).eval()
+    D = Discriminator(0, 16, epilogue_kwargs={"mbstd_group_size": 4}, block_kwargs={"resample_filter": taps}, **how)
+    foreign.randomise(G, D)
+    n = len(taps)
+    assert G.synthesis.b16.conv1.resample_filter.shape == D.b16.conv0.resample_filter.shape == (4, 4)
+    assert G.synthesis.b16.conv0.resample_filter.shape == D.b16.skip.resample_filter.shape == (n, n)
+    tensors, meta = load_checkpoint(put(tmp_path / "x.pkl", foreign.official(G_ema=G, D=D)))
+    same(tensors, G_ema=G, D=D)
+    assert torch.equal(picture(shipped(meta, tensors, "G_ema")), picture(G))
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(shipped(meta, tensors, "D")(images), D(images))
+    own = G.synthesis.b16.conv0.resample_filter
+    older = {k: own.clone() if k.endswith("resample_filter") else v for k, v in G.state_dict().items()}
+    file = save_safetensors(
+        tmp_path / "old.safetensors", {f"G_ema.{k}": v for k, v in older.items()}, {"G": G.init_kwargs}
+    )
+    assert torch.equal(picture(load_generator(file)), picture(G))
+
+
+def test_pointers_and_web_pages_are_said_to_be_that(tmp_path):
+    from hsr_nb.judges.cards import read_weights
+
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456789\n"
+    page = b"\n<!DOCTYPE html>\n<html><head><title>warning</title></head></html>"
+    for read in (load_generator, read_weights):
+        for suffix in ("pkl", "pt"):
+            with pytest.raises(ValueError, match=rf"a\.{suffix}.* is a Git LFS pointer.*git lfs pull"):
+                read(put(tmp_path / f"a.{suffix}", pointer))
+            with pytest.raises(ValueError, match=rf"b\.{suffix}.* is a web page"):
+                read(put(tmp_path / f"b.{suffix}", page))
+
+
+def test_a_backbone_beside_its_head_and_arguments(tmp_path):
+    "Full checkpoints of DINO: names of a student and a teacher, heads, the command line, all in one file."
+    import argparse
+
+    from hsr_nb.judges.cards import read_weights
+
+    net = torch.nn.Linear(3, 2).state_dict()
+    teacher = {f"backbone.{k}": v for k, v in net.items()} | {
+        "head.mlp.0.weight": torch.zeros(2),
+        "dino_head.w": net["bias"],
+    }
+    args = argparse.Namespace(arch="vit", output_dir=Path("runs"), lr=0.1)
+    value = {"student": {f"module.{k}": v for k, v in teacher.items()}, "teacher": teacher, "args": args, "epoch": 3}
+    with pytest.warns(UserWarning, match="dino_head, head beside the backbone is left behind .2 tensors"):
+        found = read_weights(put(tmp_path / "full.pth", foreign.saved(value)))
+    assert found.keys() == net.keys() and all(torch.equal(found[k], v) for k, v in net.items())
+    odd = teacher | {"something.else": net["bias"]}
+    assert read_weights(put(tmp_path / "odd.pth", foreign.saved(odd))).keys() == odd.keys()
+
+
+def test_what_was_not_read_is_listed(tmp_path):
+    G, D = pair(16)
+    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G, E=D, loss=None))
+    assert convert_checkpoint(file, tmp_path / "a.safetensors")["unread"] == ["E", "training_set_kwargs"]
+    other = foreign.rosinality(G, D, g_optim={"state": {}})
+    done = convert_checkpoint(put(tmp_path / "y.pt", foreign.saved(other)), tmp_path / "b.safetensors")
+    assert done["unread"] == ["args", "g_optim"] and done["left"] == []
+
+
+# ---- what is written
+
+
+def test_the_suffix_decides_or_is_refused(tmp_path):
+    G, _ = pair(16)
+    file = put(tmp_path / "x.pkl", foreign.official(G_ema=G))
+    convert_checkpoint(file, tmp_path / "y.json")
+    assert json.loads((tmp_path / "y.json").read_text())["G"]["img_resolution"] == 16
+    for name, to, why in (
+        ("y.pt", None, "suffix .pt does not say.*--to"),
+        ("y.pkl", None, "suffix .pkl does not say.*--to"),
+        ("z.onnx", "safetensors", "--to safetensors does not go with the suffix .onnx"),
+        ("z.safetensors", "official", "--to official does not go with"),
+        ("z.JSON", "pt2", "--to pt2 does not go with"),
+    ):
+        with pytest.raises(CheckpointError, match=why):
+            convert_checkpoint(file, tmp_path / name, to=to)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pkl", "y.json"]
+
+
+OFFICIAL = {  # arguments of the official constructors
+    "G": {"z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs"},
+    "mapping_kwargs": {
+        "num_layers",
+        "embed_features",
+        "layer_features",
+        "activation",
+        "lr_multiplier",
+        "w_avg_beta",
+    },
+    "synthesis_kwargs": {
+        "channel_base",
+        "channel_max",
+        "num_fp16_res",
+        "conv_clamp",
+        "architecture",
+        "resample_filter",
+        "use_noise",
+        "activation",
+    },
+    "D": {
+        "c_dim",
+        "img_resolution",
+        "img_channels",
+        "architecture",
+        "channel_base",
+        "channel_max",
+        "num_fp16_res",
+        "conv_clamp",
+        "cmap_dim",
+        "block_kwargs",
+        "mapping_kwargs",
+        "epilogue_kwargs",
+    },
+    "epilogue_kwargs": {"mbstd_group_size", "mbstd_num_channels", "activation"},
+    "block_kwargs": {"resample_filter"},
+}
+
+
+def test_official_arguments_are_those_of_the_official_constructors(tmp_path):
+    cfg = preset("small64")
+    nets = [kind(**kwargs) for kind, kwargs in zip((Generator, Discriminator), network_kwargs(cfg, (3, 64, 64), 2))]
+    foreign.randomise(*nets)
+    tensors = {f"{k}.{n}": v for k, net in zip(("G_ema", "D"), nets) for n, v in net.state_dict().items()}
+    meta = {"G": nets[0].init_kwargs, "D": nets[1].init_kwargs}
+    file = save_safetensors(tmp_path / "x.safetensors", tensors, meta)
+    convert_checkpoint(file, tmp_path / "x.pt", to="official")
+    config = torch.load(tmp_path / "x.pt", weights_only=True)["config"]
+    for kind, kwargs in config.items():
+        assert kwargs.keys() <= OFFICIAL[kind], kwargs.keys() - OFFICIAL[kind]
+        for key, value in kwargs.items():
+            assert value is not None
+            if key in OFFICIAL:
+                assert value.keys() <= OFFICIAL[key], (key, value)
+    same(load_checkpoint(tmp_path / "x.pt")[0], G_ema=nets[0], D=nets[1])
+    half = nets[0].init_kwargs | {
+        "synthesis_kwargs": nets[0].init_kwargs["synthesis_kwargs"] | {"low_precision": "bfloat16"}
+    }
+    file = save_safetensors(tmp_path / "y.safetensors", tensors, meta | {"G": half})
+    with pytest.raises(CheckpointError, match="no bfloat16 .low_precision.*--to safetensors"):
+        convert_checkpoint(file, tmp_path / "y.pt", to="official")
+
+
+# ---- a start from another network
+
+
+def test_a_start_names_the_settings_or_takes_what_fits(tmp_path):
+    from hsr_nb.training.config import override
+    from hsr_nb.training.state import build_state, transfer
+
+    cfg = override(preset("tiny32"), **{"hsr.teacher": "none", "net.channel_base": 512, "net.channel_max": 16})
+    source = build_state(override(cfg, **{"net.mapping_layers": 8, "net.use_noise": True}), (3, 16, 16))
+    G, D = foreign.randomise(source.G, source.D, seed=5)
+    file = put(tmp_path / "x.pkl", foreign.official(G=G, D=D, G_ema=G))
+    s = build_state(cfg, (3, 32, 32))
+    before = {k: v.clone() for k, v in s.G.state_dict().items()}
+    with pytest.raises(CheckpointError) as e:
+        transfer(s, file)
+    for words in ("x.pkl", "--net.mapping-layers 8 (now 2)", "--data.resolution 16 (now 32)", "--net.use-noise"):
+        assert words in str(e.value), (words, str(e.value))
+    assert "--init-mode shared" in str(e.value)
+    assert all(torch.equal(v, before[k]) for k, v in s.G.state_dict().items())
+    with pytest.warns(UserWarning, match="fresh: mapping, .*left behind: mapping"):
+        transfer(s, file, shared=True)
+    after = s.G.state_dict()
+    assert torch.equal(after["synthesis.b16.conv1.weight"], G.state_dict()["synthesis.b16.conv1.weight"])
+    for fresh in ("synthesis.b32.conv1.weight", "mapping.fc0.weight"):
+        assert torch.equal(after[fresh], before[fresh])
+    assert torch.equal(s.D.b16.conv0.weight, D.b16.conv0.weight)

@@ -185,6 +185,10 @@ def bombs():
             + b"\x86R.",
             "of type 'a list'",
         ),
+        "long arguments, copied into records": (
+            P4 + b"(" + b"N" * 200_000 + b"tq\0000" + name("torch", "device") + b"q\x010" + b"h\1h\0R" * 1000 + b".",
+            "too many copies",
+        ),
         "instructions": (P2 + b"}0" * 700_000 + b".", "too many opcodes"),
         "memo": (P4 + b"N" + b"\x94" * 700_000 + b".", "too many memo"),
         "marks": (P2 + b"(" * 700_000 + b".", "too many memo"),
@@ -463,6 +467,9 @@ def containers():
         "zip, an entry before the beginning": (_zip_before_itself(), "before its beginning|is no complete zip"),
         "zip, lies about sizes": (bytes(sparse), "claim more bytes|is no complete zip"),
         "zip, giant directory": (directory, "directory is too long"),
+        "zip, giant directory behind a second end": (_second_end(directory), "directory is too long"),
+        "views with wide strides": (_wide_views(), "too many tensors"),
+        "one tensor under many names": (_many_names(), "would take"),
         "zip, no pickle": (zipped(("a.txt", b"x")), "none that torch.save wrote"),
         "zip, two pickles": (zipped(("a/data.pkl", b"N."), ("b/data.pkl", b"N.")), "2 members"),
         "zip, lacks a heap": (_without_heap(), "lacks the numbers"),
@@ -491,6 +498,25 @@ def _zip_before_itself():
     at = data.rindex(b"PK\5\6") + 16
     data[at : at + 4] = struct.pack("<I", struct.unpack_from("<I", data, at)[0] + 30)
     return bytes(data)
+
+
+def _second_end(data):
+    "A signature of an end record in the disk numbers of the true one, which a search from behind finds first."
+    at = data.rindex(b"PK\5\6")
+    return data[: at + 4] + b"PK\5\6" + data[at + 8 :]
+
+
+def _wide_views():
+    "Two numbers each, as far from each other as the heap allows: every view reads all of it."
+    heap = torch.zeros(50_000)
+    return foreign.saved({"G_ema": {f"a{i}": heap.as_strided((2,), (49_999,)) for i in range(3000)}})
+
+
+def _many_names():
+    "A pickle remembers a tensor, so mentioning it again costs a few bytes."
+    G = tiny()
+    large = torch.zeros(1 << 20)
+    return foreign.saved({"G_ema": G.state_dict() | {f"a{i}": large for i in range(1000)}})
 
 
 def _without_heap():
@@ -722,3 +748,172 @@ def test_fuzzing_finds_no_other_outcome():
         and found["read"] > 0
         and found["memory_grown_mb"] < 1000
     ), found
+
+
+# ---- checksums
+
+
+def guarded(tmp_path, **meta):
+    from hsr_nb.interop import save_safetensors
+
+    G = tiny()
+    tensors = {f"G_ema.{k}": v for k, v in G.state_dict().items()} | {"opt_G.step": torch.ones(3000)}
+    return save_safetensors(tmp_path / "x.safetensors", tensors, {"G": G.init_kwargs, "kimg": 1.5} | meta)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
+    "In any tensor; and in the header, where it is not the very word that says where the checksum is."
+    file = guarded(tmp_path)
+    data = file.read_bytes()
+    body = 8 + struct.unpack("<Q", data[:8])[0]
+    want, meta = load_checkpoint(file)
+    assert "checksum" not in meta
+    r = random.Random(7)
+    for i in range(120):
+        flipped = bytearray(data)
+        at = r.randrange(body, len(data)) if i < 60 else r.randrange(body)
+        flipped[at] ^= 1 << r.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            found, said = load_checkpoint(file)
+        except CheckpointError as e:
+            assert "x.safetensors" in str(e) and "\n" not in str(e), (at, e)
+            continue
+        assert i >= 60 and said.keys() != meta.keys(), at  # the entry `checksum` itself has got another name
+        assert all(torch.equal(found[k], v) for k, v in want.items())
+
+
+def test_what_is_read_alone_is_compared_alone(tmp_path, monkeypatch):
+    file = guarded(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[data.rindex(struct.pack("<f", 1.0))] ^= 1  # in the optimiser's tensor
+    file.write_bytes(data)
+    load_generator(file)
+    with pytest.raises(CheckpointError, match="damaged: the checksum of opt_G differs.*HSR_NB_VERIFY=0"):
+        load_checkpoint(file)
+    assert load_checkpoint(file, verify=False)[1]["kimg"] == 1.5
+    monkeypatch.setenv("HSR_NB_VERIFY", "0")
+    load_checkpoint(file)
+
+
+def test_an_older_checkpoint_is_read_with_a_note(tmp_path):
+    from safetensors.torch import save_file
+
+    G = tiny()
+    state = {f"G_ema.{k}": v.contiguous() for k, v in G.state_dict().items()}
+    save_file(state, tmp_path / "x", {"G": json.dumps(G.init_kwargs), "format": '"hsr_nb 1"'})
+    with pytest.warns(UserWarning, match="x carries no checksum"):
+        load_checkpoint(tmp_path / "x")
+
+
+# ---- metadata
+
+
+WRONG = (None, True, 5, -1, 1.5, 10**30, "x", [], ["x"], {}, {"x": [1]}, [[1, 2]], "9" * 300)
+
+
+def with_entry(meta: dict, path: str, value) -> dict:
+    "A copy of metadata with one entry, however deep, replaced."
+    head, _, rest = path.partition(".")
+    inner = meta.get(head)
+    if rest:
+        value = with_entry(inner if isinstance(inner, dict) else {}, rest, value)
+    return meta | {head: value}
+
+
+def test_metadata_of_any_type_ends_in_one_typed_sentence(tmp_path):
+    "Whoever uses an entry gets what it expects, or the file is refused by its name."
+    from hsr_nb.interop import save_safetensors
+    from hsr_nb.interop.convert import describe
+    from hsr_nb.interop.metadata import ENTRIES
+    from hsr_nb.judges.detectors import require_independent
+    from hsr_nb.training.checks import differences
+    from hsr_nb.training.config import TrainConfig
+
+    G = tiny()
+    state = {f"G_ema.{k}": v for k, v in G.state_dict().items()}
+    cfg = TrainConfig()
+    good = {"format": "hsr_nb 1", "G": G.init_kwargs, "config": cfg.to_dict(), "count": {"nimg": 1, "step": 1}}
+    good |= {"data": {"name": "a", "sha256": "0"}, "teacher": {"name": "b"}, "origin": {"format": "x"}}
+    refused = 0
+    for path in ENTRIES:
+        for value in WRONG:
+            file = save_safetensors(tmp_path / "x.safetensors", state, with_entry(good, path, value))
+            try:
+                load_generator(file)
+                meta = load_checkpoint(file)[1]
+                differences(meta, cfg, {"sha256": "0"}, None)
+                require_independent(tiny_judge(), meta.get("teacher"))
+                describe(file, meta, "generator")
+            except ValueError as e:
+                refused += 1
+                assert "x.safetensors" in str(e) and len(str(e)) <= 700 and "\n" not in str(e), (path, value, e)
+    assert refused > 200
+
+
+def tiny_judge():
+    import types
+
+    return types.SimpleNamespace(name="judge", sha256="1")
+
+
+def test_json_is_bounded():
+    from hsr_nb.untrusted.plain_json import read_json
+    from hsr_nb.untrusted.window import BrokenFile, UnsafeFile
+
+    assert read_json('{"a": [1, 2.5, null, "x"], "b": 18446744073709551615}', "x") == {
+        "a": [1, 2.5, None, "x"],
+        "b": 2**64 - 1,
+    }
+    for text in ("9" * 5000, "-" + "9" * 50, "1e999", "[" * 200_000, "[" * 60 + "]" * 60, "{", b"\xff", "{1: 2}"):
+        with pytest.raises((BrokenFile, UnsafeFile), match="^a.json"):
+            read_json(text, "a.json")
+
+
+def test_messages_are_short_and_plain(tmp_path):
+    escape = "\x1b]0;owned\x07\x1b[2J\u202e\nall is well"
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    headers = [
+        {"__metadata__": {"G": "{}"}, f"G_ema.{escape}": entry},
+        {"__metadata__": {escape: "1"}, "a": entry},
+        {"__metadata__": {f"k{i}" * 50: "1" for i in range(2000)}, "a": entry},
+        {"__metadata__": {"G": "9" * 5000}, "G_ema.a": entry},
+        {"__metadata__": {"G": json.dumps({"z_dim": escape})}, "G_ema.a": entry},
+    ]
+    for i, header in enumerate(headers):
+        file = tmp_path / f"{i}.safetensors"
+        file.write_bytes(safetensors_bytes(header, bytes(4)))
+        with pytest.raises(CheckpointError) as e:
+            load_generator(file)
+        said = str(e.value)
+        assert said.isprintable() and len(said) <= 700 and file.name in said, said
+    assert len(str(CheckpointError("\x07" * 100_000))) <= 700
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="is no file"):
+        load_checkpoint(tmp_path / "x.safetensors")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    os.mkfifo(tmp_path / "run/checkpoints/000000001.safetensors")
+    (tmp_path / "run/checkpoints/²³.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="000000001.safetensors is no file"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_a_checkpoint_does_not_decide_which_folders_are_walked(tmp_path, monkeypatch):
+    from hsr_nb.studies.subject import trained_on
+
+    for folder in ("here/run/checkpoints", "here/images", "elsewhere/images", "work"):
+        (tmp_path / folder).mkdir(parents=True)
+    file = tmp_path / "here/run/checkpoints/000000001.safetensors"
+    monkeypatch.chdir(tmp_path / "work")
+    beside = str(tmp_path / "here/images")
+    assert trained_on("digits", file) == "digits"
+    assert trained_on("images", file) == trained_on(beside, file) == beside
+    (tmp_path / "here/link").symlink_to(tmp_path / "elsewhere")
+    for path in ("/usr/share/doc", "/", "..", "../..", "../elsewhere/images", "link/images", "~", "nowhere"):
+        with pytest.raises(ValueError, match="000000001.safetensors says .*name the data set"):
+            trained_on(path, file)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert trained_on("images", file) == beside and trained_on(str(tmp_path / "elsewhere/images"), file)

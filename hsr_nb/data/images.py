@@ -264,6 +264,8 @@ def recognise(ds: FileSet, identity: dict):
 class ImageDataset(FileSet):
     "The images of a folder or zip, in path order, as uint8 tensors, with the labels of its `dataset.json`."
 
+    checked: dict | None = None  # what a check of all files has found, to be remembered beside a run
+
     def __init__(
         self,
         path,  # folder or .zip, or what `open_files` made of it

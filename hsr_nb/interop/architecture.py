@@ -17,7 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.errors import CheckpointError
 from ..base.state_dicts import misfit
+from ..nets.generator import SynthesisLayer
+from ..nets.layers import FILTER, Conv2dLayer
 from ..ops.activation import ACTIVATIONS
+from ..ops.resample import setup_filter
 from ..untrusted.window import brief
 
 
@@ -157,7 +160,7 @@ def _check_arguments(kwargs: dict):
     levels = kwargs.get("img_resolution", 256).bit_length()
     if max(layers, levels) > 64:
         raise ValueError(f"{max(layers, levels)} layers, at most 64 are built")
-    parts = [kwargs.get(f"{part}_kwargs") or {} for part in ("synthesis", "mapping", "epilogue")]
+    parts = [kwargs.get(f"{part}_kwargs") or {} for part in ("synthesis", "mapping", "epilogue", "block")]
     for part in (kwargs, *parts):
         precision = part.get("low_precision", "float16")
         activation = part.get("activation", "lrelu")
@@ -183,9 +186,24 @@ def blueprint(kind: type[Network], kwargs: dict, where: str) -> Network:
         raise CheckpointError(f"{where} describes no {kind.__name__.lower()}: {str(e)[:200]}") from None
 
 
+def _with_usual_filters(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "A state whose layers that do not resample hold the usual filter: they never use it, and writers differ in it."
+    usual = setup_filter(FILTER)
+    own = {k for k, v in net.state_dict().items() if k.endswith("resample_filter") and v.shape == usual.shape}
+    odd = {k for k in own & state.keys() if state[k].shape != usual.shape}
+    idle = [k for k in odd if _keeps_size(net.get_submodule(k.rpartition(".")[0]))]
+    return state | {k: usual.clone() for k in idle}
+
+
+def _keeps_size(layer: nn.Module) -> bool:
+    "Whether a layer has a filter and no use for it."
+    return isinstance(layer, (Conv2dLayer, SynthesisLayer)) and layer.up * getattr(layer, "down", 1) == 1
+
+
 def fill(kind: type[Network], kwargs: dict, state: dict[str, Tensor], where: str) -> Network:
     "A network of a class with these tensors in float32. CheckpointError where they do not fit or are not finite."
     net = blueprint(kind, kwargs, where)
+    state = _with_usual_filters(net, state)
     reason = misfit(net, state)
     if reason:
         raise CheckpointError(f"{where} does not fit the network: it {reason[:300]}")

@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = [
     "KEPT",
+    "BY_SUFFIX",
     "ConvertConfig",
     "check_networks",
     "check_square",
+    "official_arguments",
     "official_state",
+    "check_suffix",
     "convert_checkpoint",
     "describe",
     "main",
@@ -26,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..base import shell
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, shown
 from ..base.whole import sha256, whole
 from ..judges.cards import save_embedded
 from ..nets.discriminator import Discriminator
@@ -49,12 +52,14 @@ class ConvertConfig:
     # the file to write; it must not exist
     dest: str
     # official: a torch file of state dicts for stylegan2-ada-pytorch; onnx, pt2: the averaged generator as a graph;
-    # json: the configuration alone
-    to: Literal["safetensors", "official", "rosinality", "onnx", "pt2", "json"] = "safetensors"
+    # json: the configuration alone; None: what the suffix of `dest` says (.safetensors, .onnx, .pt2, .json)
+    to: Literal["safetensors", "official", "rosinality", "onnx", "pt2", "json"] | None = None
     # generator: the averaged one alone, without heads, discriminator and optimisers
     only: Literal["all", "generator"] = "all"
     # also read network pickles of the TensorFlow era
     tensorflow: bool = False
+    # compare the source with its checksum; --no-verify saves a second for each gigabyte
+    verify: bool = True
 
 
 # %% ../../nbs/interop/convert.ipynb #464029b6
@@ -77,11 +82,30 @@ def check_networks(tensors: dict[str, Tensor], meta: dict, where: str):
 
 
 def check_square(tensors: dict[str, Tensor], to: str):
-    "CheckpointError for generators of other pictures than squares, which only this package has."
+    "CheckpointError for generators that do not begin with 4x4, which only this package has."
     for name, const in tensors.items():
-        if name.endswith("synthesis.b4.const") and const.shape[1] != const.shape[2]:
+        if name.endswith("synthesis.b4.const") and tuple(const.shape[1:]) != (4, 4):
             size = f"{const.shape[1]}x{const.shape[2]}"
-            raise CheckpointError(f"networks of the {to} layout draw squares, and this one begins with {size}")
+            raise CheckpointError(
+                f"networks of the {to} layout begin with 4x4 and draw squares, and this one begins with {size}; "
+                "--to safetensors keeps it"
+            )
+
+
+def official_arguments(kwargs: dict) -> dict:
+    "Arguments as the official constructors take them: without what only this package has, and without None."
+    plain = {}
+    for key, value in kwargs.items():
+        if isinstance(value, dict):
+            value = official_arguments(value)
+        if key == "low_precision" and value != "float16":
+            raise CheckpointError(
+                f"the official layout has no {value} (low_precision), and its float16 overflows where that does not; "
+                "--to safetensors keeps it"
+            )
+        if key not in ("low_precision", "base_size") and value is not None:
+            plain[key] = value
+    return plain
 
 
 def official_state(tensors: dict[str, Tensor], meta: dict) -> dict:
@@ -91,7 +115,7 @@ def official_state(tensors: dict[str, Tensor], meta: dict) -> dict:
         state = subset(tensors, key)
         if state:
             out[key] = {name: v.detach().cpu().clone() for name, v in state.items()}
-    out["config"] = {k: meta[k] for k in ("G", "D") if k in meta}
+    out["config"] = {k: official_arguments(meta[k]) for k in ("G", "D") if k in meta}
     return out
 
 
@@ -102,13 +126,28 @@ KEPT = {  # what a format has a place for; the others: everything
     "onnx": ("G_ema",),
     "pt2": ("G_ema",),
 }
+BY_SUFFIX = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2", ".json": "json"}
+
+
+def check_suffix(out: Path, to: str | None) -> str:
+    "What a file's name says is what is written. CheckpointError where it says nothing, or something else than `to`."
+    said = BY_SUFFIX.get(out.suffix.lower())
+    known = ", ".join(BY_SUFFIX)
+    if to is None and said is None and out.suffix:
+        raise CheckpointError(
+            f"{out}: the suffix {out.suffix} does not say what to write: give --to (safetensors, official, rosinality, "
+            f"onnx, pt2, json), or a name that ends in {known}"
+        )
+    if None not in (to, said) and to != said:
+        raise CheckpointError(f"{out}: --to {to} does not go with the suffix {out.suffix}, which means {said}")
+    return to or said or "safetensors"
 
 
 def convert_checkpoint(
     source,  # as ConvertConfig.source
     dest,  # as ConvertConfig.dest
     **options,  # the other fields of ConvertConfig
-) -> dict:  # what was written: dest, origin, tensors, numbers by network, and what was left behind
+) -> dict:  # what was written: dest, origin, tensors, numbers by network; what was left behind, what was not read
     "Convert a checkpoint. CheckpointError with one sentence where that cannot be done, and then nothing is written."
     cfg = ConvertConfig(str(source), str(dest), **options)
     path = Path(cfg.source).expanduser()
@@ -117,17 +156,19 @@ def convert_checkpoint(
         raise CheckpointError(f"{out} exists already; nothing was written")
     if not out.parent.is_dir():
         raise CheckpointError(f"there is no folder {out.parent} to write {out.name} into")
-    tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow)
+    to = check_suffix(out, cfg.to)
+    tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow, cfg.verify)
     check_networks(tensors, meta, str(path))
+    unread = [str(entry) for entry in meta.get("unread", [])]
     meta = describe(path, meta, cfg.only)
     sizes: dict[str, list[int]] = {}  # of the tensors of each network
     for name, v in tensors.items():
         sizes.setdefault(name.partition(".")[0], []).append(v.numel())
-    kept = sorted(sizes.keys() & KEPT.get(cfg.to, sizes.keys()))
+    kept = sorted(sizes.keys() & KEPT.get(to, sizes.keys()))
     numbers = {part: sum(sizes[part]) for part in kept}
-    if cfg.to == "json":
+    if to == "json":
         meta = meta | {"numbers": numbers}
-    _write(cfg.to, out, tensors, meta)
+    _write(to, out, tensors, meta)
     origin = meta.get("origin")
     return {
         "dest": str(out),
@@ -135,6 +176,7 @@ def convert_checkpoint(
         "numbers": numbers,
         "tensors": sum(len(sizes[part]) for part in kept),
         "left": sorted(sizes.keys() - kept),
+        "unread": unread,
     }
 
 
@@ -207,6 +249,8 @@ def _convert(cfg: ConvertConfig):
     line = f"{done['dest']}: {done['tensors']} tensors from {done['origin']}; numbers: {numbers}"
     if done["left"]:
         line += f"; left behind, for want of a place: {', '.join(done['left'])}"
+    if done["unread"]:
+        line += f"; not read from the source: {', '.join(shown(name) for name in done['unread'])}"
     print(line)
 
 

@@ -59,6 +59,7 @@ def nvidia_names(name: str, budget: Budget, sources: dict[str, int]) -> dict[tup
         ("dnnlib.util", "EasyDict"): plain_dict,
         ("dnnlib", "EasyDict"): plain_dict,
         ("torch.nn.modules.*", "*"): None,
+        ("training.*", "*"): None,  # networks of forks that were pickled as plain modules
         ("torch.nn.parameter", "Parameter"): record("torch.nn.parameter", "Parameter").make,
     }
 
@@ -81,19 +82,23 @@ def flatten(module, name: str, budget: Budget) -> tuple[dict[str, LazyTensor], M
         budget.spend("opcodes", 1 + len(found), name)  # a module may be mentioned many times
         return {k: v for k, v in found.items() if v is not None}
 
+    def joined(prefix: str, k) -> str:
+        if type(k) is not str or len(prefix) + len(k) > 1000:
+            raise BrokenFile(f"{name}: {prefix[:100]} has a part with an odd name")
+        budget.spend("text", len(prefix) + len(k), name)
+        return prefix + k
+
     def walk(m, prefix: str):
         if type(m) is not Object or type(m.state) is not dict:
             raise BrokenFile(f"{name}: {prefix[:100] or 'the network'} is no module")
         modules[prefix.removesuffix(".")] = m.name, m.state
         for key in ("_parameters", "_buffers"):
             for k, v in part(m.state, key).items():
-                if type(k) is not str or type(v) is not LazyTensor:
+                if type(v) is not LazyTensor:
                     raise BrokenFile(f"{name}: {prefix[:100]}{brief(k, 100)} is no tensor")
-                tensors[prefix + k] = v
+                tensors[joined(prefix, k)] = v
         for k, v in part(m.state, "_modules").items():
-            if type(k) is not str or len(prefix) > 1000:
-                raise BrokenFile(f"{name}: a module with an odd name")
-            walk(v, f"{prefix}{k}.")
+            walk(v, joined(prefix, k) + ".")
 
     walk(module, "")
     return tensors, modules
@@ -168,6 +173,9 @@ def discriminator_config(
     kwargs["num_fp16_res"] = _blocks_in_half_precision(modules)
     kwargs["conv_clamp"] = _said(modules, f"b{kwargs['img_resolution']}.conv0", "conv_clamp", (int, float), None)
     kwargs["base_size"] = base_size
+    taps = _filter(tensors, f"b{kwargs['img_resolution']}.resample_filter")
+    if taps:
+        kwargs["block_kwargs"] = taps
     kwargs["epilogue_kwargs"]["mbstd_group_size"] = _said(modules, "b4.mbstd", "group_size", (int,), None)
     if "mapping_kwargs" in kwargs:
         kwargs["mapping_kwargs"] |= _mapping_options(modules)
@@ -230,6 +238,9 @@ def read_nvidia(window: Window, budget: Budget) -> tuple[dict[str, LazyTensor], 
         others = _classes_around(found.keys() - own, modules)
         if others:
             meta["modules"][BESIDES[key]] = others
+    meta["unread"] = sorted(
+        str(k)[:80] for k, v in top.items() if k not in (*BESIDES, "augment_pipe") and v is not None
+    )
     p = _augmentation(top.get("augment_pipe"), name, budget)
     if p is not None:
         tensors["augment.p"] = p
@@ -239,8 +250,10 @@ def read_nvidia(window: Window, budget: Budget) -> tuple[dict[str, LazyTensor], 
 # %% ../../nbs/interop/nvidia.ipynb #e1f1bc42
 def _networks(top, name: str) -> dict:
     "What the pickle holds by name of the network; a file of one network alone holds no dictionary."
-    if type(top) is Object and top.module == PERSISTENT:
-        return {"G_ema" if top.name == "Generator" else "D": top}
+    if type(top) is Object and type(top.state) is dict:
+        parts = top.state.get("_modules")  # whatever a fork has called its class, these are a generator's parts
+        generator = type(parts) is dict and {"mapping", "synthesis"} <= parts.keys()
+        return {"G_ema" if generator else "D": top}
     if type(top) is dict and any(type(top.get(k)) is Object for k in BESIDES):
         return top
     found = type(top).__name__

@@ -34,7 +34,7 @@ from ..nets.generator import block_levels
 from ..nets.layers import FILTER
 from ..nets.mapping import MappingNetwork
 from ..ops.resample import setup_filter
-from ..untrusted.torchfile import Derived, LazyTensor
+from ..untrusted.torchfile import Derived, Lazy
 from .architecture import discriminator_kwargs, generator_kwargs
 from .safetensors import subset
 
@@ -157,7 +157,9 @@ PARTS = {"g_ema": "G_ema", "g": "G", "d": "D"}
 
 def is_rosinality(value: dict) -> bool:
     "Whether a torch file's dictionary has this layout."
-    return any(type(value.get(k)) is dict and "input.input" in value[k] for k in ("g_ema", "g"))
+    generators = any(type(value.get(k)) is dict and "input.input" in value[k] for k in ("g_ema", "g"))
+    critic = value.get("d")
+    return generators or type(critic) is dict and "final_linear.1.weight" in critic
 
 
 def read_rosinality(
@@ -172,7 +174,7 @@ def read_rosinality(
         if type(state) is not dict:
             continue
         where = f"{name}: {theirs}"
-        state = {k: v for k, v in state.items() if type(k) is str and type(v) is LazyTensor}
+        state = {k: v for k, v in state.items() if type(k) is str and isinstance(v, Lazy)}
         if ours == "D":
             found = _read_discriminator(state, where)
             kwargs = discriminator_kwargs({k: v.shape for k, v in found.items()}, where)
@@ -189,7 +191,7 @@ def read_rosinality(
 
 
 # %% ../../nbs/interop/rosinality.ipynb #67d1b171
-def _renamed(state: dict[str, LazyTensor], rows: list[Row], where: str) -> dict[str, Derived]:
+def _renamed(state: dict[str, Lazy], rows: list[Row], where: str) -> dict[str, Derived]:
     "The state under the names of here; every name must be used, and none may lack."
     known = {there for there, _, _ in rows}
     for problem, names in (("has", state.keys() - known), ("lacks", known - state.keys())):
@@ -215,22 +217,46 @@ def _filters(levels: list[int], net: str) -> dict[str, Derived]:
     return {name: Derived(tuple(f.shape), f.clone) for name in fixed_filters(levels, net)}
 
 
-def _read_discriminator(state: dict[str, LazyTensor], where: str) -> dict[str, Derived]:
+def _fresh_noise(levels: list[int]) -> dict[str, Derived]:
+    "Noise constants by their names there, always the same."
+    maps: dict[str, Derived] = {}
+    for number in range(2 * len(levels) - 1):
+        size = levels[(number + 1) // 2]
+        maps[f"noises.noise_{number}"] = Derived((1, 1, size, size), _noise_map(number, size))
+    return maps
+
+
+def _noise_map(number: int, size: int) -> Callable[[], Tensor]:
+    def draw():
+        return torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(number))
+
+    return draw
+
+
+# %% ../../nbs/interop/rosinality.ipynb #0b0e53e2
+def _read_discriminator(state: dict[str, Lazy], where: str) -> dict[str, Derived]:
     blocks = sum(k.endswith(".conv1.0.weight") for k in state)
     levels = [4 << i for i in range(1 + blocks)]
     return _renamed(state, d_table(levels), where) | _filters(levels, "D")
 
 
-def _read_generator(state: dict[str, LazyTensor], average, where: str) -> dict[str, Derived]:
+def _read_generator(state: dict[str, Lazy], average, where: str) -> dict[str, Derived]:
     blocks = sum(k.startswith("to_rgbs.") and k.endswith(".conv.weight") for k in state)
     layers = sum(k.startswith("style.") and k.endswith(".weight") for k in state)
     levels = [4 << i for i in range(1 + blocks)]
+    if state and not any(k.startswith("noises.") for k in state):
+        state = {**state, **_fresh_noise(levels)}
+        warnings.warn(
+            f"{where} has no noise constants (its code did not save them at first): fresh ones are drawn, of a fixed "
+            "seed; how strong noise is stands in the file",
+            stacklevel=2,
+        )
     found = _renamed(state, g_table(levels, layers), where) | _filters(levels, "G")
     noise = [v for k, v in found.items() if k.endswith("noise_const")]
     if not any(v.read().any() for v in noise):  # written for a network without noise
         found = {k: v for k, v in found.items() if ".noise_" not in k}
     w_dim = found["synthesis.b4.conv1.affine.weight"].shape[-1]
-    if type(average) is LazyTensor:
+    if isinstance(average, Lazy):
         return found | {"mapping.w_avg": Derived((w_dim,), torch.flatten, (average,))}
     mapping = {k.removeprefix("mapping."): v for k, v in found.items() if k.startswith("mapping.")}
 
@@ -250,9 +276,11 @@ def average_w(
     if "fc0.weight" not in mapping:
         raise CheckpointError(f"{where} has no average of w, and no mapping network to measure it with")
     w_dim, z_dim = mapping["fc0.weight"].shape
-    if z_dim > 4096:
+    numbers = sum(v.numel() for v in mapping.values())
+    if max(w_dim, z_dim) > 4096 or numbers > 1 << 25:
         raise CheckpointError(
-            f"{where} has no average of w, and its latents are too long to measure it: {z_dim} numbers"
+            f"{where} has no average of w, and its latents or its mapping network are too long to measure it: "
+            f"latents of {z_dim} numbers, w of {w_dim}, {numbers} weights"
         )
     net = MappingNetwork(z_dim, 0, w_dim, None, num_layers=len(mapping) // 2)
     load_strict(net, mapping, where)

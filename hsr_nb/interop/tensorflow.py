@@ -139,6 +139,7 @@ def _variables(net, where: str, budget: Budget, prefix: str = "") -> dict[str, L
     for pair in pairs:
         if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str:
             raise CheckpointError(f"{where} has a variable without a name")
+        budget.spend("text", len(prefix) + len(pair[0]), where)
         found[prefix + pair[0]] = lazy_array(pair[1], where, budget)
     for name, part in parts.items():
         found |= _variables(part, where, budget, f"{prefix}{brief(name)}/")

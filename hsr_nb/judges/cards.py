@@ -17,18 +17,20 @@ __all__ = [
 
 # %% ../../nbs/judges/cards.ipynb #9c9e0146
 import json
+import warnings
 from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..base.errors import CheckpointError, WeightsNotFound
+from ..base.errors import CheckpointError, WeightsNotFound, shown
 from ..base.whole import sha256, whole, write_json
-from ..untrusted.torchfile import LazyTensor, read_torch
+from ..untrusted.torchfile import BYSTANDERS, LazyTensor, read_torch
+from ..untrusted.window import impostor
 
 # %% ../../nbs/judges/cards.ipynb #3c24c95e
-WRAPPERS = ("state_dict", "model", "teacher")
+WRAPPERS = ("state_dict", "model", "teacher", "student")
 PREFIXES = ("module.", "backbone.")
 
 
@@ -43,7 +45,10 @@ def _unwrapped(value):
 def _torch_file(path) -> dict[str, Tensor]:
     "The tensors in a file of torch.save. CheckpointError for anything else in it."
     with open(path, "rb") as f:
-        found = _unwrapped(read_torch(f, path.name))
+        head = impostor(f.read(512))
+        if head:
+            raise CheckpointError(f"it {head}")
+        found = _unwrapped(read_torch(f, path.name, BYSTANDERS))
         if not isinstance(found, dict):
             raise CheckpointError(f"it holds a {type(found).__name__}")
         for name, value in found.items():
@@ -69,9 +74,22 @@ def read_weights(
     except CheckpointError as e:
         raise ValueError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
     for prefix in PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+        state = _without_prefix(state, prefix, path)
     return state
+
+
+def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    "The tensors behind a prefix, where all have it, or all but those of heads that only a training needs."
+    inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    others = [name for name in state if not name.startswith(prefix)]
+    heads = [name for name in others if "head" in name.partition(".")[0]]
+    if not inside or len(heads) < len(others):
+        return state
+    if heads:
+        parts = sorted({shown(name.partition(".")[0]) for name in heads})
+        what = f"{', '.join(parts)} beside the {prefix[:-1]}"
+        warnings.warn(f"{path}: {what} is left behind ({len(heads)} tensors)", stacklevel=3)
+    return inside
 
 
 # %% ../../nbs/judges/cards.ipynb #489f7919

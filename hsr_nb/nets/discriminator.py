@@ -33,19 +33,21 @@ class DiscriminatorBlock(nn.Module):
         activation: str = "lrelu",
         conv_clamp: float | None = None,
         dtype: torch.dtype = torch.float32,
+        resample_filter=FILTER,
     ):
         super().__init__()
         self.architecture = architecture
         self.dtype = dtype
         torch.randn(())  # drawn and thrown away, so that a seed gives the first weights that it has always given
-        self.register_buffer("resample_filter", setup_filter(FILTER))
+        self.register_buffer("resample_filter", setup_filter(resample_filter))
         conv: dict[str, Any] = dict(activation=activation, conv_clamp=conv_clamp)
         sees_image = in_channels == 0 or architecture == "skip"
         self.fromrgb = Conv2dLayer(img_channels, mid_channels, 1, **conv) if sees_image else None
         self.conv0 = Conv2dLayer(mid_channels, mid_channels, 3, **conv)
-        self.conv1 = Conv2dLayer(mid_channels, out_channels, 3, down=2, **conv)
+        down: dict[str, Any] = dict(down=2, resample_filter=resample_filter)
+        self.conv1 = Conv2dLayer(mid_channels, out_channels, 3, **down, **conv)
         if architecture == "resnet":
-            self.skip = Conv2dLayer(mid_channels, out_channels, 1, bias=False, down=2)
+            self.skip = Conv2dLayer(mid_channels, out_channels, 1, bias=False, **down)
 
     def forward(self, x: Tensor | None, img: Tensor | None, force_fp32: bool = False, impl: str = "auto"):
         seen = img if x is None else x
@@ -131,24 +133,23 @@ class Discriminator(nn.Module):
         low_precision: str = "float16",
         mapping_kwargs: dict | None = None,
         epilogue_kwargs: dict | None = None,
+        block_kwargs: dict | None = None,
     ):
         super().__init__()
         _check(architecture, img_resolution)
+        images = dict(img_resolution=img_resolution, img_channels=img_channels, architecture=architecture)
+        widths = dict(channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res)
+        parts = dict(low_precision=low_precision, mapping_kwargs=mapping_kwargs, epilogue_kwargs=epilogue_kwargs)
         self.init_kwargs = dict(
             c_dim=c_dim,
-            img_resolution=img_resolution,
-            img_channels=img_channels,
-            architecture=architecture,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            num_fp16_res=num_fp16_res,
+            **images,
+            **widths,
             conv_clamp=conv_clamp,
             cmap_dim=cmap_dim,
             base_size=list(base_size),
-            low_precision=low_precision,
-            mapping_kwargs=mapping_kwargs,
-            epilogue_kwargs=epilogue_kwargs,
+            **parts,
         )
+        self.init_kwargs |= {"block_kwargs": block_kwargs} if block_kwargs else {}
         self.c_dim = c_dim
         self.levels = block_levels(img_resolution)[:0:-1]  # fine to coarse, down to 8
         self.img_shape = (img_channels, *size_at(img_resolution, base_size))
@@ -156,7 +157,8 @@ class Discriminator(nn.Module):
         how: dict[str, Any] = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         for r in self.levels:
             dtype = dtype_at(r, img_resolution, num_fp16_res, low_precision)
-            block = DiscriminatorBlock(ch[r] if r < img_resolution else 0, ch[r], ch[r // 2], dtype=dtype, **how)
+            above = ch[r] if r < img_resolution else 0
+            block = DiscriminatorBlock(above, ch[r], ch[r // 2], dtype=dtype, **how, **(block_kwargs or {}))
             setattr(self, f"b{r}", block)
         cmap_dim = (cmap_dim or ch[4]) if c_dim else 0
         if c_dim:

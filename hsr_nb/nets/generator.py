@@ -162,11 +162,11 @@ class SynthesisBlock(nn.Module):
         self.is_first = in_channels == 0
         self.num_conv = 1 if self.is_first else 2
         self.register_buffer("resample_filter", setup_filter(resample_filter))
-        how = dict(w_dim=w_dim, size=size, resample_filter=resample_filter, conv_clamp=conv_clamp, **layer_kwargs)
+        how = dict(w_dim=w_dim, size=size, conv_clamp=conv_clamp, **layer_kwargs)
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, *size))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, **how)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **how)
         self.conv1 = SynthesisLayer(out_channels, out_channels, **how)
         has_colours = is_last or architecture == "skip"
         self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp) if has_colours else None

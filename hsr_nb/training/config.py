@@ -126,7 +126,7 @@ class TrainConfig:
     device: str = "auto"  # auto, cpu, cuda, ...
     compile: str = "auto"  # torch.compile for phases that are differentiated once: on, off; auto: on a GPU
     init_from: str | None = None  # another run's folder or checkpoint
-    init_mode: str = "transfer"  # transfer: networks only; branch: the full state
+    init_mode: str = "transfer"  # transfer: networks only; shared: their layers that fit; branch: the full state
 
     def to_dict(self) -> dict:
         "Plain JSON types."

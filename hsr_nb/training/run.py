@@ -138,12 +138,12 @@ def start(
         forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force)
         restore(s, newest)
     elif cfg.init_from is not None:
-        if cfg.init_mode == "transfer":
-            transfer(s, cfg.init_from)
+        if cfg.init_mode in ("transfer", "shared"):
+            transfer(s, cfg.init_from, shared=cfg.init_mode == "shared")
         elif cfg.init_mode == "branch":
             restore(s, cfg.init_from, heads_may_differ=True)
         else:
-            raise ValueError(f"init_mode must be transfer or branch, not {cfg.init_mode!r}")
+            raise ValueError(f"init_mode must be transfer, shared or branch, not {cfg.init_mode!r}")
     measure_targets(s, cfg, ds, procs, device)
     rows = folder.rows()
     if rows:
@@ -296,8 +296,9 @@ def train(
     check_config(cfg, ds, procs)
     scores = Scores(cfg, ds, procs, device)
     with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
-        if folder.writes and getattr(ds, "checked", None):
-            remember(folder.path / "data.json", ds.checked)
+        checked = getattr(ds, "checked", None)  # files have been read, and the folder is ours now
+        if checked and folder.writes:
+            remember(folder.path / "data.json", checked)
         s, forced = start(cfg, ds, procs, device, folder, force)
         if scores.names and s.hsr is not None:
             require_independent(scores.detector, s.hsr.teacher.identity())

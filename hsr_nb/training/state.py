@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
-from ..base.state_dicts import load_strict
+from ..base.state_dicts import load_strict, misfit
 from ..base.streams import stream_seed
 from ..hsr.regularizer import HSR
 from ..hsr.teachers import load_teacher
 from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import save_safetensors, subset
+from ..interop.start import setting_differences, shared_tensors
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from .augment import NoAugment
@@ -242,20 +243,46 @@ def _like(v, p):
 
 
 # %% ../../nbs/training/state.ipynb #15ba04f8
-def transfer(s: TrainState, path):
+def transfer(
+    s: TrainState,
+    path,
+    shared: bool = False,  # take what fits, and start the rest fresh
+):
     """Networks only, by name; tensors that the source lacks stay fresh, with a warning.
 
-    CheckpointError where a shape differs."""
+    CheckpointError where a shape differs; it names the settings under which none would."""
     tensors, _ = load_checkpoint(path)
     averaged = subset(tensors, "G_ema")
+    if not averaged:
+        raise CheckpointError(f"{path} holds no generator")
     sources = {"G": subset(tensors, "G") or averaged, "D": subset(tensors, "D"), "G_ema": averaged}
-    for k, net in (("G", s.G), ("D", s.D), ("G_ema", s.G_ema)):
+    nets = {"G": s.G, "D": s.D, "G_ema": s.G_ema}
+    for k, net in nets.items():
+        if shared:
+            sources[k], told = shared_tensors(sources[k], net)
+            if told:
+                warnings.warn(f"{path}: {k} takes {len(sources[k])} tensors; {'; '.join(told)}", stacklevel=3)
+        elif misfit(net, sources[k], missing_ok=True):
+            raise CheckpointError(_other_network(sources, nets, k, path))
+    for k, net in nets.items():
         state = sources[k]
-        if not state and k == "G_ema":
-            raise CheckpointError(f"{path} holds no generator")
         fresh = sorted(net.state_dict().keys() - state.keys())
-        if fresh:
+        if fresh and not shared:
             warnings.warn(
                 f"{path} lacks {len(fresh)} tensors of {k}, which start fresh, first {fresh[0]}", stacklevel=3
             )
         load_strict(net, state, f"{path}: {k}", missing_ok=True)
+
+
+def _other_network(sources: dict, nets: dict, first: str, path) -> str:
+    "What to set so that a start from other networks is possible."
+    reason = misfit(nets[first], sources[first], missing_ok=True)
+    differ: list[str] = []
+    for k in ("G", "D"):
+        if sources[k]:
+            differ += setting_differences(sources[k], nets[k], k, f"{path}: {k}")
+    settings = ", ".join(dict.fromkeys(differ)) or "other sizes"
+    return (
+        f"{path}: {first} does not fit the configured network: it {reason}. The file's networks have {settings}; "
+        "with these settings training starts from all of it, with --init-mode shared from the layers that fit"
+    )

@@ -86,6 +86,8 @@ def lazy_array(value, name: str, budget: Budget) -> LazyTensor:
     window = data.window() if type(data) is Blob else Window(io.BytesIO(data), name)
     if window.left % kind.itemsize:
         raise bad
+    if len(shape) > 8:
+        raise bad
     heap = Storage(kind, window.left // kind.itemsize, window)
     stride = contiguous(shape)
     if fortran is True:

@@ -6,11 +6,13 @@
 __all__ = [
     "DTYPES",
     "Lazy",
+    "BYSTANDERS",
     "MAGIC",
     "Storage",
     "LazyTensor",
     "Derived",
     "contiguous",
+    "span_of",
     "claim",
     "torch_names",
     "load_heap",
@@ -88,8 +90,13 @@ class LazyTensor:
         n = math.prod(self.shape)
         if self.stride == contiguous(self.shape):
             return self.storage.read(self.offset, n).reshape(self.shape)
-        heap = self.storage.read(0, self.storage.numel)
-        return heap.as_strided(self.shape, self.stride, self.offset).contiguous()
+        span = self.storage.read(self.offset, span_of(self.shape, self.stride))
+        return span.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+
+    @property
+    def nbytes(self) -> int:
+        "How much memory the tensor takes when it is read."
+        return math.prod(self.shape) * self.storage.dtype.itemsize
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #248f61ec
@@ -106,6 +113,11 @@ class Derived:
         made = self.change(*(p.read() for p in self.parts))
         return made.contiguous()
 
+    @property
+    def nbytes(self) -> int:
+        "How much memory the parts take when they are read, or the tensor where it has none."
+        return sum(p.nbytes for p in self.parts) or 4 * math.prod(self.shape)
+
 
 Lazy = LazyTensor | Derived  # what is read later
 
@@ -113,6 +125,11 @@ Lazy = LazyTensor | Derived  # what is read later
 def contiguous(shape: tuple) -> tuple:
     "Strides of a tensor without gaps."
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def span_of(shape: tuple, stride: tuple) -> int:
+    "How many numbers of a heap lie between the first and the last of a tensor that is not empty."
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride))
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #e8c2353a
@@ -128,12 +145,14 @@ def claim(name: str, budget: Budget, storage, offset, shape, stride) -> LazyTens
     n = math.prod(shape)
     if n == 0:
         return LazyTensor(storage, offset, shape, contiguous(shape))
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride))
-    if last >= storage.numel or n > storage.numel:
+    span = span_of(shape, stride)
+    if offset + span > storage.numel or n > storage.numel:
         raise BrokenFile(
             f"{name}: a tensor of shape {list(shape)} at {offset} does not fit into its {storage.numel} numbers"
         )
-    budget.spend("tensors", n * storage.dtype.itemsize, name)
+    budget.spend(
+        "tensors", max(n, span) * storage.dtype.itemsize, name
+    )  # a view with wide strides reads its whole span
     return LazyTensor(storage, offset, shape, stride)
 
 
@@ -178,6 +197,16 @@ def load_heap(data, name: str, budget: Budget) -> Storage:
 
 
 # %% ../../nbs/untrusted/torchfile.ipynb #425fb29b
+BYSTANDERS: dict[
+    tuple[str, str], Callable | None
+] = {  # what training code keeps beside weights: records, never objects
+    ("argparse", "Namespace"): record("argparse", "Namespace").make,
+    ("pathlib", "PosixPath"): record("pathlib", "PosixPath").make,
+    ("pathlib", "WindowsPath"): record("pathlib", "WindowsPath").make,
+    ("pathlib._local", "PosixPath"): record("pathlib._local", "PosixPath").make,
+}
+
+
 class Heaps:
     "The heaps that a pickle mentions, by key."
 

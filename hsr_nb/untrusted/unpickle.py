@@ -160,8 +160,8 @@ def _call(m: Machine, function, args):
         raise m.unsafe("calls something that cannot be called")
     if type(args) is not tuple:
         raise m.broken("a call whose arguments are no tuple")
-    copied = sum(_size(a) for a in args)
-    m.budget.spend("copies", copied, m.name)
+    m.budget.spend("copies", 8 * len(args), m.name)  # before they are looked at one by one
+    m.budget.spend("copies", sum(_size(a) for a in args), m.name)
     m.push(function.make(*args))
 
 

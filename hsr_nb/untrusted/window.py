@@ -16,6 +16,7 @@ __all__ = [
     "brief",
     "check_key",
     "check_nesting",
+    "impostor",
 ]
 
 # %% ../../nbs/untrusted/window.ipynb #fd798d81
@@ -214,3 +215,16 @@ def check_nesting(value, depth: int, name: str):
         height[id(v)] = 1 + max((height[id(k)] for k in children), default=0)
         if height[id(v)] > depth:
             raise UnsafeFile(f"{name}: values are nested more than {depth} deep")
+
+
+# %% ../../nbs/untrusted/window.ipynb #decdcf68
+def impostor(head: bytes) -> str | None:  # the first few hundred bytes of a file
+    "What a file is that only bears the name of weights or of a data set, and what to do; None: nothing of the kind."
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file that it stands for: fetch that with `git lfs pull`, or download it"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:20].lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return (
+            "is a web page, not the file: the download brought a warning, a login or an error instead; open it to see"
+        )
+    return None

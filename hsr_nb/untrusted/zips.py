@@ -6,6 +6,7 @@
 __all__ = ["unsafe", "is_utf8", "is_link", "is_zip", "Member", "stored_members"]
 
 # %% ../../nbs/untrusted/zips.ipynb #b300b29d
+import re
 import stat
 import struct
 import zipfile
@@ -52,12 +53,16 @@ def _check_directory(window: Window, limit: int = 4 << 20):
     start = max(0, window.stop - 70_000)  # the end record is at most 65557 bytes long
     tail = Window(window.file, window.name, start, window.stop).read(window.stop - start)
     for signature, kind, offset in ((b"PK\5\6", "<I", 12), (b"PK\6\6", "<Q", 40)):  # of the zip, of a zip64
-        at = tail.rfind(signature)
-        if at < 0 or at + offset + 8 > len(tail):
-            continue
-        length = struct.unpack_from(kind, tail, at + offset)[0]
-        if length > limit and length != 0xFFFFFFFF:  # that number says: look into the zip64's record
-            raise UnsafeFile(f"{window.name}: its directory is too long for a file of weights")
+        for found in re.finditer(signature, tail):  # readers differ in which of several they believe
+            at = found.start()
+            if at + offset + 8 > len(tail):
+                continue
+            length = struct.unpack_from(kind, tail, at + offset)[0]
+            if length > limit and length != 0xFFFFFFFF:  # that number says: look into the zip64's record
+                raise UnsafeFile(
+                    f"{window.name}: its directory is too long for a file of weights: "
+                    f"it announces {length} bytes, at most {limit} are read"
+                )
 
 
 # %% ../../nbs/untrusted/zips.ipynb #2d38433d
