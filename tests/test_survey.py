@@ -176,7 +176,9 @@ def test_bootstrap_weights_are_repetitions():
     assert len(rows) == 9 and (source == "real").sum() == 20
     assert quick["error"] == pytest.approx(wrong.mean())
     assert quick["fool_rate hsr"] == pytest.approx(wrong[:, source == "hsr"].mean())
-    assert quick["hype"] == pytest.approx(50 * (wrong[:, source == "real"].mean() + wrong[:, source != "real"].mean()))
+    on_real = wrong[:, source == "real"].mean()
+    on_fake = wrong[:, source != "real"].mean()
+    assert quick["hype"] == pytest.approx(50 * (on_real + on_fake))
 
 
 def test_bootstrap_covers_the_truth():
@@ -246,7 +248,9 @@ def test_items_sessions_and_times():
         r["asked"] for r in rows.values()
     } == {3}
     people = per_session(p)
-    assert [r["score"] for r in people] == [40, 40, 20] and people[0]["p"] < 1e-10 and people[2]["p"] == 1
+    assert [r["score"] for r in people] == [40, 40, 20]
+    assert people[0]["p"] < 1e-10
+    assert people[2]["p"] == 1
     assert [r["failed"] for r in people] == [False, False, True]
     assert timing(p)["median_ms"] == 900 and timing(p)["accuracy_by_quarter"][0] > 0.5
     none = timing(crowd(KEY.is_fake, lambda i: False, rt_ms=None))
@@ -368,7 +372,8 @@ def test_anonymising_leaves_no_way_back():
 
 def test_orders():
     orders = [item_order(KEY, f"{i:032x}") for i in range(40)]
-    assert len({tuple(o) for o in orders}) == 40 and all(sorted(o) == sorted(KEY.items) for o in orders)
+    assert len({tuple(o) for o in orders}) == 40
+    assert all(sorted(o) == sorted(KEY.items) for o in orders)
     assert orders == [item_order(KEY, f"{i:032x}") for i in range(40)]
     places = [order.index(name) for order in orders for name in KEY.of("attention")]
     assert min(places) >= 3 and max(places) > 30

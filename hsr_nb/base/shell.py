@@ -54,7 +54,8 @@ def options(
             raise ImportError('the command line needs tyro: pip install "hsr_nb[cli]"') from None
         how = {} if default is None else {"default": default}
         style = (tyro.conf.PositionalRequiredArgs,) if positional else ()
-        kind = config if how else _with_metavars(tyro, config)
+        plain = bool(how) or not dataclasses.is_dataclass(config)  # defaults, or one of several dataclasses
+        kind = config if plain else _with_metavars(tyro, config)
         found = tyro.cli(kind, prog=name, args=args, config=style, **how)
         if kind is config:
             return found
