@@ -199,7 +199,7 @@ def require_parameters(args):
     "Raise unless the notebook that papermill is to run has the parameters given."
     given = {args[i + 1].split(":")[0] for i, word in enumerate(args) if word in ("-p", "-r", "-y")}
     notebook = next(word for word in args if word.startswith("nbs/"))
-    unknown = given - set(re.findall(r"(?m)^(\w+) *=", parameters_of(ROOT / notebook)))
+    unknown = given - set(re.findall(r"(?m)^(\w+) *(?::[^=\n]+)?=", parameters_of(ROOT / notebook)))
     assert not unknown, f"the notebook has no parameters {sorted(unknown)}"
 
 

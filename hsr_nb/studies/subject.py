@@ -6,7 +6,6 @@
 __all__ = [
     "checkpoint_file",
     "card_metadata",
-    "check_metadata",
     "open_network",
     "trained_on",
     "open_reals",
@@ -72,39 +71,12 @@ def card_metadata(name: str) -> dict:
     }
 
 
-def check_metadata(meta: dict, file):
-    "ValueError unless what a checkpoint says about its training has the types that a report needs."
-    number = (int, float)
-    expected = (
-        (("config",), dict, "a dictionary"),
-        (("config", "data"), dict, "a dictionary"),
-        (("config", "data", "path"), str, "text"),
-        (("config", "data", "resolution"), int, "a whole number"),
-        (("config", "data", "max_size"), int, "a whole number"),
-        (("count",), dict, "a dictionary"),
-        (("count", "nimg"), number, "a number"),
-        (("teacher",), dict, "a dictionary"),
-        (("teacher", "name"), str, "text"),
-        (("teacher", "sha256"), str, "text"),
-        (("data",), dict, "a dictionary"),
-        (("data", "sha256"), str, "text"),
-    )
-    for keys, kind, words in expected:
-        value: object = meta
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            found = shown(repr(value)[:60])
-            raise ValueError(f"{shown(file)[:200]} is damaged or foreign: {'.'.join(keys)} is {words}, found {found}")
-
-
 def open_network(network, device="cpu") -> tuple[Generator, dict, Path]:  # generator, metadata, file or name
     "The generator of a run folder or a file, or one that ships with the package."
     if str(network) in embedded_generators() and not Path(network).exists():
         return load_generator(network, device), card_metadata(str(network)), Path(network)
     file = checkpoint_file(network)
     meta = load_checkpoint(file)[1]
-    check_metadata(meta, file)
     return load_generator(file, device), meta, file
 
 
