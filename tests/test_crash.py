@@ -580,3 +580,45 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
         p.write_bytes(b"half")
     with RunFolder(tmp_path / "run", writes=True):
         assert not any(p.exists() for p in left) and not leftovers(tmp_path / "run")
+
+
+def test_files_of_others_in_a_run_folder_stay(tmp_path):
+    from hsr_nb.training.run_folder import RunFolder
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".tmp_notes").write_text("mine")
+    (run / ".tmp_backup").mkdir()
+    with RunFolder(run, writes=True):
+        pass
+    assert (run / ".tmp_notes").read_text() == "mine"
+    assert (run / ".tmp_backup").is_dir()
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "config.json", "samples", "checkpoints"])
+def test_links_in_a_run_folder_are_not_followed(tmp_path, name):
+    from hsr_nb.training.run_folder import RunFolder
+
+    elsewhere = tmp_path / "elsewhere"
+    if name in ("samples", "checkpoints"):
+        elsewhere.mkdir()
+        (elsewhere / ".x.png.tmp").write_text("precious")
+    else:
+        elsewhere.write_text("precious")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to(elsewhere)
+    with pytest.raises(CheckpointError, match=f"{name} is a link"):
+        RunFolder(run, writes=True)
+    kept = elsewhere / ".x.png.tmp" if elsewhere.is_dir() else elsewhere
+    assert kept.read_text() == "precious"
+
+
+def test_one_damaged_line_of_a_log_is_one_line_lost(tmp_path):
+    lines = [json.dumps({"nimg": n}) for n in range(5)]
+    lines[1] = '{"nimg": 1'
+    lines[2] = "5"
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b'\n{"nimg": \xff')
+    with pytest.warns(UserWarning, match="line [23] is damaged and left out"):
+        rows = read_metrics(tmp_path)
+    assert [row["nimg"] for row in rows] == [0, 3, 4]

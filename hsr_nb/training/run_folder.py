@@ -4,6 +4,8 @@
 
 # %% auto #0
 __all__ = [
+    "FILES",
+    "UNFINISHED",
     "naming",
     "own",
     "read_metrics",
@@ -18,6 +20,8 @@ __all__ = [
 import io
 import json
 import os
+import re
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,33 +74,60 @@ def own(folder: Path) -> IO:  # the open lock file: the folder is ours until it 
 
 # %% ../../nbs/training/run_folder.ipynb #a3ed1dbf
 def read_metrics(run_dir) -> list[dict]:
-    "The lines of a run's metrics.jsonl; a last line cut short by a crash is left out."
+    "The lines of a run's metrics.jsonl. A damaged one is named and left out; a last one cut short by a crash goes."
+    file = Path(run_dir) / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = []
-    for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("nimg"), int):
+            rows.append(row)
+        elif number < len(lines):
+            warnings.warn(f"{file}: line {number} is damaged and left out", stacklevel=2)
     return rows
 
 
 # %% ../../nbs/training/run_folder.ipynb #8f1656e0
+FILES = (".lock", "config.json", "provenance.json", "metrics.jsonl", "data.json", "best.json")
+UNFINISHED = re.compile(
+    r"\.(.+\.(json|jsonl|png|safetensors))(\.\d+)?\.tmp|\.tmp[0-9A-Za-z]{6}"
+)  # names of earlier versions
+
+
 def _sweep(folder: Path):
     "Remove what killed processes left in a folder, those of earlier versions and of the safetensors library too."
     remove_leftovers(folder)
-    for pattern in (".*.tmp", ".tmp*"):
-        for left in folder.glob(pattern):
+    for left in folder.glob(".*"):
+        if UNFINISHED.fullmatch(left.name) and left.is_file() and not left.is_symlink():
             left.unlink()
+
+
+def _require_own(path: Path):
+    "CheckpointError where a part of a run folder is a link or no ordinary file: nothing outside the folder is touched."
+    parts = [path / name for name in (*FILES, "samples", "checkpoints")]
+    for part in parts:
+        if part.is_symlink():
+            raise CheckpointError(
+                f"{part} is a link, and a run folder keeps its own files: remove it, or choose another run_dir"
+            )
+        if part.exists() and not (part.is_dir() if part.name in ("samples", "checkpoints") else part.is_file()):
+            raise CheckpointError(f"{part} is not what a run folder has there: remove it, or choose another run_dir")
 
 
 def _take(path: Path) -> IO:  # the open lock file
     "Make a run folder, or find it, and take it for this process."
     folders = path, path / "samples", path / "checkpoints"
     try:
+        _require_own(path)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         owner = own(path)
-        (path / ".write-test.tmp").touch()
+        trial = path / ".write-test.tmp"
+        trial.touch()
+        trial.unlink()
         for folder in folders:
             _sweep(folder)
     except OSError as e:
@@ -201,5 +232,10 @@ def earlier_sessions(run_dir, nimg: int) -> list:
     file = Path(run_dir) / "provenance.json"
     if nimg == 0 or not file.exists():
         return []
-    last = json.loads(file.read_text())
+    try:
+        last = json.loads(file.read_text(encoding="utf-8"))
+        last.get("earlier", []).copy()
+    except (ValueError, AttributeError):
+        warnings.warn(f"{file} is damaged: what earlier sessions said is lost", stacklevel=2)
+        return []
     return [*last.pop("earlier", []), last | {"until_nimg": nimg}]
