@@ -464,3 +464,15 @@ def test_docs_hands_every_page_to_quarto(tmp_path):
         missing = [name for name in public(page) if not re.search(rf"### {name}\b", shown)]
         faults += [f"{at(page)}: {name} is not documented" for name in missing]
     report(faults)
+
+
+def test_every_promise_has_its_test():
+    "The page of refusals names tests that there are."
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (NBS / "guides/refuses.qmd").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    missing = []
+    for file, function in named:
+        body = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        if f"def {function}(" not in body:
+            missing.append(f"{file} has no {function}")
+    report(missing)
