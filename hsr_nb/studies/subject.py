@@ -92,7 +92,8 @@ def trained_on(spec, file) -> str:
     here = Path.cwd()
     places = [place / Path(spec).expanduser() for place in (here, run, run.parent, run.parent.parent)]
     found = [place.resolve() for place in places if place.exists()]
-    near = [place for place in found if any(place.is_relative_to(home) for home in (here, run.parent))]
+    apart = [place for place in found if not run.is_relative_to(place)]  # a folder that holds the run is no data set
+    near = [place for place in apart if any(place.is_relative_to(home) for home in (here, run.parent))]
     if near:
         return str(near[0])
     name = shown(spec)[:200]
