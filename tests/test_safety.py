@@ -911,4 +911,5 @@ def test_a_checkpoint_does_not_decide_which_folders_are_walked(tmp_path, monkeyp
         ):
             trained_on(path, file)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert trained_on("images", file) == beside and trained_on(str(tmp_path / "elsewhere/images"), file)
+    here = str(tmp_path / "elsewhere/images")  # where the command is given goes first
+    assert trained_on("images", file) == trained_on(here, file) == here
