@@ -6,6 +6,7 @@
 __all__ = ["Command", "ACTIONS", "Build", "Serve", "Analyse", "Withdraw", "Export", "Status", "main"]
 
 # %% ../../nbs/survey/command.ipynb #465f4dfd
+import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -164,20 +165,29 @@ def _withdraw(cfg: Withdraw):
     store.ledger.close()
 
 
+def _write_privately(path, text: str):
+    "A file that only its owner may read, from its first byte on."
+    with whole(path, new=True) as made:
+        made.touch(mode=0o600)
+        made.write_text(text, encoding="utf-8")
+
+
 def _export(cfg: Export):
     survey = load_survey(cfg.folder)
     path = cfg.answers or answers_file(cfg.folder)
+    people = Path(f"{cfg.out}.people.json")
+    for there in (Path(cfg.out), people):
+        if there.exists():
+            raise ValueError(f"{there} exists already; nothing was written")
     records = read_answers(path)
     records = anonymise(records) if cfg.anonymise else records
-    with whole(cfg.out) as made:
-        made.write_text(to_lines(records), encoding="utf-8")
-        made.chmod(0o600)
+    _write_privately(cfg.out, to_lines(records))
     print(f"{cfg.out}: {len(records)} answers")
     if survey.rules.demographics and not cfg.anonymise:
         store = _open_store(cfg.folder, cfg.answers, survey.name)
-        write_json(f"{cfg.out}.people.json", told(store))
+        _write_privately(people, json.dumps(told(store), indent=1, ensure_ascii=False) + "\n")
         store.ledger.close()
-        print(f"{cfg.out}.people.json: what people told about themselves")
+        print(f"{people}: what people told about themselves")
 
 
 # %% ../../nbs/survey/command.ipynb #6791ad84

@@ -85,7 +85,7 @@ def tabulate(records: list[dict], key: Key) -> Panel:
             for field in ("pos", "rt_ms", "conf"):
                 tables[field][row, column] = np.nan if r[field] is None else r[field]
     attention = key.of("attention")
-    failed = [bool(attention) and all(a[i]["answer"] == "real" for i in attention if i in a) for a in done.values()]
+    failed = [bool(attention) and all(i in a and a[i]["answer"] == "real" for i in attention) for a in done.values()]
     flips = [next(iter(a.values()))["flip"] for a in done.values()]
     dates = [r["t"] for a in done.values() for r in a.values()]
     return Panel(

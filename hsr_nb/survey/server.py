@@ -177,6 +177,8 @@ def check_host(host: str | None, public: bool, names: list[str]) -> tuple[str, l
 # %% ../../nbs/survey/server.ipynb #452834b4
 def listen(host: str, port: int) -> socket.socket:
     "A listening socket; port 0 takes a free one. OSError, with the address named, where there is none to have."
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is 0 to 65535, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
