@@ -9,7 +9,6 @@ __all__ = ["ANSWERS", "Screen", "SurveyWidget"]
 import html
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,15 @@ class Screen:
         self.image.layout.display = "none" if picture is None else ""
         if picture is not None:
             self.image.value = picture
+
+        def press(button, value):
+            if button in self.buttons.children:  # else a second click, on a question that has gone
+                chosen(value)
+
         buttons = []
         for value, label in choices.items():
             button = w.Button(description=label, layout=w.Layout(width="auto", min_width="90px", height="44px"))
-            button.on_click(lambda _, value=value: chosen(value))
+            button.on_click(lambda button, value=value: press(button, value))
             buttons.append(button)
         self.buttons.children = buttons
 
@@ -101,7 +105,7 @@ class SurveyWidget:
             ask(words.text("sure"), {str(i): str(i) for i in range(1, 6)}, self._sure)
         elif place.answered < len(order):
             text = words.text("question.progress", pos=place.answered + 1, n=len(order))
-            ask(text, said, partial(self._answer, place.answered), self.survey.picture(order[place.answered]))
+            ask(text, said, self._answer, self.survey.picture(order[place.answered]))
         else:
             score = self.survey.score(said_by(self.store, place.session))
             ask(words.text("end.score", score=score, n=self.survey.key.questions), {}, self._sure)
@@ -111,10 +115,8 @@ class SurveyWidget:
         go = {"go": self.survey.words.text("practice.go")}
         self.screen.ask(_feedback(self.survey, answer), go, lambda _: self.show())
 
-    def _answer(self, shown: int, answer: str):
+    def _answer(self, answer: str):
         place, rt_ms = self.place, int(1000 * (time.monotonic() - self.since))
-        if place.answered != shown:  # a second click on the picture before
-            return
         item = item_order(self.survey.key, place.session)[place.answered]
         try:
             self.store.answer(place.session, item, place.answered, answer, min(rt_ms, SLOWEST))
