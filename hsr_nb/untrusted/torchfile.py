@@ -69,7 +69,7 @@ class Storage:
         raw = out.view(torch.uint8).numpy()  # the same memory as bytes
         file = self.window.file
         file.seek(self.window.at + first * out.element_size())
-        if count and file.readinto(raw.data) != len(raw):  # type: ignore[attr-defined]  # BinaryIO lacks what all files have
+        if count and file.readinto(raw.data) != len(raw):  # type: ignore[attr-defined]  # BinaryIO lacks it
             raise BrokenFile(f"{self.window.name}: changed while it was read")
         if self.crc is not None and count == self.numel and zlib.crc32(raw.data) != self.crc:
             raise BrokenFile(f"{self.window.name}: is damaged: the checksum of a tensor differs")
