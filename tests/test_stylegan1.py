@@ -21,7 +21,7 @@ def formula(shape, phase, scale=1.0):
 
 def close(found, want, rtol=1e-5):
     want = torch.tensor(want, dtype=torch.float64)
-    assert torch.allclose(found.detach().reshape(want.shape), want, rtol=rtol, atol=1e-9), (found, want)
+    assert torch.allclose(found.detach().double().reshape(want.shape), want, rtol=rtol, atol=1e-9), (found, want)
 
 
 def oracle_generator(c_dim=0):
