@@ -4,17 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    "BLUR",
-    "adain",
-    "spread",
-    "enlarging_conv",
-    "shrinking_conv",
-    "EqualisedLayer",
-    "StyledLayer",
+    "AnyDiscriminator",
+    "NETWORKS",
     "StyleGAN1Mapping",
     "Growing",
     "StyleGAN1Block",
-    "enlarged",
     "StyleGAN1Synthesis",
     "check_is_stylegan1",
     "StyleGAN1Generator",
@@ -32,146 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.activation import bias_act
-from ..ops.resample import filter2d, setup_filter
-from .discriminator import check_images
+from .adain import EqualisedLayer, StyledLayer, enlarged
+from .discriminator import Discriminator, check_images
 from .generator import Generator, block_levels, channels_at, check_request, size_at
-from .layers import FullyConnectedLayer, MinibatchStdLayer, normalize_2nd_moment
+from .layers import MinibatchStdLayer, normalize_2nd_moment
 from .mapping import MappingNetwork, checked_input
-
-
-# %% ../../nbs/nets/stylegan1.ipynb #0e8cbca0
-def adain(
-    x: Tensor,  # [N, C, h, w]
-    style: Tensor,  # [N, 2 C]: scales minus one, then offsets
-) -> Tensor:  # the shape of x
-    "Every map with the mean and the spread that its style asks for. [StyleGAN] equation 1."
-    centred = x - x.mean([2, 3], keepdim=True)
-    variance = centred.square().mean([2, 3], keepdim=True)
-    scale, offset = style[:, :, None, None].chunk(2, dim=1)
-    return centred * (variance + 1e-8).rsqrt() * (scale + 1) + offset
-
-
-# %% ../../nbs/nets/stylegan1.ipynb #809b9acc
-def spread(
-    w: Tensor,  # [O, I, 3, 3]
-) -> Tensor:  # [O, I, 4, 4]
-    "A kernel summed over the four pixels of a 2x2 square."
-    shifts = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-    padded = [F.pad(w, shift) for shift in shifts]
-    return padded[0] + padded[1] + padded[2] + padded[3]
-
-
-def enlarging_conv(
-    x: Tensor,  # [N, I, h, w]
-    w: Tensor,  # [O, I, 3, 3]
-) -> Tensor:  # [N, O, 2 h, 2 w]
-    "Repeat each pixel in a 2x2 square, then convolve; as one transposed convolution."
-    kernel = spread(w.flip(2, 3)).transpose(0, 1)
-    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
-
-
-def shrinking_conv(
-    x: Tensor,  # [N, I, h, w]
-    w: Tensor,  # [O, I, 3, 3]
-) -> Tensor:  # [N, O, h / 2, w / 2]
-    "Convolve, then average in 2x2 squares; as one convolution with a stride."
-    return F.conv2d(x, spread(w) / 4, stride=2, padding=1)
-
-
-# %% ../../nbs/nets/stylegan1.ipynb #b2ad7d31
-BLUR = (1, 2, 1)
-
-
-# %% ../../nbs/nets/stylegan1.ipynb #60344b3d
-class EqualisedLayer(nn.Module):
-    "A dense layer (kernel 0) or a convolution; its weights carry the gain: [N, I, ...] -> [N, O, ...]. [ProGAN] 4.1."
-
-    blur: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int = 0,
-        activation: str = "lrelu",
-        lr_multiplier: float = 1.0,
-        down: bool = False,  # blur, and half as large
-    ):
-        super().__init__()
-        self.activation = activation
-        self.down = down
-        shape = (out_channels, in_channels, kernel, kernel) if kernel else (out_channels, in_channels)
-        fan_in = in_channels * max(kernel, 1) ** 2
-        gain = 2**0.5 if activation == "lrelu" else 1.0
-        self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.weight_gain = gain * lr_multiplier / fan_in**0.5
-        self.bias_gain = lr_multiplier
-        if down:
-            self.register_buffer("blur", setup_filter(BLUR), persistent=False)
-
-    def forward(self, x: Tensor, impl: str = "auto") -> Tensor:
-        w = self.weight * self.weight_gain
-        if w.ndim == 2:
-            y = x @ w.t()
-        elif self.down:
-            y = shrinking_conv(filter2d(x, self.blur, impl=impl), w)
-        else:
-            y = F.conv2d(x, w, padding=w.shape[2] // 2)
-        return bias_act(y, self.bias * self.bias_gain, act=self.activation, gain=1, impl=impl)
-
-
-# %% ../../nbs/nets/stylegan1.ipynb #a2ebd591
-class StyledLayer(nn.Module):
-    "Convolution, noise, bias, activation, AdaIN: x [N, I, h, w], w [N, w_dim] -> [N, O, ...]. [StyleGAN] figure 1b."
-
-    noise_const: Tensor
-    blur: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,  # 0: no convolution, for the constant
-        out_channels: int,
-        w_dim: int,
-        size: tuple[int, int],  # of the output
-        up: bool = False,  # twice as large, and blur
-        use_noise: bool = True,
-    ):
-        super().__init__()
-        self.up = up
-        self.use_noise = use_noise
-        self.size = tuple(size)
-        self.affine = FullyConnectedLayer(w_dim, 2 * out_channels)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3)) if in_channels else None
-        self.weight_gain = (2 / (9 * max(in_channels, 1))) ** 0.5
-        self.bias = nn.Parameter(torch.zeros(out_channels))
-        if up:
-            self.register_buffer("blur", setup_filter(BLUR), persistent=False)
-        if use_noise:
-            self.noise_strength = nn.Parameter(torch.zeros(out_channels))
-            self.register_buffer("noise_const", torch.randn(*size))
-
-    def noise(self, n: int, mode: str) -> Tensor | None:
-        "Scaled noise: random [n, C, h, w], const [C, h, w] (or [n, C, h, w]), or None."
-        if not self.use_noise or mode == "none":
-            return None
-        strength = self.noise_strength[:, None, None]
-        if mode == "const":
-            return self.noise_const * strength
-        return torch.randn(n, 1, *self.size, device=strength.device, dtype=strength.dtype) * strength
-
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random", impl: str = "auto") -> Tensor:
-        if self.weight is not None:
-            kernel = self.weight * self.weight_gain
-            if self.up:
-                x = filter2d(enlarging_conv(x, kernel), self.blur, impl=impl)
-            else:
-                x = F.conv2d(x, kernel, padding=1)
-        noise = self.noise(x.shape[0], noise_mode)
-        if noise is not None:
-            x = x + noise
-        return adain(bias_act(x, self.bias, act="lrelu", gain=1, impl=impl), self.affine(w))
 
 
 # %% ../../nbs/nets/stylegan1.ipynb #c37411ac
@@ -261,6 +120,9 @@ def _read_lod(net, _):
 class StyleGAN1Block(nn.Module):
     "One level: x [N, in_channels, h/2, w/2] (None at 4x4), ws [N, 2, w_dim] -> [N, out_channels, h, w]."
 
+    const: nn.Parameter  # at 4x4
+    torgb: EqualisedLayer  # where it paints
+
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, size, img_channels: int, paints: bool, use_noise: bool
     ):
@@ -270,7 +132,8 @@ class StyleGAN1Block(nn.Module):
             self.const = nn.Parameter(torch.ones(out_channels, *size))
         self.conv0 = StyledLayer(in_channels, out_channels, up=in_channels > 0, **how)
         self.conv1 = StyledLayer(out_channels, out_channels, **how)
-        self.torgb = EqualisedLayer(out_channels, img_channels, 1, activation="linear") if paints else None
+        if paints:
+            self.torgb = EqualisedLayer(out_channels, img_channels, 1, activation="linear")
 
     def forward(self, x: Tensor | None, ws: Tensor, noise_mode: str = "random", impl: str = "auto") -> Tensor:
         if x is None:
@@ -278,14 +141,6 @@ class StyleGAN1Block(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv0(x, ws[:, 0], noise_mode, impl)
         return self.conv1(x, ws[:, 1], noise_mode, impl)
-
-
-def enlarged(
-    x: Tensor,  # [N, C, h, w]
-    factor: int,
-) -> Tensor:  # [N, C, factor h, factor w]
-    "Each pixel repeated."
-    return x if factor == 1 else F.interpolate(x, scale_factor=float(factor), mode="nearest")
 
 
 # %% ../../nbs/nets/stylegan1.ipynb #3e8042b6
@@ -358,7 +213,7 @@ class StyleGAN1Synthesis(Growing):
         newest = self.img_resolution >> self.absent
         check_request(self, ws, taps or (), None, noise_mode)
         _check_levels(self, taps or (), stop_at, newest)
-        ws = ws.to(self.b4.const.dtype)
+        ws = ws.to(self.blocks[0].const.dtype)
         last = stop_at if stop_at is not None and stop_at < newest else newest
         x = coarse = None
         feats = {}
@@ -394,9 +249,12 @@ class StyleGAN1Generator(Generator):
 class StyleGAN1DiscriminatorBlock(nn.Module):
     "Two convolutions, the second half as large: [N, in_channels, h, w] -> [N, out_channels, h/2, w/2]."
 
+    fromrgb: EqualisedLayer  # where it sees pictures
+
     def __init__(self, in_channels: int, out_channels: int, img_channels: int, sees: bool):
         super().__init__()
-        self.fromrgb = EqualisedLayer(img_channels, in_channels, 1) if sees else None
+        if sees:
+            self.fromrgb = EqualisedLayer(img_channels, in_channels, 1)
         self.conv0 = EqualisedLayer(in_channels, in_channels, 3)
         self.conv1 = EqualisedLayer(in_channels, out_channels, 3, down=True)
 
@@ -406,6 +264,8 @@ class StyleGAN1DiscriminatorBlock(nn.Module):
 
 class StyleGAN1Epilogue(nn.Module):
     "The 4x4 level: minibatch statistic, convolution, two dense layers; one logit, or one per class."
+
+    fromrgb: EqualisedLayer  # where it sees pictures
 
     def __init__(
         self,
@@ -418,7 +278,8 @@ class StyleGAN1Epilogue(nn.Module):
         mbstd_num_channels: int = 1,
     ):
         super().__init__()
-        self.fromrgb = EqualisedLayer(img_channels, channels, 1) if sees else None
+        if sees:
+            self.fromrgb = EqualisedLayer(img_channels, channels, 1)
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels else None
         self.conv = EqualisedLayer(channels + mbstd_num_channels, channels, 3)
         self.fc = EqualisedLayer(channels * size[0] * size[1], channels)
@@ -434,6 +295,8 @@ class StyleGAN1Epilogue(nn.Module):
 # %% ../../nbs/nets/stylegan1.ipynb #6b3298cf
 class StyleGAN1Discriminator(Growing):
     "Images [N, C, H, W] in [-1, 1], labels [N, c_dim] -> logits [N, 1]. [StyleGAN]; [ProGAN] table 2."
+
+    b4: StyleGAN1Epilogue
 
     def __init__(
         self,
@@ -476,10 +339,18 @@ class StyleGAN1Discriminator(Growing):
         check_images(img, self.img_shape)
         if self.absent:
             img = F.avg_pool2d(img, 2**self.absent)
-        parts = [*self.blocks, self.b4][self.absent :]
+        parts: list[Any] = [*self.blocks, self.b4][self.absent :]
         x = parts[0].fromrgb(img, impl)
         for block, below in zip(parts[:-1], parts[1:]):
             x = block(x, impl)
             if self.fade and block is parts[0]:
                 x = x.lerp(below.fromrgb(F.avg_pool2d(img, 2), impl), self.fade)
         return self.b4(x, checked_input(c, self.c_dim, "labels c") if self.c_dim else None, impl)
+
+
+# %% ../../nbs/nets/stylegan1.ipynb #f8778c6b
+AnyDiscriminator = Discriminator | StyleGAN1Discriminator
+NETWORKS: dict[str, tuple[type[Generator], type[AnyDiscriminator]]] = {
+    "stylegan2": (Generator, Discriminator),
+    "stylegan1": (StyleGAN1Generator, StyleGAN1Discriminator),
+}
