@@ -42,7 +42,7 @@ from ..base.errors import CheckpointError
 from ..nets.layers import FILTER
 from ..ops.resample import setup_filter
 from ..untrusted.arrays import array_names, lazy_array
-from ..untrusted.torchfile import Derived, LazyTensor
+from ..untrusted.torchfile import Derived, Lazy
 from ..untrusted.unpickle import plain_dict, unpickle
 from ..untrusted.window import Budget, Object, Window, brief, record
 from .architecture import discriminator_kwargs, generator_kwargs
@@ -129,7 +129,14 @@ def is_tensorflow(file) -> bool:
     return NETWORK.encode() in file.read(256)
 
 
-def _variables(net, where: str, budget: Budget, versions: list[int], prefix: str = "") -> dict[str, LazyTensor]:
+def _variable(value, where: str, budget: Budget) -> Lazy:
+    "The claim behind a variable: an array, or a number, as TensorFlow gives what has no dimensions."
+    if type(value) in (int, float):
+        return Derived((), lambda: torch.tensor(value, dtype=torch.float32))
+    return lazy_array(value, where, budget)
+
+
+def _variables(net, where: str, budget: Budget, versions: list[int], prefix: str = "") -> dict[str, Lazy]:
     "A network's variables, and those of its components under the component's name; `versions` gets theirs."
     if type(net) is not Object or net.module != NETWORK or type(net.state) is not dict:
         raise CheckpointError(f"{where} is no network of the TensorFlow era")
@@ -147,14 +154,14 @@ def _variables(net, where: str, budget: Budget, versions: list[int], prefix: str
         if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str:
             raise CheckpointError(f"{where} has a variable without a name")
         budget.spend("text", len(prefix) + len(pair[0]), where)
-        found[prefix + pair[0]] = lazy_array(pair[1], where, budget)
+        found[prefix + pair[0]] = _variable(pair[1], where, budget)
     for name, part in parts.items():
         found |= _variables(part, where, budget, versions, f"{prefix}{brief(name)}/")
     return found
 
 
 # %% ../../nbs/interop/tensorflow.ipynb #2e3a46ee
-def _renamed(found: dict[str, LazyTensor], naming: Callable, where: str) -> dict[str, Derived]:
+def _renamed(found: dict[str, Lazy], naming: Callable, where: str) -> dict[str, Derived]:
     "The variables under the names of here."
     renamed = {}
     for name, v in found.items():
@@ -246,7 +253,7 @@ def first_d_name(name: str, top: int) -> tuple[str, Change] | None:
     return f"b{m[1]}.{FIRST_D_LAYERS[m[2]]}.{m[3]}", DENSE if dense else VARIABLES[m[3]][1]
 
 
-def _first_tensors(key: str, variables: dict[str, LazyTensor], said, where: str) -> dict[str, Derived]:
+def _first_tensors(key: str, variables: dict[str, Lazy], said, where: str) -> dict[str, Derived]:
     "A StyleGAN1 network's variables under the names of here."
     variables = dict(variables)
     kept = variables.pop("synthesis/lod", None)  # the generator's own is what counted
@@ -287,7 +294,7 @@ def _add_first_options(key: str, kwargs: dict, said, where: str):
     for name, usual in FIRST_OPTIONS.items():
         value = said.get(name, usual)
         if (list(value) if type(value) is tuple else value) != usual:
-            raise CheckpointError(f"{where} has {name} {brief(value, 40)}, and only {usual} is converted")
+            raise CheckpointError(f"{where} has another {name} than {usual}, which is not converted")
     if key == "D":
         group = said.get("mbstd_group_size", 4)
         kwargs["epilogue_kwargs"]["mbstd_group_size"] = group if type(group) is int else 4
