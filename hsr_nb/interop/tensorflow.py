@@ -209,6 +209,7 @@ def is_first(variables) -> bool:
     return any(name.startswith(("synthesis/ToRGB_lod", "FromRGB_lod")) for name in variables)
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #03cb199d
 def first_g_name(name: str, top: int, fused: bool | None) -> tuple[str, Change] | None:
     "What a variable of the first generator is here; `top` is its resolution, `fused` None: from 128 pixels on."
     plain = {"dlatent_avg": ("mapping.w_avg", SAME), "synthesis/4x4/Const/const": ("synthesis.b4.const", FIRST)}
@@ -239,6 +240,7 @@ def first_g_name(name: str, top: int, fused: bool | None) -> tuple[str, Change] 
     return f"synthesis.b{level}.{layers[layer]}.{here}", change
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #b21b10b1
 def first_d_name(name: str, top: int) -> tuple[str, Change] | None:
     "What a variable of the first discriminator is here; `top` is its resolution."
     if name == "lod":
@@ -253,6 +255,7 @@ def first_d_name(name: str, top: int) -> tuple[str, Change] | None:
     return f"b{m[1]}.{FIRST_D_LAYERS[m[2]]}.{m[3]}", DENSE if dense else VARIABLES[m[3]][1]
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #d57a4777
 def _first_tensors(key: str, variables: dict[str, Lazy], said, where: str) -> dict[str, Derived]:
     "A StyleGAN1 network's variables under the names of here."
     variables = dict(variables)
@@ -273,6 +276,7 @@ def _first_tensors(key: str, variables: dict[str, Lazy], said, where: str) -> di
     return _renamed(variables, naming, where)
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #6a0d71a7
 FIRST_OPTIONS = {  # what this network cannot do otherwise; files say only what they were told
     "blur_filter": [1, 2, 1],
     "nonlinearity": "lrelu",
@@ -343,6 +347,7 @@ def read_tensorflow(
     return tensors, meta
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #47d5b01c
 def _add_options(key: str, kwargs: dict, said, where: str):
     "What shapes do not say: precision, clamp, groups. Options that this network lacks are refused."
     if type(said) is not dict:

@@ -261,11 +261,6 @@ class SynthesisNetwork(nn.Module):
     def blocks(self) -> list[SynthesisBlock]:
         return [getattr(self, f"b{r}") for r in self.levels]  # coarse to fine
 
-    @property
-    def active_ws(self) -> int:
-        "How many of ws take part in the picture: all; fewer in a network that grows."
-        return self.num_ws
-
     def forward(
         self,
         ws: Tensor,

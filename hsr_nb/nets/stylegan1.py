@@ -232,6 +232,7 @@ class StyleGAN1Synthesis(Growing):
         return img if taps is None else (img, feats)
 
 
+# %% ../../nbs/nets/stylegan1.ipynb #be81993e
 def check_is_stylegan1(architecture: str):
     "ValueError for the architecture of another network."
     if architecture != "stylegan1":

@@ -213,6 +213,7 @@ def generation_jobs(cfg: Generations) -> list[dict]:  # as `run_job` takes them
     return found
 
 
+# %% ../../nbs/studies/generations.ipynb #231e3802
 def generation_rows(cfg: Generations) -> list[dict]:  # arm, seed, kimg, scores, seconds, git
     "What is finished, as rows of a table."
     rows = []

@@ -9,6 +9,7 @@ __all__ = [
     "grown_at",
     "lod_at",
     "faded",
+    "active_ws",
     "grow",
     "compile_setting",
     "check_architecture",
@@ -19,8 +20,9 @@ __all__ = [
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nets.generator import block_levels
-from ..nets.stylegan1 import enlarged
+from ..nets.adain import enlarged
+from ..nets.generator import Generator, block_levels
+from ..nets.stylegan1 import StyleGAN1Synthesis
 from .config import TrainConfig
 
 # %% ../../nbs/training/growing.ipynb #1e3e985d
@@ -62,6 +64,13 @@ def faded(
     if fade:
         x = x.lerp(enlarged(F.avg_pool2d(x, 2), 2), fade)
     return enlarged(x, 2**absent)
+
+
+# %% ../../nbs/training/growing.ipynb #63e64d6e
+def active_ws(G: Generator) -> int:
+    "How many of ws take part in the picture: all, or fewer in a network that grows."
+    synthesis = G.synthesis
+    return synthesis.active_ws if isinstance(synthesis, StyleGAN1Synthesis) else G.num_ws
 
 
 # %% ../../nbs/training/growing.ipynb #955bb317

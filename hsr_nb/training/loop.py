@@ -36,7 +36,7 @@ from ..base.streams import stream, stream_seed
 from ..hsr.linearity import linearity
 from ..hsr.targets import prefit
 from .config import TrainConfig
-from .growing import faded, grow
+from .growing import active_ws, faded, grow
 from .losses import path_length_loss, path_lengths, r1_penalty, says_fake, says_real
 from .parallel import Processes
 from .randomness import Latents, draw_latents, send
@@ -73,7 +73,7 @@ class Step:
         "This step's latents for a phase, for the first n of the whole batch."
         rng = stream(self.cfg.seed, phase, self.s.count["nimg"])
         mixing = self.cfg.loss.style_mixing
-        num_ws = self.s.G.synthesis.active_ws
+        num_ws = active_ws(self.s.G)
         lat = draw_latents(self.cfg.batch, self.cfg.net.z_dim, num_ws, self.labels, self.num_labels, mixing, rng)
         z_mix = None if lat.z_mix is None else lat.z_mix[:n]
         return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
