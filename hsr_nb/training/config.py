@@ -279,7 +279,7 @@ def _cifar():
 def _first(name):
     "StyleGAN1: as published, but for a batch that does not change, or at the size of tiny32."
     if name == "tiny32v1":
-        cfg = override(_small(name, 32, 32, 1.0), **{"hsr.teacher": "none"})
+        cfg = override(_small(name, 32, 32, 10.0), **{"hsr.teacher": "none"})
         own = {"net.grow_kimg": 2.0, "opt.g_lr": 0.004, "opt.d_lr": 0.004}
     else:
         cfg = TrainConfig(name, batch_gpu=4)
