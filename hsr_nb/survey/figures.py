@@ -28,6 +28,7 @@ __all__ = [
 
 # %% ../../nbs/survey/figures.ipynb #a848696d
 import io
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,13 +55,22 @@ def title_of(found: dict) -> str:
     return f"SIMULATED: {text}" if found["simulated"] else text
 
 
+def _wrapped(title: str, inches: float) -> str:
+    "A title in lines that fit, broken after commas only."
+    lines = []
+    for line in title.split("\n"):
+        whole = line.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+        lines += textwrap.wrap(whole, int(13 * inches))
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def _axes(title: str, rows: int = 1, cols: int = 1, size=(7.2, 3.4), simulated: bool = False):
     "A figure with its title, and across it the word if nobody answered."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, cols)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(_wrapped(title, size[0]), fontsize=9)
     if simulated:
         place = {"ha": "center", "va": "center", "rotation": 18, "zorder": 10}
         figure.text(0.5, 0.45, "SIMULATED", place, fontsize=44, color="#c22", alpha=0.16)
@@ -69,7 +79,7 @@ def _axes(title: str, rows: int = 1, cols: int = 1, size=(7.2, 3.4), simulated: 
     return figure, axes
 
 
-# %% ../../nbs/survey/figures.ipynb #cdc1e2d5
+# %% ../../nbs/survey/figures.ipynb #9ffc1333
 def as_png(figure, dpi: int = 130) -> bytes:
     "A figure as the content of a PNG file."
     out = io.BytesIO()
@@ -256,7 +266,7 @@ def figure_6(p: Panel, found: dict):
     names = [f"{c['b']} − {c['a']}" for c in found["comparison"]]
     right.axvline(0, color=INK, ls=":", lw=1)
     right.set(yticks=range(len(names)), yticklabels=names, ylim=(-0.6, max(0.6, len(names) - 0.4)))
-    holm = f"; p after Holm, {len(names)} pairs" if len(names) > 1 else ""
+    holm = f"\np after Holm, {len(names)} pairs" if len(names) > 1 else ""
     right.set_xlabel(f"paired difference, 95 % two-way bootstrap{holm}", fontsize=8)
     return figure
 
@@ -265,7 +275,7 @@ def figure_7(found: dict):
     "Hit rate against false-alarm rate, one point a session."
     from scipy.stats import norm
 
-    figure, ax = _axes(title_of(found), size=(4.6, 4.4), simulated=found["simulated"])
+    figure, ax = _axes(title_of(found), size=(5.4, 4.6), simulated=found["simulated"])
     grid = np.linspace(0.001, 0.999, 200)
     for d in (0, 1, 2):
         ax.plot(grid, norm.cdf(norm.ppf(grid) + d), color="#b9c2cc", lw=1)
