@@ -149,7 +149,7 @@ def test_only_loopback(tmp_path, capsys):
             await person.begin()
             while (at := await person.look()) is not None:
                 assert await person.answer(*at) == 303
-                assert len(stored(survey.folder)) == at[1] + 1 == len(read_answers(answers_file(survey.folder)))
+                assert len(stored(survey.folder)) == at[1] + 1 == len(read_answers(answers_file(survey.folder))[0])
             await person.drop()
 
         asyncio.run(looked_at_meanwhile())

@@ -164,8 +164,8 @@ def _compared(rows: list[dict]) -> list[str]:
     for c in rows:
         lines.append(
             f"{c['b']} against {c['a']}: fool rate {100 * c['difference']:+.1f} points "
-            f"[{100 * c['low']:.1f}, {100 * c['high']:.1f}]; for pictures such as these (generators exchanged among the "
-            f"pictures) p = {c['holm_such']:.2g}, for these pictures only (signs flipped by person) "
+            f"[{100 * c['low']:.1f}, {100 * c['high']:.1f}]; for pictures such as these (generators exchanged "
+            f"among the pictures) p = {c['holm_such']:.2g}, for these pictures only (signs flipped by person) "
             f"p = {c['holm_these']:.2g}{holm}."
         )
     return lines
@@ -200,7 +200,7 @@ def summary_lines(found: dict) -> list[str]:
     if not balanced:
         lines.insert(
             1,
-            "Real and generated pictures are not equally many: a habit alone changes the score, so tests use fair scores.",
+            "Real and generated pictures are not equally many: a habit changes the score, so tests use fair scores.",
         )
     if not found["whole_pool"]:
         lines.insert(1, "Sessions saw parts of a pool: scores are about different pictures; read the mixed model, too.")

@@ -284,7 +284,7 @@ def figure_7(found: dict):
     for row, (x, y) in zip(found["per_session"], jitter.T, strict=True):
         ax.plot(row["false_alarm"] + x, row["hit"] + y, "o", ms=4, alpha=0.6, color=FAKES[1])
     ax.set(
-        xlabel="real pictures called fake\n(points are moved by up to 0.008, so that equal sessions do not hide each other)",
+        xlabel="real pictures called fake\n(points are moved by up to 0.008, so that equal sessions can be seen)",
         ylabel="fakes called fake",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),

@@ -228,10 +228,15 @@ def end_page(survey: Survey, session: str, score: int) -> str:
     words, n, checks = survey.words, survey.key.questions, len(survey.key.of("attention"))
     low, high = guess_limits(n)
     text = words.html("end.checks", k=checks) if checks else ""
+    ways = [
+        _link(words, "end.review", "/review"),
+        _link(words, "stop.delete", "/stop", "quiet"),
+        _button(words, "end.another", "/leave", "quiet"),
+    ]
     body = f"""<p class="score">{words.html("end.score", score=score, n=n)}</p>
 <p>{words.html("end.guessing", low=low + 1, high=high - 1)} {text}</p>
 {words.paragraphs("end.synthetic")}
-<p class="row">{_link(words, "end.review", "/review")}{_button(words, "end.another", "/leave", "quiet")}</p>
+<div class="row">{"".join(ways)}</div>
 <p class="soft small number">{words.html("end.number", session=session)}</p>
 {_credits_link(words)}"""
     return page(words, words.html("end.heading"), body)
