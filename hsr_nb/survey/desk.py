@@ -26,7 +26,7 @@ __all__ = [
 
 # %% ../../nbs/survey/desk.ipynb #975d6044
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from . import pages
@@ -57,6 +57,7 @@ class Desk:
     https: bool = False  # cookies only over TLS
     max_sessions: int = 10_000  # with at least one answer: empty ones shut nobody out
     names: tuple[str, ...] = ()  # host names that people type, where a proxy gives the server another one
+    unwritten: dict[str, int] = field(default_factory=dict)  # session -> picture sent while the disk was full
 
     def order(self, place: Place) -> list[str]:
         return item_order(self.survey.key, place.session)
@@ -230,7 +231,7 @@ async def answer(desk: Desk, request):
     unsure = desk.survey.rules.confidence and place.unsure
     if order[pos] != item or not place.practised or (unsure and pos >= place.answered):
         raise Refused("order", 409)
-    if pos >= place.shown:
+    if pos >= place.shown and desk.unwritten.get(place.session) != pos:
         raise Refused("unseen", 409)
     rt_ms = _number(form.get("rt_ms"), 0, SLOWEST)
     try:
@@ -275,8 +276,15 @@ async def _may_see(desk: Desk, request, item: str) -> bool:
         return item in desk.order(place)  # all is over: looking back
     if item != desk.current(place) or (desk.survey.rules.confidence and place.unsure):
         return False
-    first = place.shown <= place.answered and await run_in_threadpool(desk.store.show, place.session, place.answered)
-    return first or not desk.survey.rules.exposure_ms
+    if place.shown > place.answered:
+        return not desk.survey.rules.exposure_ms
+    try:
+        return await run_in_threadpool(desk.store.show, place.session, place.answered)
+    except NotStored:
+        if desk.survey.rules.exposure_ms:
+            raise
+        desk.unwritten[place.session] = place.answered  # a full disk hides no picture that may be seen twice
+        return True
 
 
 async def picture(desk: Desk, request):
