@@ -6,6 +6,8 @@
 __all__ = ["style_affines", "factorize", "positive", "SeFa"]
 
 # %% ../../nbs/editing/sefa.ipynb #0960d1a5
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,13 @@ from .directions import Directions, calibrated, check_layers, move, require_foun
 def style_affines(G: Generator) -> list[FullyConnectedLayer]:
     "The affine map of every layer of ws, in order."
     blocks = G.synthesis.blocks
-    affines = [blocks[0].conv1.affine]
-    for block in blocks[1:]:
-        affines += [block.conv0.affine, block.conv1.affine]
+    layers: list[Any] = []
+    for block in blocks:
+        layers += [block.conv0, block.conv1] if hasattr(block, "conv0") else [block.conv1]
     colours = blocks[-1].torgb
-    assert colours is not None  # the last level draws colours in every architecture
-    return [*affines, colours.affine]
+    if hasattr(colours, "affine"):  # StyleGAN1's colours have no style
+        layers.append(colours)
+    return [layer.affine for layer in layers]
 
 
 # %% ../../nbs/editing/sefa.ipynb #7864ef5b

@@ -9,7 +9,7 @@ __all__ = ["Network", "generator_kwargs", "discriminator_kwargs", "blueprint", "
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.errors import CheckpointError
 from ..base.state_dicts import misfit
-from ..nets.generator import SynthesisLayer
+from ..nets.generator import Generator, SynthesisLayer
 from ..nets.layers import FILTER, Conv2dLayer
+from ..nets.stylegan1 import NETWORKS
 from ..ops.activation import ACTIVATIONS
 from ..ops.resample import setup_filter
 from ..untrusted.window import brief
@@ -65,12 +66,56 @@ def _reading(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: its shapes make no sense ({str(e)[:100]})") from None
 
 
+# %% ../../nbs/interop/architecture.ipynb #536e8c94
+def _first_generator(shapes: dict, where: str) -> dict:
+    "How a generator of the first StyleGAN is built."
+    with _reading(f"{where} is no StyleGAN1 generator"):
+        const = shapes["synthesis.b4.const"]
+        w_dim = shapes["synthesis.b4.conv0.affine.weight"][1]
+        widths = _widths(shapes, r"synthesis\.b(\d+)\.conv1\.weight")
+        synthesis = _size(widths) | dict(architecture="stylegan1", growing="synthesis.b4.torgb.weight" in shapes)
+        if "synthesis.b4.conv0.noise_strength" not in shapes:
+            synthesis["use_noise"] = False
+        wide, _, mapping = _mapping(shapes, w_dim)
+        c_dim, z_dim = shapes.get("mapping.label", (0, wide))
+        return dict(
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            img_resolution=max(widths),
+            img_channels=shapes[f"synthesis.b{max(widths)}.torgb.weight"][0],
+            mapping_kwargs=mapping,
+            synthesis_kwargs=synthesis,
+            base_size=list(const[1:]),
+        )
+
+
+def _first_discriminator(shapes: dict, where: str) -> dict:
+    "How a discriminator of the first StyleGAN is built."
+    with _reading(f"{where} is no StyleGAN1 discriminator"):
+        widths = _widths(shapes, r"b(\d+)\.conv0\.weight")
+        channels_4, area = shapes["b4.fc.weight"]
+        classes = shapes["b4.out.weight"][0]
+        return dict(
+            c_dim=classes if classes > 1 else 0,
+            img_resolution=max(widths),
+            img_channels=shapes[f"b{max(widths)}.fromrgb.weight"][1],
+            architecture="stylegan1",
+            growing="b4.fromrgb.weight" in shapes,
+            epilogue_kwargs=dict(mbstd_num_channels=shapes["b4.conv.weight"][1] - channels_4),
+            base_size=[4, area // channels_4 // 4],
+            **_size(widths | {4: channels_4}),
+        )
+
+
 # %% ../../nbs/interop/architecture.ipynb #2c76e4cb
 def generator_kwargs(
     shapes: dict[str, tuple],  # by name of the tensor
     where: str,  # file and part, for messages
 ) -> dict:  # of `Generator`
     "How a generator is built, from its tensors. CheckpointError when they are none of a StyleGAN2 generator."
+    if "synthesis.b4.conv0.affine.weight" in shapes:
+        return _first_generator(shapes, where)
     with _reading(f"{where} is no StyleGAN2 generator"):
         const = shapes["synthesis.b4.const"]
         w_dim = shapes["synthesis.b4.conv1.affine.weight"][1]
@@ -102,6 +147,8 @@ def discriminator_kwargs(
     where: str,  # file and part, for messages
 ) -> dict:  # of `Discriminator`
     "How a discriminator is built, from its tensors. CheckpointError when they are none of a StyleGAN2 discriminator."
+    if "b4.fc.weight" in shapes and not any(name.endswith("resample_filter") for name in shapes):
+        return _first_discriminator(shapes, where)
     with _reading(f"{where} is no StyleGAN2 discriminator"):
         widths = _widths(shapes, r"b(\d+)\.conv0\.weight")
         top = max(widths)
@@ -176,12 +223,22 @@ def _check_arguments(kwargs: dict):
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def _built_as(kind: type[Network], kwargs: dict) -> type[Network]:
+    "A class of networks, or that of the first StyleGAN in its place where the arguments say so."
+    whole = issubclass(kind, Generator)
+    named = (kwargs.get("synthesis_kwargs") or {}) if whole else kwargs
+    if named.get("architecture") != "stylegan1":
+        return kind
+    first: Any = NETWORKS["stylegan1"][0 if whole else 1]
+    return first
+
+
 def blueprint(kind: type[Network], kwargs: dict, where: str) -> Network:
     "A network of a class on the meta device, without memory. CheckpointError where the arguments describe none."
     try:
         _check_arguments(kwargs)
         with _Shapes():
-            return kind(**kwargs)
+            return _built_as(kind, kwargs)(**kwargs)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as e:
         raise CheckpointError(f"{where} describes no {kind.__name__.lower()}: {str(e)[:200]}") from None
 

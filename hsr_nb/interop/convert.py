@@ -82,7 +82,9 @@ def check_networks(tensors: dict[str, Tensor], meta: dict, where: str):
 
 
 def check_square(tensors: dict[str, Tensor], to: str):
-    "CheckpointError for generators that do not begin with 4x4, which only this package has."
+    "CheckpointError for what the other layouts lack: StyleGAN1, and generators that do not begin with 4x4."
+    if any(name.endswith("synthesis.b4.conv0.affine.weight") for name in tensors):
+        raise CheckpointError(f"the {to} layout has no StyleGAN1 networks; --to safetensors or onnx keeps them")
     for name, const in tensors.items():
         if name.endswith("synthesis.b4.const") and tuple(const.shape[1:]) != (4, 4):
             size = f"{const.shape[1]}x{const.shape[2]}"

@@ -58,6 +58,8 @@ def setting_differences(
     here = read({k: tuple(v.shape) for k, v in net.state_dict().items()}, where)
     found = []
     for path, option in (OF_G if kind == "G" else OF_D).items():
+        if path.endswith("architecture") and "stylegan1" in (_at(there, path), _at(here, path)):
+            option = "--net.architecture"
         usual = "skip" if kind == "G" and path.endswith("architecture") else None
         then, now = _at(there, path, usual), _at(here, path, usual)
         if then != now:

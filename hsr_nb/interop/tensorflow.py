@@ -15,10 +15,17 @@ __all__ = [
     "D_LAYERS",
     "VARIABLES",
     "NETWORK",
+    "MAPPED",
+    "FIRST_VARIABLES",
+    "FIRST_D_LAYERS",
+    "FIRST_OPTIONS",
     "Change",
     "g_name",
     "d_name",
     "is_tensorflow",
+    "is_first",
+    "first_g_name",
+    "first_d_name",
     "read_tensorflow",
 ]
 
@@ -35,7 +42,7 @@ from ..base.errors import CheckpointError
 from ..nets.layers import FILTER
 from ..ops.resample import setup_filter
 from ..untrusted.arrays import array_names, lazy_array
-from ..untrusted.torchfile import Derived, LazyTensor
+from ..untrusted.torchfile import Derived, Lazy
 from ..untrusted.unpickle import plain_dict, unpickle
 from ..untrusted.window import Budget, Object, Window, brief, record
 from .architecture import discriminator_kwargs, generator_kwargs
@@ -113,6 +120,7 @@ def d_name(name: str) -> tuple[str, Change] | None:
 
 # %% ../../nbs/interop/tensorflow.ipynb #4fa1059d
 NETWORK = "dnnlib.tflib.network"
+MAPPED = "from version 4 on such networks map to this one"
 
 
 def is_tensorflow(file) -> bool:
@@ -121,17 +129,23 @@ def is_tensorflow(file) -> bool:
     return NETWORK.encode() in file.read(256)
 
 
-def _variables(net, where: str, budget: Budget, prefix: str = "") -> dict[str, LazyTensor]:
-    "A network's variables, and those of its components under the component's name."
+def _variable(value, where: str, budget: Budget) -> Lazy:
+    "The claim behind a variable: an array, or a number, as TensorFlow gives what has no dimensions."
+    if type(value) in (int, float):
+        return Derived((), lambda: torch.tensor(value, dtype=torch.float32))
+    return lazy_array(value, where, budget)
+
+
+def _variables(net, where: str, budget: Budget, versions: list[int], prefix: str = "") -> dict[str, Lazy]:
+    "A network's variables, and those of its components under the component's name; `versions` gets theirs."
     if type(net) is not Object or net.module != NETWORK or type(net.state) is not dict:
         raise CheckpointError(f"{where} is no network of the TensorFlow era")
     version = net.state.get("version")
     pairs = net.state.get("variables")
     parts = net.state.get("components") or {}
-    if type(version) is not int or version < 4:
-        raise CheckpointError(
-            f"{where} is of version {brief(version, 20)}; from version 4 on such networks map to this one"
-        )
+    if type(version) is not int or version < 2:
+        raise CheckpointError(f"{where} is of version {brief(version, 20)}; {MAPPED}")
+    versions.append(version)
     if type(pairs) is not list or type(parts) is not dict or len(prefix) > 40:
         raise CheckpointError(f"{where} has no list of variables")
     budget.spend("opcodes", 1 + len(pairs) + len(parts), where)  # a network may be mentioned many times
@@ -140,21 +154,21 @@ def _variables(net, where: str, budget: Budget, prefix: str = "") -> dict[str, L
         if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str:
             raise CheckpointError(f"{where} has a variable without a name")
         budget.spend("text", len(prefix) + len(pair[0]), where)
-        found[prefix + pair[0]] = lazy_array(pair[1], where, budget)
+        found[prefix + pair[0]] = _variable(pair[1], where, budget)
     for name, part in parts.items():
-        found |= _variables(part, where, budget, f"{prefix}{brief(name)}/")
+        found |= _variables(part, where, budget, versions, f"{prefix}{brief(name)}/")
     return found
 
 
 # %% ../../nbs/interop/tensorflow.ipynb #2e3a46ee
-def _renamed(found: dict[str, LazyTensor], naming: Callable, where: str) -> dict[str, Derived]:
+def _renamed(found: dict[str, Lazy], naming: Callable, where: str) -> dict[str, Derived]:
     "The variables under the names of here."
     renamed = {}
     for name, v in found.items():
         match = naming(name)
         if match is None:
             raise CheckpointError(
-                f"{where} has a variable {name[:100]!r}, so it is none of the StyleGAN2 networks that map to this one"
+                f"{where} has a variable {name[:100]!r}, so it is none of the StyleGAN networks that map to this one"
             )
         here, change = match
         if change.rank not in (None, len(v.shape)):
@@ -177,6 +191,117 @@ def _filters(names, prefix: str) -> dict[str, Derived]:
     owners.discard("b4")  # the discriminator's last block does not resample
     f = setup_filter(FILTER)
     return {f"{owner}.resample_filter": Derived(tuple(f.shape), f.clone) for owner in owners}
+
+
+# %% ../../nbs/interop/tensorflow.ipynb #912afad4
+FIRST_VARIABLES = {
+    "weight": ("weight", KERNEL),
+    "bias": ("bias", SAME),
+    "Noise/weight": ("noise_strength", SAME),
+    "StyleMod/weight": ("affine.weight", DENSE),
+    "StyleMod/bias": ("affine.bias", SAME),
+}
+FIRST_D_LAYERS = {"Conv0": "conv0", "Conv1_down": "conv1", "Conv": "conv", "Dense0": "fc", "Dense1": "out"}
+
+
+def is_first(variables) -> bool:
+    "Whether the names of variables are those of the first StyleGAN, not of its successor."
+    return any(name.startswith(("synthesis/ToRGB_lod", "FromRGB_lod")) for name in variables)
+
+
+# %% ../../nbs/interop/tensorflow.ipynb #03cb199d
+def first_g_name(name: str, top: int, fused: bool | None) -> tuple[str, Change] | None:
+    "What a variable of the first generator is here; `top` is its resolution, `fused` None: from 128 pixels on."
+    plain = {"dlatent_avg": ("mapping.w_avg", SAME), "synthesis/4x4/Const/const": ("synthesis.b4.const", FIRST)}
+    plain |= {"lod": ("synthesis.lod", SAME), "mapping/LabelConcat/weight": ("mapping.label", SAME)}
+    if name in plain:
+        return plain[name]
+    m = re.fullmatch(r"mapping/Dense(\d+)/(weight|bias)", name)
+    if m:
+        return f"mapping.fc{m[1]}.{m[2]}", DENSE if m[2] == "weight" else SAME
+    m = re.fullmatch(r"synthesis/noise(\d{1,2})", name)
+    if m:
+        number = int(m[1])  # 0 and 1: of 4x4, 2 and 3: of 8x8, …
+        return f"synthesis.b{4 << number // 2}.conv{number % 2}.noise_const", MAP
+    m = re.fullmatch(r"synthesis/ToRGB_lod(\d{1,2})/(weight|bias)", name)
+    if m:
+        return f"synthesis.b{top >> int(m[1])}.torgb.{m[2]}", VARIABLES[m[2]][1]
+    m = re.fullmatch(r"synthesis/(\d{1,5})x\1/(\w+?)/([\w/]+)", name)
+    if not m or m[3] not in FIRST_VARIABLES:
+        return None
+    level, layer, variable = m.groups()
+    layers = {"Const": "conv0", "Conv": "conv1"} if level == "4" else {"Conv0_up": "conv0", "Conv1": "conv1"}
+    if layer not in layers:
+        return None
+    here, change = FIRST_VARIABLES[variable]
+    turned = int(level) >= 128 if fused is None else fused
+    if layer == "Conv0_up" and variable == "weight" and turned:
+        change = ROTATED
+    return f"synthesis.b{level}.{layers[layer]}.{here}", change
+
+
+# %% ../../nbs/interop/tensorflow.ipynb #b21b10b1
+def first_d_name(name: str, top: int) -> tuple[str, Change] | None:
+    "What a variable of the first discriminator is here; `top` is its resolution."
+    if name == "lod":
+        return "lod", SAME
+    m = re.fullmatch(r"FromRGB_lod(\d{1,2})/(weight|bias)", name)
+    if m:
+        return f"b{top >> int(m[1])}.fromrgb.{m[2]}", VARIABLES[m[2]][1]
+    m = re.fullmatch(r"(\d{1,5})x\1/(\w+)/(weight|bias)", name)
+    if not m or m[2] not in FIRST_D_LAYERS:
+        return None
+    dense = m[2].startswith("Dense") and m[3] == "weight"
+    return f"b{m[1]}.{FIRST_D_LAYERS[m[2]]}.{m[3]}", DENSE if dense else VARIABLES[m[3]][1]
+
+
+# %% ../../nbs/interop/tensorflow.ipynb #d57a4777
+def _first_tensors(key: str, variables: dict[str, Lazy], said, where: str) -> dict[str, Derived]:
+    "A StyleGAN1 network's variables under the names of here."
+    variables = dict(variables)
+    kept = variables.pop("synthesis/lod", None)  # the generator's own is what counted
+    if kept is not None:
+        variables.setdefault("lod", kept)
+    levels = [int(m[1]) for m in (re.match(r"(?:synthesis/)?(\d{1,5})x\1/", name) for name in variables) if m]
+    top = max(levels, default=4)
+    colours = sum(name.endswith("/bias") and "RGB_lod" in name for name in variables)
+    if colours == 1:
+        variables.pop("lod", None)  # built at full size: it never grew
+    fused = said.get("fused_scale") if type(said) is dict else None
+    fused = fused if type(fused) is bool else None
+
+    def naming(name):
+        return first_d_name(name, top) if key == "D" else first_g_name(name, top, fused)
+
+    return _renamed(variables, naming, where)
+
+
+# %% ../../nbs/interop/tensorflow.ipynb #6a0d71a7
+FIRST_OPTIONS = {  # what this network cannot do otherwise; files say only what they were told
+    "blur_filter": [1, 2, 1],
+    "nonlinearity": "lrelu",
+    "mapping_nonlinearity": "lrelu",
+    "mapping_lrmul": 0.01,
+    "normalize_latents": True,
+    "use_wscale": True,
+    "mapping_use_wscale": True,
+    "use_pixel_norm": False,
+    "use_instance_norm": True,
+    "use_styles": True,
+    "const_input_layer": True,
+}
+
+
+def _add_first_options(key: str, kwargs: dict, said, where: str):
+    "What shapes do not say. Options that this network lacks are refused."
+    said = said if type(said) is dict else {}
+    for name, usual in FIRST_OPTIONS.items():
+        value = said.get(name, usual)
+        if (list(value) if type(value) is tuple else value) != usual:
+            raise CheckpointError(f"{where} has another {name} than {usual}, which is not converted")
+    if key == "D":
+        group = said.get("mbstd_group_size", 4)
+        kwargs["epilogue_kwargs"]["mbstd_group_size"] = group if type(group) is int else 4
 
 
 # %% ../../nbs/interop/tensorflow.ipynb #eb7b3a25
@@ -202,21 +327,27 @@ def read_tensorflow(
         if only not in (None, key):
             continue
         where = f"{name}: {key}"
-        variables = _variables(net, where, budget)
-        if key == "D":
-            found = _renamed(variables, d_name, where)
-            found |= _filters(found, "")
-            kwargs = discriminator_kwargs({k: v.shape for k, v in found.items()}, where)
+        versions: list[int] = []
+        variables = _variables(net, where, budget, versions)
+        first = is_first(variables)
+        if min(versions) < 4 and not first:
+            raise CheckpointError(f"{where} is of version {min(versions)}; {MAPPED}")
+        said = net.state.get("static_kwargs")
+        if first:
+            found = _first_tensors(key, variables, said, where)
         else:
-            found = _renamed(variables, g_name, where)
-            found |= _filters(found, "synthesis.")
-            kwargs = generator_kwargs({k: v.shape for k, v in found.items()}, where)
-        _add_options(key, kwargs, net.state.get("static_kwargs"), where)
+            found = _renamed(variables, d_name if key == "D" else g_name, where)
+            found |= _filters(found, "" if key == "D" else "synthesis.")
+        read_kwargs = discriminator_kwargs if key == "D" else generator_kwargs
+        kwargs = read_kwargs({k: v.shape for k, v in found.items()}, where)
+        add_options = _add_first_options if first else _add_options
+        add_options(key, kwargs, said, where)
         meta.setdefault(key[0], kwargs)
         tensors |= {f"{key}.{k}": v for k, v in found.items()}
     return tensors, meta
 
 
+# %% ../../nbs/interop/tensorflow.ipynb #47d5b01c
 def _add_options(key: str, kwargs: dict, said, where: str):
     "What shapes do not say: precision, clamp, groups. Options that this network lacks are refused."
     if type(said) is not dict:

@@ -109,7 +109,7 @@ def _check(architecture, img_resolution):
         raise ValueError(f"a discriminator needs a resolution of at least 8, found {img_resolution}")
 
 
-def _check_images(img, shape):
+def check_images(img, shape):
     if img.shape[1:] != shape:
         raise ValueError(f"images must have shape [N, {str(shape)[1:-1]}], found {list(img.shape)}")
 
@@ -170,7 +170,7 @@ class Discriminator(nn.Module):
         return [getattr(self, f"b{r}") for r in self.levels]  # fine to coarse, without the epilogue
 
     def forward(self, img: Tensor, c: Tensor | None = None, force_fp32: bool = False, impl: str = "auto") -> Tensor:
-        _check_images(img, self.img_shape)
+        check_images(img, self.img_shape)
         x = None
         for block in self.blocks:
             x, img = block(x, img, force_fp32, impl)

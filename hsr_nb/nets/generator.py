@@ -14,6 +14,7 @@ __all__ = [
     "ToRGBLayer",
     "SynthesisBlock",
     "check_architecture",
+    "check_request",
     "SynthesisNetwork",
     "Generator",
 ]
@@ -21,6 +22,7 @@ __all__ = [
 # %% ../../nbs/nets/generator.ipynb #cb73456a
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +207,7 @@ def check_architecture(architecture: str):
         raise ValueError(f"architecture must be skip, orig or resnet, not {architecture!r}")
 
 
-def _check_request(net, ws, taps, stop_at, noise_mode):
+def check_request(net, ws, taps, stop_at, noise_mode):
     "ValueError for what a synthesis network cannot give."
     if noise_mode not in ("random", "const", "none"):
         raise ValueError(f"noise_mode must be random, const or none, not {noise_mode!r}")
@@ -269,7 +271,7 @@ class SynthesisNetwork(nn.Module):
         impl: str = "auto",
     ):
         "The image; with `taps` a pair (image, {level: features}); with `stop_at` the picture so far at that level."
-        _check_request(self, ws, taps or (), stop_at, noise_mode)
+        check_request(self, ws, taps or (), stop_at, noise_mode)
         x = img = None
         feats = {}
         for i, (level, block) in enumerate(zip(self.levels, self.blocks)):
@@ -286,6 +288,9 @@ class SynthesisNetwork(nn.Module):
 # %% ../../nbs/nets/generator.ipynb #82021ebd
 class Generator(nn.Module):
     "The generator of [StyleGAN2]: `mapping` and `synthesis`. State-dict names and shapes are stylegan2-ada-pytorch's."
+
+    mapping_class: Any = MappingNetwork
+    synthesis_class: Any = SynthesisNetwork
 
     def __init__(
         self,
@@ -317,10 +322,12 @@ class Generator(nn.Module):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.img_size = size_at(img_resolution, base_size)
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, base_size=base_size, **synthesis_kwargs)
+        self.synthesis: SynthesisNetwork = self.synthesis_class(
+            w_dim, img_resolution, img_channels, base_size=base_size, **synthesis_kwargs
+        )
         self.num_ws = self.synthesis.num_ws
         self.tap_channels = dict(self.synthesis.channels)
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
+        self.mapping: MappingNetwork = self.mapping_class(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
 
     def forward(
         self,

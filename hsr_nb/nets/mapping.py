@@ -13,7 +13,7 @@ from .layers import FullyConnectedLayer, normalize_2nd_moment
 
 
 # %% ../../nbs/nets/mapping.ipynb #04143799
-def _checked(x, width, what):
+def checked_input(x, width, what):
     "A float [N, width], or a sentence."
     if x is None or x.ndim != 2 or x.shape[1] != width:
         raise ValueError(f"{what} must have shape [N, {width}], found {None if x is None else list(x.shape)}")
@@ -24,9 +24,9 @@ def _inputs(net, z, c):
     "What the dense layers see: the normalised latent, and beside it the normalised embedding of the label."
     parts = []
     if net.z_dim:
-        parts.append(normalize_2nd_moment(_checked(z, net.z_dim, "z")))
+        parts.append(normalize_2nd_moment(checked_input(z, net.z_dim, "z")))
     if net.c_dim:
-        parts.append(normalize_2nd_moment(net.embed(_checked(c, net.c_dim, "labels c"))))
+        parts.append(normalize_2nd_moment(net.embed(checked_input(c, net.c_dim, "labels c"))))
     return torch.cat(parts, dim=1)
 
 

@@ -28,6 +28,7 @@ from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
 from .config import TrainConfig
 from .gpu import compiles
+from .growing import check_architecture, check_growth
 from .parallel import Processes, from_first
 
 
@@ -96,6 +97,7 @@ def check_settings(cfg: TrainConfig, procs: Processes):
     "Refuse what is wrong whatever the images are: numbers that mean nothing, batches that do not split."
     flat = flat_config(cfg.to_dict())
     compiles(cfg.compile, torch.device("cpu"))
+    check_architecture(cfg)
     for k in POSITIVE:
         if not flat[k] > 0:
             raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
@@ -110,6 +112,7 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse settings that mean nothing, batches that cannot be drawn from these images, labels that are not there."
     check_settings(cfg, procs)
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
+    check_growth(cfg, ds.image_shape[1] * 4 // cfg.net.base_size[0])
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 

@@ -53,11 +53,15 @@ class NetConfig:
     num_fp16_res: int = 4  # the highest resolutions that run in half precision on a GPU
     low_precision: str = "float16"  # or bfloat16
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
+    architecture: str = (
+        "stylegan2"  # or stylegan1, always in single precision, where the two settings below mean nothing
+    )
     g_architecture: str = "skip"
     d_architecture: str = "resnet"
     mbstd_group: int = 4  # samples per minibatch-std group
     use_noise: bool = True  # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)  # (4, 6) gives pictures 1.5 times as wide
+    grow_kimg: float = 0.0  # stylegan1: hold a resolution for so long, and fade in the next for as long; 0: full size
 
 
 # %% ../../nbs/training/config.ipynb #33c4452a
@@ -72,6 +76,7 @@ class LossConfig:
     pl_batch_shrink: int = 2
     pl_interval: int = 4
     style_mixing: float = 0.9  # probability per batch
+    lazy: bool = True  # False: R1 in every step of D's game, as StyleGAN1 had it; the intervals mean nothing then
 
 
 # %% ../../nbs/training/config.ipynb #e516186c
@@ -202,7 +207,7 @@ _PAPER = {  # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
     "paper1024": (32, 4, 4, 32768, 0.002, 2.0, 10.0, 1024),
     "hsr256": (16, 8, 4, 16384, 0.002, 1.0, 10.0, 256),
 }
-PRESETS = ("tiny32", "small64", "auto", "cifar", *_PAPER)
+PRESETS = ("tiny32", "small64", "tiny32v1", "auto", "cifar", *_PAPER, "stylegan1")
 
 
 # %% ../../nbs/training/config.ipynb #71cc1ad3
@@ -271,6 +276,20 @@ def _cifar():
     )
 
 
+def _first(name):
+    "StyleGAN1: as published, but for a batch that does not change, or at the size of tiny32."
+    if name == "tiny32v1":
+        cfg = override(_small(name, 32, 32, 1.0), **{"hsr.teacher": "none"})
+        own = {"net.grow_kimg": 2.0, "opt.g_lr": 0.004, "opt.d_lr": 0.004}
+    else:
+        cfg = TrainConfig(name, batch_gpu=4)
+        own = {"net.grow_kimg": 600.0, "opt.g_lr": 0.001, "opt.d_lr": 0.001, "loss.r1_gamma": 10.0}
+    single = {"net.num_fp16_res": 0, "net.conv_clamp": None}
+    return override(
+        cfg, **{"net.architecture": "stylegan1", "loss.pl_weight": 0.0, "loss.lazy": False}, **single, **own
+    )
+
+
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)
@@ -288,6 +307,8 @@ def preset(
         cfg = _small(name, 64, 16, 2.0)
     elif name == "cifar":
         cfg = _cifar()
+    elif name in ("tiny32v1", "stylegan1"):
+        cfg = _first(name)
     else:
         cfg = _paper(name)
     new = cfg if resolution is None else override(cfg, **{"data.resolution": resolution})

@@ -36,6 +36,7 @@ from ..base.streams import stream, stream_seed
 from ..hsr.linearity import linearity
 from ..hsr.targets import prefit
 from .config import TrainConfig
+from .growing import active_ws, faded, grow
 from .losses import path_length_loss, path_lengths, r1_penalty, says_fake, says_real
 from .parallel import Processes
 from .randomness import Latents, draw_latents, send
@@ -72,7 +73,7 @@ class Step:
         "This step's latents for a phase, for the first n of the whole batch."
         rng = stream(self.cfg.seed, phase, self.s.count["nimg"])
         mixing = self.cfg.loss.style_mixing
-        num_ws = self.s.G.num_ws
+        num_ws = active_ws(self.s.G)
         lat = draw_latents(self.cfg.batch, self.cfg.net.z_dim, num_ws, self.labels, self.num_labels, mixing, rng)
         z_mix = None if lat.z_mix is None else lat.z_mix[:n]
         return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
@@ -258,7 +259,10 @@ def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Ten
     step.stats.add("loss/D_real", loss_real)
     step.stats.add("sign/fake", logits_fake.sign())
     step.stats.add("sign/real", logits_real.sign())
-    return loss_fake + loss_real, w_mean
+    loss = loss_fake + loss_real
+    if step.cfg.loss.r1_gamma and not step.cfg.loss.lazy:
+        loss = loss + d_r1(step, None, part)[0]
+    return loss, w_mean
 
 
 # %% ../../nbs/training/loop.ipynb #1684e673
@@ -331,6 +335,9 @@ def train_step(step: Step, rampup: float | None):
     "Gmain, Greg, Dmain, Dreg, average. [StyleGAN2] appendix B."
     s, loss = step.s, step.cfg.loss
     n = s.count["step"]
+    lod = grow(s, step.cfg)
+    if lod:
+        step.real = faded(step.real, lod)
     if s.hsr is not None and not s.hsr.fitted and hsr_due(step):
         fit_heads(step)
     run_phase(step, g_main, "G", 1, step.latents("g_main"))
@@ -341,7 +348,7 @@ def train_step(step: Step, rampup: float | None):
         run_phase(step, g_path_length, "G", loss.pl_interval, latents)
         s.pl_mean.lerp_(step.pl_batch_mean, loss.pl_decay)
     run_phase(step, d_main, "D", 1, step.latents("d_main"))
-    if loss.r1_gamma and n % loss.r1_interval == 0:
+    if loss.r1_gamma and loss.lazy and n % loss.r1_interval == 0:
         run_phase(step, d_r1, "D", loss.r1_interval, None)
     update_ema(s, step.cfg, rampup)
     s.augment.adjust(n, step.cfg.batch)

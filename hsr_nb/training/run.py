@@ -49,6 +49,7 @@ from ..judges.detectors import require_independent
 from .checks import check_config, check_same_run, check_settings, differences, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
+from .growing import compile_setting
 from .loop import Stats, Step, measure_targets, train_step
 from .monitor import Scores
 from .parallel import Processes, join
@@ -157,7 +158,7 @@ def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, ni
     about = provenance(device)
     about["data"] = ds.identity
     about["seed"] = cfg.seed
-    about["compiled"] = compiles(cfg.compile, device)
+    about["compiled"] = compiles(compile_setting(cfg), device)
     about["tf32"] = device.type == "cuda"
     about["processes"] = procs.world
     about["earlier"] = earlier_sessions(folder.path, nimg)

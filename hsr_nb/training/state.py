@@ -24,11 +24,12 @@ from ..hsr.teachers import load_teacher
 from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import save_safetensors, subset
 from ..interop.start import setting_differences, shared_tensors
-from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
+from ..nets.stylegan1 import NETWORKS, AnyDiscriminator
 from .augment import NoAugment
 from .config import TrainConfig
 from .gpu import compile_teacher, compiled, compiles
+from .growing import compile_setting
 
 
 # %% ../../nbs/training/state.ipynb #852e9732
@@ -37,7 +38,7 @@ class TrainState:
     "Everything that changes while training."
 
     G: Generator
-    D: Discriminator
+    D: AnyDiscriminator
     G_ema: Generator
     hsr: HSR | None  # heads and their average
     augment: NoAugment
@@ -87,21 +88,21 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
             f"images of {h}x{w} do not fit base_size {base_h}x{base_w}: "
             "height and width must be a power of two times the base"
         )
-    size = dict(
-        channel_base=n.channel_base,
-        channel_max=n.channel_max,
-        num_fp16_res=n.num_fp16_res,
-        conv_clamp=n.conv_clamp,
-        low_precision=n.low_precision,
-    )
+    size: dict = dict(channel_base=n.channel_base, channel_max=n.channel_max)
+    if n.architecture == "stylegan1":
+        of_G = of_D = "stylegan1"
+        size |= dict(growing=n.grow_kimg > 0)
+    else:
+        of_G, of_D = n.g_architecture, n.d_architecture
+        size |= dict(num_fp16_res=n.num_fp16_res, conv_clamp=n.conv_clamp, low_precision=n.low_precision)
     common = dict(c_dim=label_dim, img_resolution=resolution, img_channels=channels, base_size=n.base_size)
     G = dict(
         z_dim=n.z_dim,
         w_dim=n.w_dim,
         mapping_kwargs=dict(num_layers=n.mapping_layers),
-        synthesis_kwargs=dict(architecture=n.g_architecture, use_noise=n.use_noise, **size),
+        synthesis_kwargs=dict(architecture=of_G, use_noise=n.use_noise, **size),
     )
-    D = dict(architecture=n.d_architecture, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
+    D = dict(architecture=of_D, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
     return common | G, common | D
 
 
@@ -116,12 +117,14 @@ def build_state(
     for_G, for_D = network_kwargs(cfg, image_shape, label_dim)
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "networks"))
-        G = Generator(**for_G)
-        D = Discriminator(**for_D)
+        make_G, make_D = NETWORKS[cfg.net.architecture]
+        G = make_G(**for_G)
+        D = make_D(**for_D)
     G = G.to(device).to(memory_format=torch.channels_last)
     D = D.to(device).to(memory_format=torch.channels_last)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-    on = compiles(cfg.compile, torch.device(device))
+    on = compiles(compile_setting(cfg), torch.device(device))
+    lazy = cfg.loss.lazy
     groups = [(list(G.parameters()), 1.0)]
     hsr = build_hsr(cfg, G.tap_channels)
     if hsr is not None:
@@ -134,8 +137,8 @@ def build_state(
         G_ema=G_ema,
         hsr=hsr,
         augment=NoAugment().to(device),
-        opt_G=_adam(groups, cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval),
-        opt_D=_adam([(list(D.parameters()), 1.0)], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval),
+        opt_G=_adam(groups, cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval if lazy else None),
+        opt_D=_adam([(list(D.parameters()), 1.0)], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval if lazy else None),
         pl_mean=torch.zeros([], device=device),
         fast_G=compiled(G.synthesis, on),
         fast_D=compiled(D, on),
@@ -154,7 +157,7 @@ def build_hsr(cfg: TrainConfig, channels: dict[int, int]) -> HSR | None:
 # %% ../../nbs/training/state.ipynb #17823458
 def _adam(groups, lr, beta2, interval):
     "Adam over pairs (parameters, factor of the rate); lazy regularization makes steps, so each is a little shorter."
-    c = interval / (interval + 1)
+    c = 1.0 if interval is None else interval / (interval + 1)
     params = [dict(params=list(group), lr=lr * c * factor) for group, factor in groups]
     return torch.optim.Adam(params, betas=(0.0, beta2**c), eps=1e-8, fused=True)
 

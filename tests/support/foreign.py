@@ -285,3 +285,87 @@ def saved(value, zip=True) -> bytes:
     f = io.BytesIO()
     torch.save(value, f, _use_new_zipfile_serialization=zip)
     return f.getvalue()
+
+
+# ---- the first StyleGAN
+
+
+def first_tensorflow(G, D, protocol=3, version=3, g_said=None, d_said=None) -> bytes:
+    "A .pkl of NVlabs/stylegan: G, D, Gs with NumPy variables under the names of that code."
+
+    def net(variables, components=None, said=None):
+        n = Network()
+        n.__dict__.update(
+            version=version,
+            name="G",
+            static_kwargs=EasyDict(said or {}),
+            components=EasyDict(components or {}),
+            build_module_src=SOURCE,
+            build_func_name="G_style",
+            variables=list(variables.items()),
+        )
+        return n
+
+    def generator():
+        S = arrays(G)
+        parts = {"synthesis": net(first_synthesis(G, S)), "mapping": net(first_mapping(G, S))}
+        own = {"dlatent_avg": S["mapping.w_avg"]}
+        if G.synthesis.growing:
+            own["lod"] = np.float32(S["synthesis.lod"])  # what has no dimensions comes as a number
+        return net(own, parts, dict(resolution=G.img_resolution) | (g_said or {}))
+
+    with modules():
+        networks = generator(), net(first_discriminator(D, arrays(D)), said=d_said), generator()
+        return pickle.dumps(networks, protocol)
+
+
+def first_mapping(G, S) -> dict:
+    out = {}
+    for i in range(G.mapping.num_layers):
+        for part in ("weight", "bias"):
+            out[f"Dense{i}/{part}"] = turned(S[f"mapping.fc{i}.{part}"])
+    if G.c_dim:
+        out["LabelConcat/weight"] = S["mapping.label"]
+    return out
+
+
+def first_synthesis(G, S) -> dict:
+    out = {"4x4/Const/const": S["synthesis.b4.const"][None]}
+    if G.synthesis.growing:
+        out["lod"] = np.float32(0)
+    top = G.synthesis.levels[-1]
+    for i, r in enumerate(G.synthesis.levels):
+        for k, there in enumerate(("Const", "Conv") if r == 4 else ("Conv0_up", "Conv1")):
+            here = f"synthesis.b{r}.conv{k}"
+            if f"{here}.weight" in S:
+                w = turned(S[f"{here}.weight"])
+                out[f"{r}x{r}/{there}/weight"] = w[::-1, ::-1] if there == "Conv0_up" and r >= 128 else w
+            out[f"{r}x{r}/{there}/Noise/weight"] = S[f"{here}.noise_strength"]
+            out[f"{r}x{r}/{there}/bias"] = S[f"{here}.bias"]
+            out[f"{r}x{r}/{there}/StyleMod/weight"] = S[f"{here}.affine.weight"].T
+            out[f"{r}x{r}/{there}/StyleMod/bias"] = S[f"{here}.affine.bias"]
+            out[f"noise{2 * i + k}"] = S[f"{here}.noise_const"][None, None]
+        for part in ("weight", "bias"):
+            if f"synthesis.b{r}.torgb.{part}" in S:
+                out[f"ToRGB_lod{(top // r).bit_length() - 1}/{part}"] = turned(S[f"synthesis.b{r}.torgb.{part}"])
+    return out
+
+
+FIRST_LAST_LAYERS = {"fc": "4x4/Dense0", "out": "4x4/Dense1", "conv": "4x4/Conv"}
+
+
+def first_discriminator(D, T) -> dict:
+    out = {}
+    for name, value in T.items():
+        block, _, rest = name.partition(".")
+        if name == "lod":
+            out["lod"] = value
+            continue
+        layer, _, part = rest.rpartition(".")
+        side = int(block[1:])
+        if layer == "fromrgb":
+            where = f"FromRGB_lod{(D.levels[0] // side).bit_length() - 1}"
+        else:
+            where = FIRST_LAST_LAYERS.get(layer) or f"{side}x{side}/{BLOCK_LAYERS[layer]}"
+        out[f"{where}/{part}"] = turned(value)
+    return out
