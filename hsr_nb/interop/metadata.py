@@ -15,7 +15,7 @@ TEXT = (str,)
 OBJECT = (dict,)
 NUMBER = (int, float)
 OPTIONAL = (type(None),)
-SETTINGS = ("data", "net", "loss", "opt", "hsr")  # the groups of a training configuration
+SETTINGS = ("data", "net", "loss", "opt", "augment", "hsr")  # the groups of a training configuration
 
 ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> the types it may have
     "format": TEXT,

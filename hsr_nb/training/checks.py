@@ -26,6 +26,8 @@ from ..base.errors import CheckpointError
 from ..data.checked import open_checked, open_known
 from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
+from ..nets.discriminator import freezable_layers
+from .ada import build_augment, check_augment
 from .config import TrainConfig
 from .gpu import compiles
 from .parallel import Processes, from_first
@@ -103,6 +105,7 @@ def check_settings(cfg: TrainConfig, procs: Processes):
         raise ValueError(
             "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"
         )
+    build_augment(cfg)
     check_parts(cfg, procs)
 
 
@@ -110,6 +113,14 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse settings that mean nothing, batches that cannot be drawn from these images, labels that are not there."
     check_settings(cfg, procs)
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
+    check_augment(cfg, ds.image_shape)
+    resolution = ds.image_shape[1] * 4 // cfg.net.base_size[0]
+    layers = freezable_layers(resolution, cfg.net.d_architecture)
+    if not 0 <= cfg.net.freeze_d <= layers:
+        raise ValueError(
+            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({cfg.net.d_architecture}) of {resolution} pixels "
+            f"has 0 to {layers} convolutions that can be frozen"
+        )
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 
