@@ -3,15 +3,22 @@
 `files/augment_oracle.json` holds what public implementations answered on inputs given by formulas."""
 
 import json
+import pickle
 from pathlib import Path
 
+import foreign
 import pytest
 import torch
 
+from hsr_nb.interop import CheckpointError, load_checkpoint
+from hsr_nb.interop.convert import convert_checkpoint
+from hsr_nb.nets import Generator
 from hsr_nb.nets.discriminator import Discriminator, freezable_layers
-from hsr_nb.training import AugmentPipe, DiffAugment
-from hsr_nb.training.ada import ADA
+from hsr_nb.training import PRESETS, AugmentPipe, DiffAugment, override, preset, read_metrics, train
+from hsr_nb.training.ada import ADA, check_augment, load_pipe
+from hsr_nb.training.cli import parse
 from hsr_nb.training.diffaugment import cut_box, shift_colours, translate
+from hsr_nb.training.transformations import NAMES, named
 
 ORACLE = json.loads(Path(__file__).with_name("files").joinpath("augment_oracle.json").read_text())
 
@@ -75,7 +82,9 @@ def tolerance(case):
 
 def told(case):
     size = "x".join(map(str, case["size"]))
-    return "-".join(str(v) for v in (case.get("transform", case.get("case", case.get("policy"))), case.get("P"), size) if v)
+    return "-".join(
+        str(v) for v in (case.get("transform", case.get("case", case.get("policy"))), case.get("P"), size) if v
+    )
 
 
 @pytest.mark.parametrize("case", ORACLE["single"], ids=told)
@@ -226,3 +235,177 @@ def test_draws_of_policies_fill_their_ranges():
     holes = (DiffAugment("cutout")(ones, generator=torch.Generator().manual_seed(0)) == 0).sum([1, 2, 3])
     assert holes.min() == 16 and holes.max() == 64
     assert (DiffAugment("color")(ones) != 1).any()
+
+
+# --- in a run
+
+SMALL = {
+    **{"data.path": "digits", "data.resolution": 32, "net.channel_max": 16, "net.z_dim": 16, "net.w_dim": 16},
+    **{"batch": 8, "hsr.teacher": "none", "tick_kimg": 0.008, "snapshot_kimg": 1000, "device": "cpu"},
+    **{"augment.kind": "ada", "augment.target": 0.05, "augment.ada_kimg": 0.2, "loss.r1_interval": 2},
+}
+
+
+def run(folder, **changes):
+    train(override(preset("tiny32"), **SMALL | {"run_dir": str(folder)} | changes), progress=False)
+    return load_checkpoint(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("augment") / "run"
+    return folder, run(folder, kimg=0.08)
+
+
+def test_the_curve_of_p_is_in_the_log_and_survives_a_stop(whole, tmp_path):
+    "Ten steps, stopped after the sixth, in the middle of a window: p, the half-filled statistic and the log agree."
+    folder, state = whole
+    half = run(tmp_path / "run", kimg=0.048)
+    assert half["augment.signs"][1] == 2 * 8 + 8  # two steps, and the R1 penalty of one of them
+    again = run(tmp_path / "run", kimg=0.08)
+    assert state.keys() == again.keys() and all(torch.equal(state[k], again[k]) for k in state)
+    rows = read_metrics(folder)
+    curve = [row["augment/p"] for row in rows]
+    assert curve == [row["augment/p"] for row in read_metrics(tmp_path / "run")]
+    assert curve[:3] == [0.0] * 3 and curve[-1] == float(state["augment.p"]) > 0
+    notch = 8 * 4 / 200
+    moved = [round((b - a) / notch) for a, b in zip([0.0, *curve], curve) if b != a]
+    assert set(moved) <= {-1, 1} and "augment/r_t" in rows[-1]
+
+
+def test_rounds_of_accumulation_are_one_pass(tmp_path, monkeypatch):
+    "The same pictures go to the discriminator, whatever the split; noise fields and margins included."
+    seen = {}
+
+    def noted(rounds):
+        def forward(self, images, **how):
+            y = AugmentPipe.forward(self, images, **how)
+            first, stride = how["part"]
+            seen.setdefault(rounds, []).append((first, stride, y.detach().clone()))
+            return y
+
+        return forward
+
+    for rounds in (1, 4):
+        monkeypatch.setattr(ADA, "forward", noted(rounds))
+        run(
+            tmp_path / str(rounds),
+            kimg=0.008,
+            batch_gpu=8 // rounds,
+            **{"net.mbstd_group": 2, "augment.groups": "bgcfnc"},
+        )
+    calls = {1: seen[1], 4: seen[4]}
+    assert len(calls[4]) == 4 * len(calls[1])
+    joined = torch.empty_like(calls[1][0][2])
+    for first, stride, y in calls[4][:4]:  # of the generator's game, before any weight has moved
+        joined[first::stride] = y
+    torch.testing.assert_close(joined, calls[1][0][2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, other", [("none", "ada"), ("ada", "none"), ("ada", "diffaugment")])
+def test_a_branch_may_augment_in_another_way(kind, other, tmp_path):
+    trunk = run(tmp_path / "trunk", kimg=0.04, **{"augment.kind": kind})
+    branch = {"init_from": str(tmp_path / "trunk"), "init_mode": "branch", "kimg": 0.048}
+    arm = run(tmp_path / "arm", **branch, **{"augment.kind": other})
+    assert ("augment.p" in trunk, "augment.p" in arm) == (kind == "ada", other == "ada")
+    with pytest.raises(CheckpointError, match="augment.kind"):
+        run(tmp_path / "arm", **branch | {"augment.kind": kind, "kimg": 0.056})
+
+
+def test_where_networks_are_taken_over_p_moves_faster(whole, tmp_path):
+    changes = {"augment.ada_kimg": None, "kimg": 0.032}
+    fresh = run(tmp_path / "fresh", **changes)
+    taken = run(tmp_path / "taken", init_from=str(whole[0]), **changes)
+    notches = [round(float(s["augment.p"]) / (8 * 4) * 1000, 6) for s in (fresh, taken)]
+    assert notches[0] in (0, round(1 / 500, 6)) and notches[1] in (0, round(1 / 100, 6)) and any(notches)
+
+
+def test_four_channels_and_tiny_pictures_are_refused_before_anything():
+    cfg = override(preset("tiny32"), **SMALL)
+    with pytest.raises(ValueError, match="1 or 3 channels, found 4"):
+        check_augment(cfg, (4, 32, 32))
+    check_augment(override(cfg, **{"augment.kind": "diffaugment"}), (4, 32, 32))  # which takes any number
+    with pytest.raises(ValueError, match="1 or 3 channels, found 2"):
+        AugmentPipe("b")(torch.zeros(1, 2, 16, 16))
+
+
+# --- presets
+
+
+def test_presets_say_whether_they_augment():
+    kinds = {name: preset(name).augment.kind for name in PRESETS}
+    embedded = {"tiny32": "none", "small64": "none"}
+    assert kinds == dict.fromkeys(PRESETS, "ada") | embedded | {"hsr256": "none", "low_shot": "diffaugment"}
+    published = preset("paper256").augment
+    assert (published.groups, published.target, published.ada_kimg, published.interval) == ("bgc", 0.6, None, 4)
+    few = preset("low_shot")
+    values = few.kimg, few.batch, few.loss.r1_gamma, few.opt.g_lr, few.opt.ema_kimg, few.net.mapping_layers
+    assert values == (300, 8, 10, 0.002, 10, 2) and few.net.channel_base == 32768 and few.net.mbstd_group == 4
+
+
+def test_the_name_of_a_run_says_that_augmentation_is_off():
+    assert parse(["auto", "--augment.kind", "none"]).preset == "auto-noaug"
+    assert parse(["auto", "--augment.kind", "ada"]).preset == "auto"
+    renamed = parse(["paper256", "--data.resolution", "128", "--augment.kind", "none"])
+    assert renamed.preset == "paper256@128-noaug" and renamed.augment.kind == "none"
+
+
+# --- Freeze-D
+
+FREEZE = json.loads(Path(__file__).with_name("files").joinpath("freeze_oracle.json").read_text())["freeze_d"]
+
+
+@pytest.mark.parametrize("case", FREEZE, ids=lambda c: f"{c['architecture']}-{c['freeze_layers']}")
+def test_frozen_layers_are_the_published_ones(case):
+    n = case["freeze_layers"]
+    size = {"c_dim": 3, "img_resolution": 64, "channel_base": 256, "channel_max": 8}
+    D = Discriminator(architecture=case["architecture"], block_kwargs={"freeze_layers": n}, **size)
+    free = Discriminator(architecture=case["architecture"], **size)
+    trained = dict(D.named_parameters())
+    assert [name for name, _ in free.named_parameters() if name not in trained] == case["frozen"]
+    assert D.state_dict().keys() == free.state_dict().keys() and len(D.state_dict()) == case["state_entries"]
+    there = len({name.rpartition(".")[0] for name in case["frozen"]})
+    assert there == min(n, freezable_layers(64, case["architecture"]))
+
+
+def test_a_run_keeps_frozen_layers_and_goes_on(whole, tmp_path):
+    source = whole[1]
+    changes = {"init_from": str(whole[0]), "net.freeze_d": 5}
+    state = run(tmp_path / "run", kimg=0.016, **changes)
+    moved = {k for k in source if k.startswith("D.") and not torch.equal(source[k], state[k])}
+    frozen = {f"D.b32.{layer}" for layer in ("fromrgb", "conv0", "conv1", "skip")} | {"D.b16.conv0"}
+    assert moved and not {name.rpartition(".")[0] for name in moved} & frozen
+    assert not any("b32" in k for k in state if k.startswith("opt_D"))
+    again = run(tmp_path / "run", kimg=0.032, **changes)
+    assert torch.equal(again["D.b32.conv0.weight"], source["D.b32.conv0.weight"])
+
+
+# --- files of the released code
+
+
+def test_the_augmentation_of_an_official_file_comes_and_goes(tmp_path):
+    "Buffers and what is switched on; back in a torch file for the released code's `load_state_dict`."
+    pipe = AugmentPipe("bg", p=0.25)
+    for name in NAMES:
+        setattr(pipe, name, 1.0 if name in pipe.enabled else 0)  # as the released class keeps them
+    G = Generator(**{"img_resolution": 16, "z_dim": 8, "w_dim": 8, "synthesis_kwargs": {"channel_max": 8}})
+    top = {"G_ema": foreign.Persistent(G), "augment_pipe": foreign.Persistent(pipe, "AugmentPipe")}
+    with foreign.modules():
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(top, 4))
+    found = load_pipe(tmp_path / "x.pkl")
+    assert found.enabled == named("bg") and found.p == 0.25
+    ours = convert_checkpoint(tmp_path / "x.pkl", tmp_path / "y.safetensors")
+    assert "augment" in ours["numbers"] and load_pipe(tmp_path / "y.safetensors").enabled == named("bg")
+    convert_checkpoint(tmp_path / "y.safetensors", tmp_path / "z.pt", to="official")
+    theirs = torch.load(tmp_path / "z.pt", weights_only=True)["augment_pipe"]
+    assert theirs.keys() == {"p", "Hz_geom", "Hz_fbank"}
+    assert all(torch.equal(theirs[k], v) for k, v in pipe.state_dict().items())
+    with pytest.raises(CheckpointError, match="holds no augmentation"):
+        load_pipe("synthfaces-baseline")
+
+
+def test_the_augmentation_of_a_run_goes_out_without_our_accumulators(whole, tmp_path):
+    convert_checkpoint(whole[0], tmp_path / "z.pt", to="official")
+    theirs = torch.load(tmp_path / "z.pt", weights_only=True)["augment_pipe"]
+    assert theirs.keys() == {"p", "Hz_geom", "Hz_fbank"} and theirs["p"] == whole[1]["augment.p"]
+    assert load_pipe(tmp_path / "z.pt").p == theirs["p"]

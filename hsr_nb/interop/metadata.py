@@ -22,6 +22,8 @@ ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> 
     "G": OBJECT,
     "D": OBJECT,
     "modules": OBJECT,
+    "augment": OBJECT,
+    "augment.groups": TEXT,
     "sources": OBJECT,
     "unread": (list,),
     "count": OBJECT,

@@ -118,8 +118,8 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     layers = freezable_layers(resolution, cfg.net.d_architecture)
     if not 0 <= cfg.net.freeze_d <= layers:
         raise ValueError(
-            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({cfg.net.d_architecture}) of {resolution} pixels "
-            f"has 0 to {layers} convolutions that can be frozen"
+            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({cfg.net.d_architecture}) of {resolution} "
+            f"pixels has 0 to {layers} convolutions that can be frozen"
         )
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")

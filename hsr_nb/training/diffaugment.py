@@ -7,7 +7,6 @@ __all__ = ["POLICIES", "shift_colours", "translate", "cut_box", "read_policy", "
 
 # %% ../../nbs/training/diffaugment.ipynb #50e3b68a
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import NoAugment

@@ -1,9 +1,10 @@
 """What augmentation adds to a training step, as ratios within one process.
 
-    python tests/support/measure_augment.py [--preset tiny32] [--rounds 48] [--threads 1] [--setting net.channel_base=512]
+    python tests/support/measure_augment.py [--preset tiny32] [--rounds 49] [--threads 1] [--arms "ada p=1"]
 
-The arms take turns step by step, so whatever else the machine does falls on all of them alike. A round is one step of each
-arm; 16 rounds hold every phase as often as a run does. `reference` resamples by the definition."""
+The arms take turns step by step, so whatever else the machine does falls on all of them alike. A round is one step of
+each arm; 16 rounds hold every phase as often as a run does, and one more warms up. `reference` resamples by the
+definition."""
 
 import argparse
 import json
@@ -61,7 +62,7 @@ def setting(text):
 def main():
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--preset", default="tiny32")
-    asked.add_argument("--rounds", type=int, default=48)
+    asked.add_argument("--rounds", type=int, default=49)
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--arms", nargs="*", default=list(ARMS))
     asked.add_argument("--setting", type=setting, default={})
