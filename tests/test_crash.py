@@ -49,6 +49,9 @@ SMALL = {
     "hsr.interval": 2,
     "loss.r1_interval": 4,
     "loss.pl_interval": 2,
+    "augment.kind": "ada",
+    "augment.target": 0.05,
+    "augment.ada_kimg": 0.1,
     "kimg": 0.048,
     "tick_kimg": 0.004,
     "snapshot_kimg": 0.012,
@@ -211,6 +214,8 @@ def whole(images, tmp_path_factory):
     counting = count_changes, (str(folder / "counted"), str(folder / "changes"))
     assert ended(child(config(folder / "counted", images), None, counting)) == 0
     assert_same_run(run, folder / "counted")
+    state, _ = load_checkpoint(run)
+    assert state["augment.p"] > 0, "augmentation takes part, and its probability has moved"
     return run, seconds, int((folder / "changes").read_text())
 
 

@@ -26,6 +26,8 @@ from ..base.errors import CheckpointError
 from ..data.checked import open_checked, open_known
 from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
+from ..nets.discriminator import freezable_layers
+from .ada import build_augment, check_augment
 from .config import TrainConfig
 from .gpu import compiles
 from .growing import check_architecture, check_growth
@@ -105,6 +107,7 @@ def check_settings(cfg: TrainConfig, procs: Processes):
         raise ValueError(
             "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"
         )
+    build_augment(cfg)
     check_parts(cfg, procs)
 
 
@@ -112,7 +115,17 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse settings that mean nothing, batches that cannot be drawn from these images, labels that are not there."
     check_settings(cfg, procs)
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
-    check_growth(cfg, ds.image_shape[1] * 4 // cfg.net.base_size[0])
+    resolution = ds.image_shape[1] * 4 // cfg.net.base_size[0]
+    check_growth(cfg, resolution)
+    check_augment(cfg, ds.image_shape)
+    single = cfg.net.architecture == "stylegan1"  # none of its convolutions can be frozen
+    of_D = "stylegan1" if single else cfg.net.d_architecture
+    layers = 0 if single else freezable_layers(resolution, of_D)
+    if not 0 <= cfg.net.freeze_d <= layers:
+        raise ValueError(
+            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({of_D}) of {resolution} "
+            f"pixels has 0 to {layers} convolutions that can be frozen"
+        )
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 

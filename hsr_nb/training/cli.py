@@ -41,6 +41,9 @@ def parse(
         cfg = shell.options(TrainConfig, f"hsr_train {name}", base)(settings)
     if cfg.batch != base.batch and cfg.batch_gpu == base.batch_gpu:
         cfg = override(cfg, batch=cfg.batch)
+    if cfg.preset == base.preset:
+        asked = {"data.resolution": cfg.data.resolution, "augment.kind": cfg.augment.kind}
+        cfg = override(cfg, preset=preset(name, **asked).preset)
     return override(cfg)
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "NetConfig",
     "LossConfig",
     "OptimConfig",
+    "AugmentConfig",
     "HSRConfig",
     "TrainConfig",
     "config_from_dict",
@@ -62,6 +63,7 @@ class NetConfig:
     use_noise: bool = True  # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)  # (4, 6) gives pictures 1.5 times as wide
     grow_kimg: float = 0.0  # stylegan1: hold a resolution for so long, and fade in the next for as long; 0: full size
+    freeze_d: int = 0  # the discriminator's first so many convolutions stay as they start, for init_from
 
 
 # %% ../../nbs/training/config.ipynb #33c4452a
@@ -91,6 +93,20 @@ class OptimConfig:
     ema_rampup: float | None = None  # at most this share of the images seen so far
 
 
+# %% ../../nbs/training/config.ipynb #71b8623d
+@dataclass(frozen=True)
+class AugmentConfig:
+    "What real and generated images go through before they are judged. [StyleGAN2-ADA], [DiffAugment]"
+
+    kind: str = "none"  # none; ada: with a probability that adapts itself; diffaugment: always
+    groups: str = "bgc"  # of ada: b, bg, bgc, bgcf, bgcfn, bgcfnc, or names of transformations, with commas
+    target: float = 0.6  # of ada: the discriminator's mean sign on real images that is aimed at
+    ada_kimg: float | None = None  # of ada: kimg for p from 0 to 1; None: 500, or 100 where networks are taken over
+    p: float | None = None  # of ada: a probability that stays; None: it adapts itself
+    interval: int = 4  # of ada: steps between two adjustments
+    policy: str = "color,translation,cutout"  # of diffaugment: what is done, in this order
+
+
 # %% ../../nbs/training/config.ipynb #e125fb74
 @dataclass(frozen=True)
 class HSRConfig(HSROptions):
@@ -116,6 +132,7 @@ class TrainConfig:
     net: NetConfig = field(default_factory=NetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     opt: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     hsr: HSRConfig = field(default_factory=HSRConfig)
     kimg: float = 25000  # thousands of real images shown to the discriminator
     batch: int = 32  # over all processes and accumulation rounds
@@ -207,7 +224,7 @@ _PAPER = {  # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
     "paper1024": (32, 4, 4, 32768, 0.002, 2.0, 10.0, 1024),
     "hsr256": (16, 8, 4, 16384, 0.002, 1.0, 10.0, 256),
 }
-PRESETS = ("tiny32", "small64", "tiny32v1", "auto", "cifar", *_PAPER, "stylegan1")
+PRESETS = ("tiny32", "small64", "tiny32v1", "auto", "cifar", "low_shot", *_PAPER, "stylegan1")
 
 
 # %% ../../nbs/training/config.ipynb #71cc1ad3
@@ -220,6 +237,7 @@ def _paper(name):
         NetConfig(channel_base=base, mbstd_group=mbstd),
         LossConfig(r1_gamma=r1),
         OptimConfig(lr, lr, ema_kimg=ema),
+        AugmentConfig("none" if name == "hsr256" else "ada"),
         hsr,
         batch=batch,
         batch_gpu=per_gpu,
@@ -237,6 +255,7 @@ def _auto(resolution, gpus):
         NetConfig(mapping_layers=2, channel_base=base, mbstd_group=min(batch // gpus, 4)),
         LossConfig(r1_gamma=0.0002 * resolution**2 / batch),
         OptimConfig(lr, lr, ema_kimg=batch * 10 / 32, ema_rampup=0.05),
+        AugmentConfig("ada"),
         batch=batch,
         batch_gpu=batch // gpus,
     )
@@ -254,7 +273,7 @@ def _small(name, resolution, batch, r1):
         net,
         LossConfig(r1_gamma=r1),
         OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05),
-        hsr,
+        hsr=hsr,
         kimg=40,
         batch=batch,
         tick_kimg=1,
@@ -270,6 +289,7 @@ def _cifar():
         NetConfig(mapping_layers=2, channel_base=32768, mbstd_group=32, d_architecture="orig"),
         LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0),
         OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
+        AugmentConfig("ada"),
         kimg=100000,
         batch=64,
         batch_gpu=32,
@@ -290,17 +310,33 @@ def _first(name):
     )
 
 
+def _low_shot(gpus):
+    return TrainConfig(
+        "low_shot",
+        DataConfig(resolution=256),
+        NetConfig(mapping_layers=2, channel_base=32768),
+        LossConfig(r1_gamma=10.0),
+        OptimConfig(0.002, 0.002, ema_kimg=10.0),
+        AugmentConfig("diffaugment"),
+        kimg=300,
+        batch=8,
+        batch_gpu=max(8 // gpus, 1),
+        snapshot_kimg=40,
+    )
+
+
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)
-    gpus: int | None = None,  # `auto` sizes its batch by it; None: the processes that torchrun started
+    gpus: int | None = None,  # `auto` and `low_shot` size batches by it; None: the processes that torchrun started
     **changes,  # as for `override`
 ) -> TrainConfig:
     "A published or embedded configuration, with changes. ValueError lists the names that exist."
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    gpus = gpus or int(os.environ.get("WORLD_SIZE", 1))
     if name == "auto":
-        cfg = _auto(resolution or 256, gpus or int(os.environ.get("WORLD_SIZE", 1)))
+        cfg = _auto(resolution or 256, gpus)
     elif name == "tiny32":
         cfg = _small(name, 32, 32, 1.0)
     elif name == "small64":
@@ -309,11 +345,20 @@ def preset(
         cfg = _cifar()
     elif name in ("tiny32v1", "stylegan1"):
         cfg = _first(name)
+    elif name == "low_shot":
+        cfg = _low_shot(gpus)
     else:
         cfg = _paper(name)
     new = cfg if resolution is None else override(cfg, **{"data.resolution": resolution})
     new = override(new, **changes)
-    moved = name != "auto" and cfg.data.resolution not in (None, new.data.resolution)
-    if moved and new.preset == name:
-        new = override(new, preset=f"{name}@{new.data.resolution}")  # no longer the published row
-    return new
+    return _renamed(new, cfg) if new.preset == name else new
+
+
+def _renamed(new: TrainConfig, published: TrainConfig) -> TrainConfig:
+    "A row at another resolution, or with another augmentation, is no longer that row, and its name says so."
+    name = published.preset
+    if name != "auto" and published.data.resolution not in (None, new.data.resolution):
+        name += f"@{new.data.resolution}"
+    if new.augment.kind != published.augment.kind:
+        name += "-noaug" if new.augment.kind == "none" else f"-{new.augment.kind}"
+    return override(new, preset=name)

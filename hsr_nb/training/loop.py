@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,12 +80,17 @@ class Step:
         return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
 
     def seed_noise(self, phase: str, part: int):
-        "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
+        "Per-pixel noise is drawn from PyTorch's own generator, seeded anew for every part."
         seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
         # torch.manual_seed seeds every kind of device there is, in a millisecond
         torch.default_generator.manual_seed(seed)
         if self.real.is_cuda:
             torch.cuda.default_generators[self.real.get_device()].manual_seed(seed)
+
+    def augmented(self, images: Tensor, part: tuple[int, int], what: str) -> Tensor:
+        "A part's images as the discriminator sees them; each has draws of its own in the whole batch."
+        rng = stream(self.cfg.seed, "augment", what, self.s.count["nimg"])
+        return self.s.augment(images, generator=rng, part=part)
 
 
 # %% ../../nbs/training/loop.ipynb #8f13023e
@@ -191,7 +197,7 @@ def g_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Ten
     ws, w_mean = style(step, lat)
     hsr = s.hsr if hsr_due(step, settings.interval) else None
     img, feats = s.fast_G(ws, taps=() if hsr is None else hsr.taps)
-    loss = says_real(s.fast_D(s.augment(img), lat.c)).mean()
+    loss = says_real(s.fast_D(step.augmented(img, part, "G"), lat.c)).mean()
     step.stats.add("loss/G", loss)
     if hsr is not None:
         hsr_loss, per_tap = hsr(feats, img)
@@ -249,8 +255,8 @@ def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Ten
     with torch.no_grad():
         ws, w_mean = style(step, lat)
         images = s.fast_G(ws)
-    fake = s.augment(images), lat.c
-    real = s.augment(step.real[r :: step.rounds]), step.real_c[r :: step.rounds]
+    fake = step.augmented(images, part, "D fake"), lat.c
+    real = step.augmented(step.real[r :: step.rounds], part, "D real"), step.real_c[r :: step.rounds]
     logits_fake, logits_real = both_logits(s.fast_D, step.cfg.net.mbstd_group, fake, real)
     s.augment.observe(logits_real)
     loss_fake = says_fake(logits_fake).mean()
@@ -270,7 +276,8 @@ def d_r1(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor
     "The R1 penalty at real images. Mescheder et al. 2018."
     s = step.s
     r = part[0] // step.procs.world
-    penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], s.augment)
+    augment = partial(step.augmented, part=part, what="R1")
+    penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], augment)
     s.augment.observe(logits)
     step.stats.add("r1", penalty)
     return penalty.mean() * step.cfg.loss.r1_gamma / 2, None
@@ -351,6 +358,6 @@ def train_step(step: Step, rampup: float | None):
     if loss.r1_gamma and loss.lazy and n % loss.r1_interval == 0:
         run_phase(step, d_r1, "D", loss.r1_interval, None)
     update_ema(s, step.cfg, rampup)
-    s.augment.adjust(n, step.cfg.batch)
+    s.augment.adjust(n, step.cfg.batch, step.procs)
     s.count["nimg"] += step.cfg.batch
     s.count["step"] += 1

@@ -213,7 +213,7 @@ class Tick:
         "A line of the log: the means since the last tick. TrainingFailed where one is not finite."
         nimg = s.count["nimg"]
         row = {"nimg": nimg, "kimg": nimg / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
-        row |= self.stats.means(procs)
+        row |= self.stats.means(procs) | s.augment.report()
         images = nimg - self.nimg
         seconds = time.perf_counter() - self.began
         s.count["seconds"] += seconds

@@ -26,6 +26,7 @@ from ..interop.safetensors import save_safetensors, subset
 from ..interop.start import setting_differences, shared_tensors
 from ..nets.generator import Generator
 from ..nets.stylegan1 import NETWORKS, AnyDiscriminator
+from .ada import build_augment
 from .augment import NoAugment
 from .config import TrainConfig
 from .gpu import compile_teacher, compiled, compiles
@@ -103,6 +104,8 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
         synthesis_kwargs=dict(architecture=of_G, use_noise=n.use_noise, **size),
     )
     D = dict(architecture=of_D, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
+    if n.freeze_d:
+        D["block_kwargs"] = dict(freeze_layers=n.freeze_d)
     return common | G, common | D
 
 
@@ -136,7 +139,7 @@ def build_state(
         D=D,
         G_ema=G_ema,
         hsr=hsr,
-        augment=NoAugment().to(device),
+        augment=build_augment(cfg).to(device),
         opt_G=_adam(groups, cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval if lazy else None),
         opt_D=_adam([(list(D.parameters()), 1.0)], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval if lazy else None),
         pl_mean=torch.zeros([], device=device),
@@ -203,7 +206,7 @@ def save_state(
 def restore(
     s: TrainState,
     path,  # a checkpoint or a run folder
-    heads_may_differ: bool = False,  # a branch may add or drop HSR heads
+    heads_may_differ: bool = False,  # a branch may add or drop HSR heads, and augment in another way
 ) -> dict:  # the checkpoint's metadata
     "Put a state back, bit for bit. CheckpointError names what is missing, extra or misshapen."
     tensors, meta = load_checkpoint(path)
@@ -211,8 +214,9 @@ def restore(
         raise CheckpointError(f"{path} is no training checkpoint of this package")
     heads = subset(tensors, "hsr")
     fresh_heads = heads_may_differ and not heads
+    augments_anew = heads_may_differ and subset(tensors, "augment").keys() != s.augment.state_dict().keys()
     for k, m in s.modules().items():
-        if not (k == "hsr" and fresh_heads):
+        if not (k == "hsr" and fresh_heads) and not (k == "augment" and augments_anew):
             load_strict(m, subset(tensors, k), f"{path}: {k}")
     for k, (opt, names) in s.optimisers().items():
         _restore_adam(opt, names, subset(tensors, k))
