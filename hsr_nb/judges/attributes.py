@@ -23,7 +23,8 @@ from ..base.state_dicts import load_strict
 from ..base.whole import sha256
 from .backbones import build_net, prepare, without_classifier
 from .cards import float_weights
-from .detectors import AttributeNet, Detector, FeatureNet, Pooled, load_detector
+from .detectors import Detector, FeatureNet, Pooled, build_regressor, load_detector
+from .sizes import LEAST_R2, least_r2
 
 
 # %% ../../nbs/judges/attributes.ipynb #fd8f0508
@@ -37,6 +38,7 @@ class AttributeBank:
         attribute_names: Iterable[str],
         fn: Callable[[Tensor], Tensor],  # uint8 [n, C, H, W] -> [n, A], or [n] for one attribute
         auc: dict | None = None,  # attribute -> AUC on held-out pictures, where a card tells it
+        r2: dict[int, dict[str, float]] | None = None,  # side -> attribute -> lowest R², where a card tells it
     ):
         self.name = name
         self.sha256 = sha256
@@ -44,6 +46,7 @@ class AttributeBank:
         self.fn = fn
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}
+        self.r2 = r2 or {}
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
@@ -63,17 +66,32 @@ class AttributeBank:
             if name not in self.attribute_names:
                 raise ValueError(f"{self.name} has no attribute {name!r}; it has {', '.join(self.attribute_names)}")
         columns = [self.attribute_names.index(n) for n in names]
-        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc)
+        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2)
 
-    def reliable(self, least: float = 0.9) -> "AttributeBank":
-        "Without the attributes whose AUC is known to be lower, which a warning names. ValueError if none is left."
-        poor = [n for n in self.attribute_names if self.auc.get(n, 1) < least]
+    def explained(self, side: int | None = None) -> dict[str, float]:
+        "The lowest known R² of each attribute at pictures of a side; None: at all of them. See `least_r2`."
+        smaller = [known for known in self.r2 if side is not None and known <= side]
+        tables = [self.r2[max(smaller)]] if smaller else list(self.r2.values())
+        names = {name for table in tables for name in table}
+        return {name: min(table[name] for table in tables if name in table) for name in names}
+
+    def reliable(
+        self,
+        least: float = 0.9,  # AUC
+        side: int | None = None,  # of the pictures that are to be read; None: any
+    ) -> "AttributeBank":
+        """Without the attributes whose AUC is known to be lower, or whose R² is known to be below `LEAST_R2`.
+
+        A warning names them. ValueError if none is left."""
+        r2 = self.explained(side)
+        poor = [n for n in self.attribute_names if self.auc.get(n, 1) < least or r2.get(n, 1) < LEAST_R2]
         if not poor:
             return self
+        rule = f"with an AUC of {least} and an R² of {LEAST_R2} or more"
         if len(poor) == len(self.attribute_names):
-            raise ValueError(f"{self.name} reads none of its attributes with an AUC of {least} or more")
+            raise ValueError(f"{self.name} reads none of its attributes {rule}")
         warnings.warn(
-            f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {', '.join(poor)}",
+            f"{self.name} does not read these attributes {rule}, so they are left out: {', '.join(poor)}",
             stacklevel=2,
         )
         return self.select([n for n in self.attribute_names if n not in poor])
@@ -85,7 +103,7 @@ SUFFIXES = (".pt", ".ts", ".safetensors")
 
 def _of_judge(judge: Detector) -> AttributeBank:
     auc = judge.card.get("scores", {}).get("auc")
-    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc)
+    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc, least_r2(judge.card))
 
 
 def _from_card(path, device):
@@ -105,7 +123,7 @@ def _from_card(path, device):
         load_strict(timm_net, without_classifier(timm_net, state), path.name)
         net = Pooled(timm_net, card["input"]["size"])
     else:
-        net = AttributeNet(**card["architecture"]["kwargs"])
+        net = build_regressor(card)
         load_strict(net, state, path.name)
     known = {"name": card.get("name", path.stem), "sha256": sha256(path)}
     return _of_judge(Detector(net, card | known, device))
@@ -153,11 +171,13 @@ def _joined(folder, banks):
         raise ValueError(f"{folder} contains no classifier (.safetensors, .pt or .ts)")
     names = []
     auc = {}
+    r2: dict[int, dict[str, float]] = {}
     for bank in banks:
         names += bank.attribute_names
         auc |= bank.auc
+        r2 |= {side: r2.get(side, {}) | table for side, table in bank.r2.items()}
     digest = hashlib.sha256("".join(bank.sha256 for bank in banks).encode()).hexdigest()
-    return AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc)
+    return AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc, r2)
 
 
 # %% ../../nbs/judges/attributes.ipynb #80e5ed7c

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = [
+    "ARCHITECTURES",
     "IMAGENET",
     "halving_convolutions",
     "AttributeNet",
     "Detector",
     "InceptionDetector",
     "Pooled",
+    "build_regressor",
     "load_embedded_detector",
     "load_detector",
     "require_independent",
@@ -24,7 +26,9 @@ from torch import Tensor, nn
 from ..base.state_dicts import load_strict
 from .backbones import build_net, check_name, prepare, without_classifier
 from .cards import embedded, read_embedded
+from .dense import DenseAttributeNet
 from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
+from .sizes import check_side
 
 
 # %% ../../nbs/judges/detectors.ipynb #31f84057
@@ -47,6 +51,15 @@ class AttributeNet(FeatureNet):
         self.num_features = widths[-1]
         self.body = halving_convolutions(widths)
         self.head = nn.Linear(self.num_features, attributes)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        "The map behind every second convolution, that is one per resolution, fine to coarse."
+        out = []
+        for i, layer in enumerate(self.body):
+            x = layer(x)
+            if i % 6 == 5:  # convolution, norm and ReLU, twice
+                out.append(x)
+        return out
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))  # [N, 3, H, W] -> [N, widths[-1]]
@@ -77,10 +90,12 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
+        check_side(self.card, images, refuse=False)
         return self.net.features(self.prepare(images))  # [n, num_features]
 
     @torch.no_grad()
     def attributes(self, images: Tensor) -> Tensor:
+        check_side(self.card, images, refuse=True)
         return self.net(self.prepare(images))  # [n, attributes], 0..1 but not clamped
 
     def _check(self, images):
@@ -115,6 +130,21 @@ class Pooled(FeatureNet):
 
 
 # %% ../../nbs/judges/detectors.ipynb #fbe410a3
+ARCHITECTURES: dict[str, type[FeatureNet]] = {
+    "hsr_nb.judges.detectors.AttributeNet": AttributeNet,
+    "hsr_nb.judges.dense.DenseAttributeNet": DenseAttributeNet,
+}
+
+
+def build_regressor(card: dict) -> FeatureNet:
+    "The attribute network that a card describes, not yet filled. ValueError for a class that this package has not."
+    architecture = card["architecture"]
+    named = architecture.get("class", "hsr_nb.judges.detectors.AttributeNet")
+    if named not in ARCHITECTURES:
+        raise ValueError(f"a card names the network {named!r}; there are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[named](**architecture["kwargs"])
+
+
 IMAGENET = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -127,7 +157,7 @@ def load_embedded_detector(name: str, device="cpu", folder=None) -> Detector:
         load_strict(timm_net, without_classifier(timm_net, state), f"{name}.safetensors")
         net = Pooled(timm_net, card["input"]["size"])
     else:
-        net = AttributeNet(**card["architecture"]["kwargs"])
+        net = build_regressor(card)
         load_strict(net, state, f"{name}.safetensors")
     return Detector(net, {"attributes": [], **card}, device)
 
