@@ -8,7 +8,6 @@ __all__ = ["AttributeBank", "load_bank", "load_classifier"]
 # %% ../../nbs/judges/attributes.ipynb #3d031e20
 import hashlib
 import io
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +18,8 @@ from torch import Tensor
 
 from ..base.errors import shown
 from ..base.pictures import to_uint8
-from ..base.state_dicts import load_strict
-from ..base.whole import sha256
-from .backbones import build_net, prepare, without_classifier
-from .cards import float_weights
-from .detectors import Detector, FeatureNet, Pooled, build_regressor, load_detector
+from .backbones import prepare
+from .detectors import Detector, load_detector, load_detector_file
 from .sizes import LEAST_R2, least_r2
 
 
@@ -82,17 +78,20 @@ class AttributeBank:
     ) -> "AttributeBank":
         """Without the attributes whose AUC is known to be lower, or whose R² is known to be below `LEAST_R2`.
 
-        A warning names them. ValueError if none is left."""
-        r2 = self.explained(side)
-        poor = [n for n in self.attribute_names if self.auc.get(n, 1) < least or r2.get(n, 1) < LEAST_R2]
+        Warnings name them. ValueError if none is left."""
+        kept = self._without("AUC", self.auc, least)
+        return kept._without("R²", self.explained(side), LEAST_R2)
+
+    def _without(self, measure: str, known: dict[str, float], least: float) -> "AttributeBank":
+        poor = [n for n in self.attribute_names if known.get(n, 1) < least]
         if not poor:
             return self
-        rule = f"with an AUC of {least} and an R² of {LEAST_R2} or more"
         if len(poor) == len(self.attribute_names):
-            raise ValueError(f"{self.name} reads none of its attributes {rule}")
+            raise ValueError(f"{self.name} reads none of its attributes with an {measure} of {least} or more")
         warnings.warn(
-            f"{self.name} does not read these attributes {rule}, so they are left out: {', '.join(poor)}",
-            stacklevel=2,
+            f"{self.name} reads these attributes with an {measure} below {least}, "
+            f"so they are left out: {', '.join(poor)}",
+            stacklevel=3,
         )
         return self.select([n for n in self.attribute_names if n not in poor])
 
@@ -104,29 +103,6 @@ SUFFIXES = (".pt", ".ts", ".safetensors")
 def _of_judge(judge: Detector) -> AttributeBank:
     auc = judge.card.get("scores", {}).get("auc")
     return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc, least_r2(judge.card))
-
-
-def _from_card(path, device):
-    "A .safetensors file whose card says how its network is built."
-    file = path.with_suffix(".json")
-    if not file.is_file():
-        raise FileNotFoundError(f"{path.name} needs its card beside it: {file.name}")
-    card = json.loads(file.read_text())
-    for key in ("attributes", "input"):
-        if key not in card:
-            raise ValueError(f"{file.name} has no entry {key!r}")
-    state = float_weights(path)
-    net: FeatureNet
-    if "timm" in card:
-        kwargs = {"num_classes": len(card["attributes"])} | card["timm"].get("kwargs", {})
-        timm_net = build_net(card["timm"]["name"], kwargs)
-        load_strict(timm_net, without_classifier(timm_net, state), path.name)
-        net = Pooled(timm_net, card["input"]["size"])
-    else:
-        net = build_regressor(card)
-        load_strict(net, state, path.name)
-    known = {"name": card.get("name", path.stem), "sha256": sha256(path)}
-    return _of_judge(Detector(net, card | known, device))
 
 
 # %% ../../nbs/judges/attributes.ipynb #75a38836
@@ -196,7 +172,7 @@ def load_bank(
     if path.suffix in SUFFIXES and not path.is_file():
         raise FileNotFoundError(f"classifier not found: {path}")
     if path.suffix == ".safetensors":
-        return _from_card(path, device)
+        return _of_judge(load_detector_file(path, device))
     if path.suffix in SUFFIXES:
         return _from_torchscript(path, names or (path.stem,), tuple(size), device, allow_code)
     judge = load_detector(str(source), device)

@@ -66,6 +66,8 @@ GROWTHS = (16, 32, 48, 40)
 class DenseAttributeNet(FeatureNet):
     "A dense regressor; its pooled last map is the feature vector."
 
+    has_maps = True
+
     def __init__(self, widths: Sequence[int] = WIDTHS, growths: Sequence[int] = GROWTHS, attributes: int = 9):
         super().__init__()
         self.body = DenseBody(widths, growths)

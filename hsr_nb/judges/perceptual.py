@@ -99,7 +99,7 @@ class DetectorDistance:
     "The formula of [LPIPS] eq. 1, unweighted, on the maps of an embedded judge: float pictures x 2 -> [N]."
 
     def __init__(self, detector: Detector):
-        if not hasattr(detector.net, "maps"):
+        if not detector.net.has_maps:
             raise ValueError(f"{detector.name} has no maps at hand: this distance reads those of an embedded judge")
         self.detector = detector
         self.name = f"maps-{detector.name}"
