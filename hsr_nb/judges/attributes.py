@@ -20,7 +20,7 @@ from ..base.errors import shown
 from ..base.pictures import to_uint8
 from .backbones import prepare
 from .detectors import Detector, load_detector, load_detector_file
-from .sizes import LEAST_R2, least_r2
+from .sizes import LEAST_R2, least_r2, r2_at
 
 
 # %% ../../nbs/judges/attributes.ipynb #fd8f0508
@@ -64,13 +64,6 @@ class AttributeBank:
         columns = [self.attribute_names.index(n) for n in names]
         return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2)
 
-    def explained(self, side: int | None = None) -> dict[str, float]:
-        "The lowest known R² of each attribute at pictures of a side; None: at all of them. See `least_r2`."
-        smaller = [known for known in self.r2 if side is not None and known <= side]
-        tables = [self.r2[max(smaller)]] if smaller else list(self.r2.values())
-        names = {name for table in tables for name in table}
-        return {name: min(table[name] for table in tables if name in table) for name in names}
-
     def reliable(
         self,
         least: float = 0.9,  # AUC
@@ -79,21 +72,22 @@ class AttributeBank:
         """Without the attributes whose AUC is known to be lower, or whose R² is known to be below `LEAST_R2`.
 
         Warnings name them. ValueError if none is left."""
-        kept = self._without("AUC", self.auc, least)
-        return kept._without("R²", self.explained(side), LEAST_R2)
+        kept = _without_poor(self, "AUC", self.auc, least)
+        return _without_poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)
 
-    def _without(self, measure: str, known: dict[str, float], least: float) -> "AttributeBank":
-        poor = [n for n in self.attribute_names if known.get(n, 1) < least]
-        if not poor:
-            return self
-        if len(poor) == len(self.attribute_names):
-            raise ValueError(f"{self.name} reads none of its attributes with an {measure} of {least} or more")
-        warnings.warn(
-            f"{self.name} reads these attributes with an {measure} below {least}, "
-            f"so they are left out: {', '.join(poor)}",
-            stacklevel=3,
-        )
-        return self.select([n for n in self.attribute_names if n not in poor])
+
+# %% ../../nbs/judges/attributes.ipynb #1ddd21f4
+def _without_poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> AttributeBank:
+    poor = [n for n in bank.attribute_names if known.get(n, 1) < least]
+    if not poor:
+        return bank
+    if len(poor) == len(bank.attribute_names):
+        raise ValueError(f"{bank.name} reads none of its attributes with an {measure} of {least} or more")
+    warnings.warn(
+        f"{bank.name} reads these attributes with an {measure} below {least}, so they are left out: {', '.join(poor)}",
+        stacklevel=3,
+    )
+    return bank.select([n for n in bank.attribute_names if n not in poor])
 
 
 # %% ../../nbs/judges/attributes.ipynb #492f61ba

@@ -185,6 +185,7 @@ def load_detector_file(
     return Detector(_filled(card, float_weights(path), path.name), card | known, device)
 
 
+# %% ../../nbs/judges/detectors.ipynb #230559df
 def load_embedded_detector(name: str, device="cpu", folder=None) -> Detector:
     "A detector that ships with the package: a judge, or a teacher that judges what it did not teach."
     state, card = read_embedded(name, folder)
