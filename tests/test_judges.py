@@ -154,7 +154,8 @@ def test_what_is_read_badly_gives_no_slider_its_title(short_sighted):
         session = Session(small_generator(32), **how)
     assert session.judge.attribute_names == ("yaw",)
     assert title(session, "pca 1").split()[0] == "yaw"
-    assert Session(small_generator(16), **how).judge is None  # nothing is read off such pictures
+    with pytest.warns(UserWarning, match="short-sighted reads nothing off pictures of less than 32 pixels"):
+        assert Session(small_generator(16), **how).judge is None
 
 
 def test_what_is_read_badly_is_not_scored(short_sighted, tmp_path):

@@ -31,6 +31,7 @@ __all__ = [
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -202,7 +203,9 @@ def _judge(judge: str | None, A: Generator, device, allow_code: Sequence[str]) -
     if not judge or A.img_channels not in (1, 3):
         return None
     bank = load_bank(judge, device=device, allow_code=allow_code)
-    if A.img_resolution < min(bank.r2, default=0):
+    least = min(bank.r2, default=0)
+    if A.img_resolution < least:
+        warnings.warn(f"{bank.name} reads nothing off pictures of less than {least} pixels", stacklevel=3)
         return None
     return bank.reliable(side=A.img_resolution)
 
