@@ -72,6 +72,7 @@ class LossConfig:
     pl_batch_shrink: int = 2
     pl_interval: int = 4
     style_mixing: float = 0.9  # probability per batch
+    reuse_fakes: bool = False  # D learns from the pictures that G's phase has drawn, not from new ones
 
 
 # %% ../../nbs/training/config.ipynb #e516186c
