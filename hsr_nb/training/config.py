@@ -52,6 +52,7 @@ class NetConfig:
     channel_max: int = 512  # ... but no more than this
     num_fp16_res: int = 4  # the highest resolutions that run in half precision on a GPU
     low_precision: str = "float16"  # or bfloat16
+    cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
     g_architecture: str = "skip"
     d_architecture: str = "resnet"

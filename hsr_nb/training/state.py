@@ -25,7 +25,7 @@ from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import save_safetensors, subset
 from ..interop.start import setting_differences, shared_tensors
 from ..nets.discriminator import Discriminator
-from ..nets.generator import Generator
+from ..nets.generator import Generator, bfloat16_on_cpu
 from .augment import NoAugment
 from .config import TrainConfig
 from .gpu import compile_teacher, compiled, compiles
@@ -121,6 +121,9 @@ def build_state(
     G = G.to(device).to(memory_format=torch.channels_last)
     D = D.to(device).to(memory_format=torch.channels_last)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    if cfg.net.cpu_bfloat16:  # of G and D while they train; what is kept computes in float32
+        bfloat16_on_cpu(G.synthesis)
+        bfloat16_on_cpu(D)
     on = compiles(cfg.compile, torch.device(device))
     groups = [(list(G.parameters()), 1.0)]
     hsr = build_hsr(cfg, G.tap_channels)
