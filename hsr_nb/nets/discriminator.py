@@ -38,6 +38,7 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.dtype = dtype
+        self.cpu_dtype = torch.float32
         torch.randn(())  # drawn and thrown away, so that a seed gives the first weights that it has always given
         self.register_buffer("resample_filter", setup_filter(resample_filter))
         conv: dict[str, Any] = dict(activation=activation, conv_clamp=conv_clamp)
@@ -52,7 +53,8 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor | None, img: Tensor | None, force_fp32: bool = False, impl: str = "auto"):
         seen = img if x is None else x
         on_gpu = seen is not None and seen.is_cuda
-        dtype = self.dtype if on_gpu and not force_fp32 else torch.float32
+        fast = self.dtype if on_gpu else self.cpu_dtype
+        dtype = torch.float32 if force_fp32 else fast
         if x is not None:
             x = x.to(dtype)
         if self.fromrgb is not None and img is not None:

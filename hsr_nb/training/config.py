@@ -53,6 +53,7 @@ class NetConfig:
     channel_max: int = 512  # ... but no more than this
     num_fp16_res: int = 4  # the highest resolutions that run in half precision on a GPU
     low_precision: str = "float16"  # or bfloat16
+    cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
     architecture: str = (
         "stylegan2"  # or stylegan1, always in single precision, where the two settings below mean nothing
@@ -79,6 +80,7 @@ class LossConfig:
     pl_interval: int = 4
     style_mixing: float = 0.9  # probability per batch
     lazy: bool = True  # False: R1 in every step of D's game, as StyleGAN1 had it; the intervals mean nothing then
+    reuse_fakes: bool = False  # D learns from the pictures that G's phase has drawn, not from new ones
 
 
 # %% ../../nbs/training/config.ipynb #e516186c

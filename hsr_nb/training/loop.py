@@ -15,6 +15,7 @@ __all__ = [
     "pl_noise",
     "g_path_length",
     "both_logits",
+    "generated",
     "d_main",
     "d_r1",
     "run_phase",
@@ -58,6 +59,7 @@ class Step:
     real_c: Tensor  # [batch / processes, c_dim]
     stats: "Stats"
     pl_batch_mean: Tensor = field(init=False)  # mean path length of the whole batch, once the phase knows it
+    drawn: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # part -> G's pictures and labels, to reuse
 
     @property
     def rounds(self) -> int:
@@ -197,6 +199,8 @@ def g_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Ten
     ws, w_mean = style(step, lat)
     hsr = s.hsr if hsr_due(step, settings.interval) else None
     img, feats = s.fast_G(ws, taps=() if hsr is None else hsr.taps)
+    if step.cfg.loss.reuse_fakes:
+        step.drawn[part[0]] = img.detach(), lat.c
     loss = says_real(s.fast_D(step.augmented(img, part, "G"), lat.c)).mean()
     step.stats.add("loss/G", loss)
     if hsr is not None:
@@ -248,14 +252,22 @@ def both_logits(
 
 
 # %% ../../nbs/training/loop.ipynb #5f562771
-def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def generated(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    "Pictures and labels for the discriminator, and the mean w of new ones; without latents, what G's game has drawn."
+    if lat is None:
+        images, c = step.drawn.pop(part[0])
+        return images, c, None
+    with torch.no_grad():
+        ws, w_mean = style(step, lat)
+        return step.s.fast_G(ws), lat.c, w_mean
+
+
+def d_main(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     "The discriminator's game on generated and real images. Goodfellow et al. 2014."
     s = step.s
     r = part[0] // step.procs.world
-    with torch.no_grad():
-        ws, w_mean = style(step, lat)
-        images = s.fast_G(ws)
-    fake = step.augmented(images, part, "D fake"), lat.c
+    images, c, w_mean = generated(step, lat, part)
+    fake = step.augmented(images, part, "D fake"), c
     real = step.augmented(step.real[r :: step.rounds], part, "D real"), step.real_c[r :: step.rounds]
     logits_fake, logits_real = both_logits(s.fast_D, step.cfg.net.mbstd_group, fake, real)
     s.augment.observe(logits_real)
@@ -354,7 +366,7 @@ def train_step(step: Step, rampup: float | None):
             measure_lengths(step, latents)
         run_phase(step, g_path_length, "G", loss.pl_interval, latents)
         s.pl_mean.lerp_(step.pl_batch_mean, loss.pl_decay)
-    run_phase(step, d_main, "D", 1, step.latents("d_main"))
+    run_phase(step, d_main, "D", 1, None if loss.reuse_fakes else step.latents("d_main"))
     if loss.r1_gamma and loss.lazy and n % loss.r1_interval == 0:
         run_phase(step, d_r1, "D", loss.r1_interval, None)
     update_ema(s, step.cfg, rampup)

@@ -24,7 +24,7 @@ from ..hsr.teachers import load_teacher
 from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import save_safetensors, subset
 from ..interop.start import setting_differences, shared_tensors
-from ..nets.generator import Generator
+from ..nets.generator import Generator, bfloat16_on_cpu
 from ..nets.stylegan1 import NETWORKS, AnyDiscriminator
 from .ada import build_augment
 from .augment import NoAugment
@@ -126,6 +126,9 @@ def build_state(
     G = G.to(device).to(memory_format=torch.channels_last)
     D = D.to(device).to(memory_format=torch.channels_last)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    if cfg.net.cpu_bfloat16:  # of G and D while they train; what is kept computes in float32
+        bfloat16_on_cpu(G.synthesis)
+        bfloat16_on_cpu(D)
     on = compiles(compile_setting(cfg), torch.device(device))
     lazy = cfg.loss.lazy
     groups = [(list(G.parameters()), 1.0)]
