@@ -6,12 +6,14 @@
 __all__ = [
     "POSITIVE",
     "CONTINUE",
+    "FOLLOW",
     "open_data",
     "flat_config",
     "check_settings",
     "check_config",
     "check_parts",
     "differences",
+    "kept_settings",
     "check_same_run",
 ]
 
@@ -26,7 +28,7 @@ from ..base.errors import CheckpointError
 from ..data.checked import open_checked, open_known
 from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
-from .config import TrainConfig
+from .config import TrainConfig, preset
 from .gpu import compiles
 from .parallel import Processes, from_first
 
@@ -49,7 +51,8 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
     def checked():
         memo = Path(cfg.run_dir, "data.json")
         path = dataset_path(d.path)
-        seen = open_checked(path, memo, write=False, progress=progress, base_size=cfg.net.base_size, **options)
+        how = dict(progress=progress, base_size=cfg.net.base_size, allow_partial=d.allow_partial)
+        seen = open_checked(path, memo, write=False, **how, **options)
         answers.append(seen.checked)
         return seen.identity
 
@@ -140,6 +143,7 @@ CONTINUE = (
     "compile",
     "data.workers",
     "data.path",
+    "data.allow_partial",
     "batch_gpu",
     "hsr.weights",
     "preset",
@@ -171,13 +175,31 @@ def differences(meta: dict, cfg: TrainConfig, identity: dict, teacher: dict | No
     return found
 
 
+# %% ../../nbs/training/checks.ipynb #5022e614
+FOLLOW = ("batch", "net.mbstd_group", "loss.r1_gamma", "opt.g_lr", "opt.d_lr", "opt.ema_kimg")
+
+
+def kept_settings(meta: dict, cfg: TrainConfig, processes: int) -> str:
+    "Which differences `auto` made out of the number of processes, and the options that keep the run's own; or nothing."
+    if cfg.preset != "auto":
+        return ""
+    old = flat_config(meta.get("config", {}))
+    new = flat_config(cfg.to_dict())
+    made = flat_config(preset("auto", cfg.data.resolution, processes).to_dict())
+    moved = [k for k in FOLLOW if k in old and old[k] != new[k] == made[k]]
+    if not moved:
+        return ""
+    options = " ".join(f"--{k.replace('_', '-')} {old[k]}" for k in moved)
+    return f"`auto` takes {', '.join(moved)} from the number of processes, now {processes}: {options} goes on. "
+
+
 # %% ../../nbs/training/checks.ipynb #00e45830
-def check_same_run(found: list[str], path, force: bool) -> list[str]:
+def check_same_run(found: list[str], path, force: bool, keep: str = "") -> list[str]:
     "Resuming something else is a CheckpointError that names the differences, or with `force` a warning."
     if found and not force:
         raise CheckpointError(
             f"{path} belongs to another run: {'; '.join(found[:5])}. "
-            "Use another run_dir, init_from to start from it, or force to go on all the same"
+            f"{keep}Use another --run-dir, --init-from to start from it, or --force to go on all the same"
         )
     if found:
         warnings.warn(f"{path} belongs to another run, going on by force: {'; '.join(found)}", stacklevel=4)

@@ -37,6 +37,7 @@ class DataConfig:
     labels: bool = False  # condition both networks on the labels
     mirror: bool = False  # double the set with horizontally flipped copies
     max_size: int | None = None  # use at most this many images
+    allow_partial: bool = False  # go on when more than 1 % of the pictures is left out
     workers: int = 0  # loader processes; 0 reads in the training process
 
 
