@@ -43,11 +43,17 @@ def _with_metavars(tyro, config):
 # %% ../../nbs/base/shell.ipynb #09e5f90b
 def _unboxed(drawn: str, name: str) -> str:
     "What stands in tyro's box, as a sentence: what is wrong, what was perhaps meant, what the option is for."
-    inside = [line[1:-1].strip() for line in drawn.splitlines() if line.startswith("│")]
-    parts = re.split(r"(?m)^─+$", "\n".join(inside))
+    parts: list[list[str]] = [[]]
+    for line in drawn.splitlines():
+        text = line.strip(" │╭╮╰╯")
+        if text and set(text) <= set("─-"):
+            parts.append([])
+        elif text:
+            parts[-1].append(text.strip("─ "))
+    parts = [part for part in parts if part]
+    parts[0] = parts[0][1:]  # the title; where only ASCII can be drawn it is a part by itself
     said = []
-    for part in parts:
-        head, *about = [line for line in part.splitlines() if line] or [""]
+    for head, *about in filter(None, parts):
         if head.startswith("Perhaps you meant"):
             said.append(f"did you mean {about[0].split()[0]}?")
         elif head.startswith("Argument helptext"):
@@ -56,7 +62,7 @@ def _unboxed(drawn: str, name: str) -> str:
             said.append(f"{head.rstrip(':')}: {' '.join(about)}")
         elif not head.startswith("For full helptext"):
             said.append(" ".join([head, *about]).rstrip("."))
-    return printable(f"{'; '.join(filter(None, said))} ({name} --help lists all options)")
+    return printable(f"{'; '.join(said)} ({name} --help lists all options)")
 
 
 @contextlib.contextmanager
@@ -114,9 +120,7 @@ def run(
     args: list[str] | None = None,  # None: those of the process
     interrupted: str = "nothing was written",  # what Ctrl-C leaves behind
     memory: str = "a smaller --batch may help",  # advice when a GPU is too small
-    speaks: Callable[[BaseException | None], bool] = lambda e: (
-        True
-    ),  # False: another process says it, be it error or note
+    speaks: Callable[[BaseException | None], bool] = lambda error: True,  # False: another process says it
 ) -> int:
     "Read the options, run, and turn whatever happens into an exit code and a sentence."
 

@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = [
     "POSITIVE",
+    "NOT_NEGATIVE",
+    "SHARES",
+    "PRECISIONS",
     "CONTINUE",
     "FOLLOW",
     "open_data",
@@ -91,7 +94,13 @@ POSITIVE = (
     "hsr.norm_kimg",
     "metric_ticks",
     "metric_images",
+    "net.w_dim",
+    "net.channel_base",
+    "net.channel_max",
 )
+NOT_NEGATIVE = ("seed", "data.workers", "loss.r1_gamma", "loss.pl_weight", "hsr.start_kimg", "hsr.linearity")
+SHARES = ("loss.style_mixing", "loss.pl_decay", "opt.beta2")
+PRECISIONS = ("float16", "bfloat16")
 
 
 # %% ../../nbs/training/checks.ipynb #93c8e236
@@ -102,6 +111,17 @@ def check_settings(cfg: TrainConfig, procs: Processes):
     for k in POSITIVE:
         if not flat[k] > 0:
             raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
+    for k in NOT_NEGATIVE:
+        if not flat[k] >= 0:
+            raise ValueError(f"{k} must be 0 or more, found {flat[k]}")
+    for k in SHARES:
+        if not 0 <= flat[k] <= 1:
+            raise ValueError(f"{k} must be from 0 to 1, found {flat[k]}")
+    for k in ("batch_gpu", "data.max_size", "data.resolution"):
+        if flat[k] is not None and flat[k] < 1:
+            raise ValueError(f"{k} must be at least 1, found {flat[k]}")
+    if cfg.net.low_precision not in PRECISIONS:
+        raise ValueError(f"net.low_precision must be {' or '.join(PRECISIONS)}, not {cfg.net.low_precision!r}")
     if cfg.hsr.linearity and cfg.hsr.teacher == "none":
         raise ValueError(
             "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..base.errors import Failure
 from ..base.moments import Moments
+from ..base.shell import pick_device
 
 
 # %% ../../nbs/training/parallel.ipynb #e2aaad44
@@ -124,11 +125,12 @@ def join(
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
         atexit.register(_leave)
+    found = pick_device(device)
     if on_gpu:
-        torch.cuda.set_device(torch.device(device))
+        torch.cuda.set_device(found)
     else:
         keep_freed_memory()
-    return Processes(rank, world), torch.device(device)
+    return Processes(rank, world), found
 
 
 def _leave():
