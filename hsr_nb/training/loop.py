@@ -208,7 +208,7 @@ def linearity_loss(step: Step, part: tuple[int, int]) -> Tensor:
 
 # %% ../../nbs/training/loop.ipynb #18635aa4
 def g_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    "The generator's game, and HSR when it is due. Goodfellow et al. 2014; [HSR]."
+    "The generator's game, and HSR when it is due. [GAN]; [HSR]."
     s, settings = step.s, step.cfg.hsr
     ws, w_mean = style(step, lat)
     hsr = s.hsr if hsr_due(step, settings.interval) else None
@@ -265,7 +265,7 @@ def both_logits(
 
 # %% ../../nbs/training/loop.ipynb #5f562771
 def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    "The discriminator's game on generated and real images. Goodfellow et al. 2014."
+    "The discriminator's game on generated and real images. [GAN]"
     s = step.s
     r = part[0] // step.procs.world
     with torch.no_grad():
@@ -286,7 +286,7 @@ def d_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Ten
 
 # %% ../../nbs/training/loop.ipynb #1684e673
 def d_r1(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, None]:
-    "The R1 penalty at real images. Mescheder et al. 2018."
+    "The R1 penalty at real images. [R1]"
     s = step.s
     r = part[0] // step.procs.world
     penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], s.augment)
