@@ -163,7 +163,8 @@ def convert_checkpoint(
     if not out.parent.is_dir():
         raise CheckpointError(f"there is no folder {out.parent} to write {out.name} into")
     to = check_suffix(out, cfg.to)
-    tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow, cfg.verify)
+    with shell.busy("reading the checkpoint"):
+        tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow, cfg.verify)
     check_networks(tensors, meta, str(path))
     unread = [str(entry) for entry in meta.get("unread", [])]
     meta = describe(path, meta, cfg.only)

@@ -30,6 +30,7 @@ ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> 
     "count.nimg": (int,),
     "count.step": (int,),
     "count.seconds": NUMBER,
+    "count.phases": (list,),
     "data": OBJECT + OPTIONAL,
     "data.name": TEXT + OPTIONAL,
     "data.sha256": TEXT + OPTIONAL,

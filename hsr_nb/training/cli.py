@@ -10,6 +10,7 @@ import sys
 
 from ..base import shell
 from .config import PRESETS, TrainConfig, override, preset
+from .parallel import speaks
 from .run import train
 
 # %% ../../nbs/training/cli.ipynb #57cca674
@@ -60,7 +61,9 @@ def read(args: list[str] | None) -> tuple[TrainConfig, bool]:  # the run, and wh
 
 def act(request: tuple[TrainConfig, bool]):
     cfg, force = request
-    print(train(cfg, force=force))
+    run_dir = train(cfg, force=force)
+    if speaks(None):
+        print(run_dir)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -72,4 +75,5 @@ def main(args: list[str] | None = None) -> int:
         args,
         interrupted="the same command goes on from the last checkpoint",
         memory="a smaller --batch-gpu may help",
+        speaks=speaks,
     )
