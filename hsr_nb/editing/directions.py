@@ -136,7 +136,10 @@ def load_directions(path, G: Generator) -> Directions:
     if "directions" not in meta or not {"vectors", "sigma"} <= tensors.keys():
         raise ValueError(f"{path} holds no directions")
     d = _directions(str(path), meta["directions"], tensors["vectors"], tensors["sigma"])
-    d.check(G)
+    try:
+        d.check(G)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
     if d.vectors.shape[1] != G.w_dim:
         raise ValueError(f"{path} holds vectors of {d.vectors.shape[1]} numbers, this network has {G.w_dim}")
     return d
