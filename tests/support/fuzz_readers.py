@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -255,26 +256,59 @@ def attempt(reader: Reader, path: Path, count: dict, worst: dict) -> str | None:
     return found
 
 
+def watch_each(names: list[str], seconds: float, seed: int, home: Path):
+    "Fork for each reader, when everything is imported; how each ended is in a file of its folder."
+    import hsr_nb.data
+    import hsr_nb.editing.directions
+    import hsr_nb.explore.recipe
+    import hsr_nb.interop.start
+    import hsr_nb.studies.comparison
+    import hsr_nb.training  # noqa: F401
+
+    for name in names:
+        folder = home / name
+        folder.mkdir()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                watch(name, seconds, seed, folder)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        (folder / "status").write_text(str(os.waitstatus_to_exitcode(status)))
+
+
 # ---- in the parent
 
 
-def run(name: str, seconds: float, seed: int = SEED, keep: Path | None = None) -> dict:
-    "Fuzz a reader for some seconds in a child: the counts, with what ended the child among the faults."
+def run(names: list[str], seconds: float, seed: int = SEED, keep: Path | None = None) -> list[dict]:
+    "Fuzz readers for some seconds each, in children: the counts, with what ended a child among the faults."
     with tempfile.TemporaryDirectory() as home:
-        folder = Path(home)
         paths = f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"
-        command = [sys.executable, __file__, "--child", name, str(seconds), str(seed), home]
+        command = [sys.executable, __file__, "--child", home, str(seconds), str(seed), *names]
         env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         r = subprocess.run(command, capture_output=True, text=True, cwd=home, env=env)
-        found = json.loads((folder / "found.json").read_text()) if (folder / "found.json").exists() else {}
-        if r.returncode:  # the input that did it is still there
-            shutil.copy(folder / readers()[name].file, folder / "fault-last")
-            found.setdefault("faults", []).append(f"the process ended with {r.returncode}: {r.stderr[-1000:]}")
-        if found["faults"] and keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
-            for file in folder.glob("fault-*"):
-                shutil.copy(file, keep / f"{name.replace(' ', '-')}-{file.name}")
-        return found
+        assert r.returncode == 0, r.stderr[-4000:]
+        return [_outcome(Path(home, name), name, r.stderr, keep) for name in names]
+
+
+def _outcome(folder: Path, name: str, said: str, keep: Path | None) -> dict:
+    "What a reader's process left, and copies of the inputs that failed."
+    found = {"reader": name, "faults": []}
+    if (folder / "found.json").exists():
+        found = json.loads((folder / "found.json").read_text())
+    status = (folder / "status").read_text()
+    if status != "0":  # the input that did it is still there
+        shutil.copy(folder / readers()[name].file, folder / "fault-last")
+        found["faults"].append(f"the process ended with {status}: {said[-1000:]}")
+    if found["faults"] and keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("fault-*"):
+            shutil.copy(file, keep / f"{name.replace(' ', '-')}-{file.name}")
+    return found
 
 
 def options():
@@ -291,7 +325,7 @@ def main() -> int:
     asked = options()
 
     def fuzz(name):
-        row = run(name, asked.seconds, asked.seed, asked.keep)
+        (row,) = run([name], asked.seconds, asked.seed, asked.keep)
         print(json.dumps(row), flush=True)
         return row
 
@@ -306,6 +340,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--child":
-        watch(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+        watch_each(sys.argv[5:], float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[2]))
     else:
         sys.exit(main())
