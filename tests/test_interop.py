@@ -432,11 +432,11 @@ def test_a_refused_write_leaves_the_previous_file(tmp_path, monkeypatch):
     file = save_safetensors(tmp_path / "x.safetensors", {"w": torch.ones(2)}, {})
     before = file.read_bytes()
 
-    def torn(tensors, path, meta):
+    def torn(path, *_):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(module, "save_file", torn)
+    monkeypatch.setattr(module, "_write_tensors", torn)
     words = "cannot write .*/x.safetensors: No space left on device; the previous file, if any, is untouched"
     with pytest.raises(CheckpointError, match=words):
         save_safetensors(file, {"w": torch.zeros(2)}, {})

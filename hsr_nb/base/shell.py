@@ -9,7 +9,6 @@ __all__ = ["QUIET", "options", "sentence", "run", "bar", "busy", "pick_device"]
 import contextlib
 import dataclasses
 import io
-import re
 import sys
 import threading
 import typing

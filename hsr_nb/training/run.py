@@ -29,6 +29,7 @@ __all__ = [
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,20 @@ def start(
     return s, forced
 
 
+def _note_other_counts(path: Path, then: dict, now: dict, device):
+    "Warn where a run goes on with another number of processes, or of threads on a CPU."
+    reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
+    if device.type == "cpu":
+        reasons["threads"] = "sums are rounded in another order"
+    for name, why in reasons.items():
+        if type(then.get(name)) is int and then[name] != now[name]:
+            warnings.warn(
+                f"{path} was trained with {then[name]} {name} so far and goes on with {now[name]}: {why}, "
+                "so numbers may differ from those of a run that keeps the count",
+                stacklevel=4,
+            )
+
+
 def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
     "Write down what was asked for, where it runs, and on which images."
     about = provenance(device)
@@ -145,7 +160,10 @@ def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, ni
     about["compiled"] = compiles(compile_setting(cfg), device)
     about["tf32"] = device.type == "cuda"
     about["processes"] = procs.world
+    about["threads"] = torch.get_num_threads()
     about["earlier"] = earlier_sessions(folder.path, nimg)
+    if folder.writes and about["earlier"]:
+        _note_other_counts(folder.path, about["earlier"][-1], about, device)
     if forced:
         about["forced"] = forced
     folder.write_json("config.json", cfg.to_dict())

@@ -222,16 +222,19 @@ def restore(
         if not (k == "hsr" and fresh_heads) and not (k == "augment" and augments_anew):
             load_strict(m, subset(tensors, k), f"{path}: {k}")
     for k, (opt, names) in s.optimisers().items():
-        _restore_adam(opt, names, subset(tensors, k))
+        _restore_adam(opt, names, subset(tensors, k), f"{path}: {k}")
     if s.hsr is None and heads and not heads_may_differ:
         raise CheckpointError(f"{path} has HSR heads, this configuration has no teacher")
-    s.pl_mean.copy_(tensors["pl_mean"])
-    s.count.update(meta["count"])
+    count = meta.get("count", {})
+    if not {"nimg", "step"} <= count.keys() or tensors["pl_mean"].numel() != 1:
+        raise CheckpointError(f"{path} does not say how far its run had come")
+    s.pl_mean.copy_(tensors["pl_mean"].reshape([]))
+    s.count.update(count)
     return meta
 
 
 # %% ../../nbs/training/state.ipynb #29b23cfa
-def _restore_adam(opt, names, state):
+def _restore_adam(opt, names, state, where):
     "Moments and step counts by parameter name; a parameter that was never updated has none."
     slots = {}
     for key, v in state.items():
@@ -242,6 +245,10 @@ def _restore_adam(opt, names, state):
     for name, p in zip(names, params, strict=True):
         if name not in slots:
             continue
+        shapes = {slot: list(v.shape) for slot, v in slots[name].items()}
+        expected = {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
+        if shapes != expected:
+            raise CheckpointError(f"{where} holds {shapes} for {name}, expected {expected}")
         for slot, v in slots[name].items():
             opt.state[p][slot] = v.to(p.device) if slot == "step" else _like(v, p)
 
