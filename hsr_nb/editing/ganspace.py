@@ -7,13 +7,17 @@ __all__ = ["principal_components", "GANSpace"]
 
 # %% ../../nbs/editing/ganspace.ipynb #4cc298ec
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..base.moments import Moments
+from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
-from .directions import Directions, calibrated, check_layers, move, require_found, sample_w
+from .assignment import AssignedEditor, ranges_of, try_directions
+from .directions import calibrated, move, sample_w
+from .latents import LatentSet
 from .sefa import positive
 
 
@@ -37,43 +41,70 @@ def principal_components(
 
 
 # %% ../../nbs/editing/ganspace.ipynb #dce1b9a5
-class GANSpace:
+class GANSpace(AssignedEditor):
     "Principal components of W. [GANSpace]"
 
-    space = "w+"
+    method = "ganspace"
 
-    def __init__(self, components: int = 80, samples: int = 1_000_000, seed: int = 1):
+    def __init__(
+        self,
+        components: int = 80,
+        samples: int = 1_000_000,
+        seed: int = 1,
+        absolute: bool = False,  # True: strengths are where latents end, not how far they go
+        tried: int = 40,  # of the components get names
+    ):
+        super().__init__()
         self.components = components
         self.samples = samples
         self.seed = seed
-        self.found: Directions | None = None
+        self.absolute = absolute
+        self.tried = tried
+        self.mean = torch.empty(0)  # [w_dim]
+        self.share = torch.empty(0)  # of the variance, [w_dim] descending
 
-    def fit(self, G: Generator, latents: Tensor | None = None, scores=None, cfg=None) -> "GANSpace":
-        "PCA of `latents` [n, w_dim], or of fresh samples; scores are not needed."
-        batches = sample_w(G, self.samples, self.seed) if latents is None else latents.split(5000)
-        self.mean, self.share, vectors = principal_components(batches)
-        self.found = calibrated(G, "pca", vectors[: self.components])
+    def fit(
+        self, G: Generator, S: LatentSet | None = None, judge: AttributeBank | None = None, identity=None
+    ) -> "GANSpace":
+        "PCA of fresh samples of W; a set and its judge give components names. ValueError for a set of another network."
+        self.mean, self.share, vectors = principal_components(sample_w(G, self.samples, self.seed))
+        found = calibrated(G, "pca", vectors[: self.components])
+        self._find(G, found)
+        if S is not None and judge is not None:
+            S.check(G, judge)
+            first = replace(found, vectors=found.vectors[: self.tried], sigma=found.sigma[: self.tried])
+            trials = try_directions(G, judge, S, first, ranges_of(G.num_ws))
+            self._assign(S, [(first, trials)])
         return self
 
-    @torch.no_grad()
-    def edit(
-        self,
-        ws: Tensor,  # [n, num_ws, w_dim]
-        attribute: int,  # number of the component; 0 is the first
-        strength: float,  # in standard deviations of the component
-        layers: tuple[int, int] | None = None,  # (first, last), both included; None: all
-        absolute: bool = False,  # True: end at `strength`, wherever ws is
-    ) -> Tensor:  # [n, num_ws, w_dim]
-        "Move along a component. ValueError before `fit`, or when the network lacks a layer."
-        found = require_found(self.found)
-        v = found.vectors[attribute].to(ws)
-        step = v * (strength * found.sigma[attribute].to(ws))
-        if absolute:
-            first, last = check_layers(layers, ws.shape[1])
-            coordinate = (ws - self.mean.to(ws)) @ v  # [n, num_ws]
-            step = step - coordinate[:, first : last + 1, None] * v
-        return move(ws, step, layers)
+    def invert(self, ws: Tensor, attribute: str, strength: float) -> Tensor:  # [B, num_ws, w_dim]
+        "Cross to the other side: end `strength` standard deviations beyond the mean, against where each latent is."
+        self._check_latents(ws)
+        self._check_attribute(attribute)
+        first, last = self.layers[attribute]
+        side = self._coordinate(ws, attribute)[:, first : last + 1].mean(1).sign()
+        return self._absolute(ws, attribute, -side * strength)
 
-    def directions(self) -> dict[str, Tensor]:
-        "Unit vectors [w_dim] by name. ValueError before `fit`."
-        return require_found(self.found).by_name()
+    def _coordinate(self, ws: Tensor, attribute: str) -> Tensor:  # [B, num_ws], standard deviations
+        vector = self.vectors[attribute].to(ws)
+        return (ws - self.mean.to(ws)) @ vector / vector.square().sum()
+
+    def _absolute(self, ws: Tensor, attribute: str, strength: Tensor) -> Tensor:
+        distance = strength.to(ws)[:, None] - self._coordinate(ws, attribute)  # [B, num_ws]
+        first, last = self.layers[attribute]
+        step = distance[:, first : last + 1, None] * self.vectors[attribute].to(ws)
+        return move(ws, step, (first, last))
+
+    def _move(self, ws: Tensor, attribute: str, strength: Tensor) -> Tensor:
+        if self.absolute:
+            return self._absolute(ws, attribute, strength)
+        return super()._move(ws, attribute, strength)
+
+    def _parts(self) -> tuple[dict[str, Tensor], dict]:
+        tensors, settings = super()._parts()
+        return tensors | {"mean": self.mean, "share": self.share}, settings | {"absolute": self.absolute}
+
+    def _restore(self, tensors: dict[str, Tensor], settings: dict):
+        super()._restore(tensors, settings)
+        self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
+        self.absolute = bool(settings["absolute"])
