@@ -1,6 +1,5 @@
 """Editing: directions in W, and editors that move latents by attribute and strength in one common unit."""
 
-from .calibrate import calibrate
 from .directions import Directions, load_directions, save_directions
 from .editor import Edit, Editor
 from .ganspace import GANSpace
@@ -17,7 +16,6 @@ __all__ = [
     "InterFaceGAN",
     "LatentSet",
     "SeFa",
-    "calibrate",
     "load_directions",
     "load_editor",
     "load_latents",
