@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["walk", "calibrate"]
 
-# %% ../../nbs/editing/calibrate.ipynb #242c6a1d
+# %% ../../nbs/editing/calibrate.ipynb #18e07947
 from collections.abc import Callable
 
 import torch
@@ -15,11 +15,11 @@ from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
-from .editor import Calibration, Editor
-from .latents import LatentSet
+from .editor import Calibration, Editor, check_generator
+from .latents import LatentSet, check_set
 
 
-# %% ../../nbs/editing/calibrate.ipynb #953a1b82
+# %% ../../nbs/editing/calibrate.ipynb #e7736324
 def walk(
     effect: Callable[[float], float],  # native strength -> mean change of the score, in standard deviations
     step: float,  # native; negative walks the other side
@@ -43,7 +43,7 @@ def walk(
     return rows
 
 
-# %% ../../nbs/editing/calibrate.ipynb #073145fb
+# %% ../../nbs/editing/calibrate.ipynb #b7835b28
 @torch.no_grad()
 def _scores(G: Generator, judge: AttributeBank, ws: Tensor, batch: int) -> Tensor:
     "What the judge says about the pictures of latents, [n, A]."
@@ -70,7 +70,7 @@ def _table(G: Generator, editor: Editor, judge: AttributeBank, S: LatentSet, ws:
     return Calibration(native.contiguous(), common.contiguous())
 
 
-# %% ../../nbs/editing/calibrate.ipynb #8beea6fb
+# %% ../../nbs/editing/calibrate.ipynb #1e42293e
 def calibrate(
     editor: Editor,  # fitted
     G: Generator,
@@ -81,8 +81,8 @@ def calibrate(
     attributes: tuple[str, ...] | None = None,  # None: all that editor and set have
 ) -> Editor:
     "Give an editor the common unit. ValueError where it moves none of its attributes, or belongs elsewhere."
-    editor.check(G)
-    S.check(G, judge)
+    check_generator(editor, G)
+    check_set(S, G, judge)
     shared = tuple(name for name in editor.attributes if name in S.names)
     wanted = shared if attributes is None else attributes
     device = next(G.parameters()).device

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
 from ..nets.layers import FullyConnectedLayer
-from .assignment import AssignedEditor, try_directions
-from .directions import Directions, calibrated, check_layers, move
+from .assignment import AssignedEditor, assign, try_directions
+from .directions import Directions, calibrated, check_layers
 from .editor import published_layers
-from .latents import LatentSet
+from .latents import LatentSet, check_set
 
 
 # %% ../../nbs/editing/sefa.ipynb #00734cb9
@@ -73,12 +73,12 @@ class SeFa(AssignedEditor):
         self.values, found = self._factorise(G, check_layers(self.factorised, G.num_ws), self.components)
         self._find(G, found)
         if S is not None and judge is not None:
-            S.check(G, judge)
+            check_set(S, G, judge)
             candidates = []
             for group in dict.fromkeys(published_layers(g, G.num_ws) for g in GROUPS if g[0] < G.num_ws):
                 _, directions = self._factorise(G, group, 5)
                 candidates.append((directions, try_directions(G, judge, S, directions, [group])))
-            self._assign(S, candidates)
+            assign(self, S, candidates)
         return self
 
     def _factorise(self, G: Generator, layers: tuple[int, int], components: int) -> tuple[Tensor, Directions]:
