@@ -202,9 +202,8 @@ def lab():
 
 
 def app():
-    "The explorer's notebook through Voilà, without the raw cell of settings at its top."
-    flags = ["--strip_sources=True", "--show_tracebacks=True", "--VoilaExporter.raw_mimetypes=text/html"]
-    sh(PY, "-m", "voila", "nbs/experiments/explore.ipynb", *flags)
+    "The explorer's notebook as an app, for whoever has the token that is printed."
+    sh(PY, "-c", "from hsr_nb.explore.app import serve; serve('nbs/experiments/explore.ipynb')")
 
 
 # ---- what is made from notebooks: the package, the README, the site

@@ -141,23 +141,13 @@ def lab(tmp_path):
 def voila(tmp_path):
     "The notebook as an app."
     port = free_port()
-    cmd = [
-        sys.executable,
-        "-m",
-        "voila",
-        str(ROOT / "nbs/experiments/explore.ipynb"),
-        "--no-browser",
-        f"--port={port}",
-        "--Voila.ip=127.0.0.1",
-        "--strip_sources=True",
-        "--show_tracebacks=True",
-        "--VoilaExporter.raw_mimetypes=text/html",
-    ]
-    with (
-        server(cmd, tmp_path / "voila.log", f"http://127.0.0.1:{port}/static/none", environment(tmp_path / "home")),
-        browser() as page,
-    ):
-        page.goto(f"http://127.0.0.1:{port}/")
+    notebook = str(ROOT / "nbs/experiments/explore.ipynb")
+    serving = f"from hsr_nb.explore.app import serve; serve({notebook!r}, '--no-browser', '--port={port}')"
+    cmd = [sys.executable, "-c", serving]
+    env = environment(tmp_path / "home") | {"JUPYTER_TOKEN": "visitor"}
+    base = f"http://127.0.0.1:{port}"
+    with server(cmd, tmp_path / "voila.log", f"{base}/voila/static/none", env), browser() as page:
+        page.goto(f"{base}/?token=visitor")
         yield page
 
 

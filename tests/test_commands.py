@@ -203,13 +203,23 @@ def test_directions_that_are_none(tmp_path):
         return save_safetensors(tmp_path / "d.safetensors", tensors, {"directions": about})
 
     assert load_directions(saved(good), G).names == ["pca 1", "pca 2"]
-    for wrong in (None, [], {}, good | {"layers": None}, good | {"layers": [0, 1e9]}, good | {"method": "x" * 999}):
+    other = (None, True, 5, 1.5, "x" * 999, "\x1b[2J", [], ["x"], [0, 1e9], [0, True], [1, 2, 3], {}, {"x": [1]})
+    entries = [good | {key: value} for key in good for value in other]
+    for wrong in (*other, *entries):
         with pytest.raises(ValueError, match="d.safetensors holds no directions") as e:
             load_directions(saved(wrong), G)
-        assert len(str(e.value)) <= 700
-    for tensors in ({"vectors": vectors[0]}, {"sigma": sigma[:1]}, {"sigma": sigma * torch.nan}):
+        assert len(str(e.value)) <= 700 and str(e.value).isprintable()
+    for tensors in (
+        {"vectors": vectors[0]},
+        {"vectors": vectors.int()},
+        {"vectors": vectors[:0], "sigma": sigma[:0]},
+        {"sigma": sigma[:1]},
+        {"sigma": sigma * torch.nan},
+    ):
         with pytest.raises(ValueError, match="d.safetensors holds no directions"):
             load_directions(saved(good, **tensors), G)
+    with pytest.raises(ValueError, match="d.safetensors: the pca directions belong to the generator 000000000000"):
+        load_directions(saved(good | {"generator": "0" * 64}), G)
 
 
 @pytest.mark.parametrize("command", HOMES)

@@ -23,11 +23,12 @@ import torch
 from PIL import Image
 
 import hsr_nb.interop.safetensors as files
+from hsr_nb.base.errors import Failure
 from hsr_nb.base.whole import _machine
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.checkpoint import checkpoints
 from hsr_nb.interop.safetensors import save_safetensors
-from hsr_nb.training import TrainingFailed, override, preset, read_metrics, train
+from hsr_nb.training import override, preset, read_metrics, train
 from hsr_nb.training.checks import open_data
 from hsr_nb.training.config import TrainConfig
 from hsr_nb.training.monitor import Scores
@@ -49,6 +50,9 @@ SMALL = {
     "hsr.interval": 2,
     "loss.r1_interval": 4,
     "loss.pl_interval": 2,
+    "augment.kind": "ada",
+    "augment.target": 0.05,
+    "augment.ada_kimg": 0.1,
     "kimg": 0.048,
     "tick_kimg": 0.004,
     "snapshot_kimg": 0.012,
@@ -88,7 +92,7 @@ def work(cfg, said=None, *steps):
         prepare(*args)
     try:
         train(cfg, progress=False)
-    except (ValueError, OSError, TrainingFailed) as e:
+    except (ValueError, OSError, Failure) as e:
         if said:
             Path(said).write_text(str(e))
         sys.exit(2)
@@ -139,15 +143,15 @@ def count_changes(folder, out):
 
 def die_within_write(k, share):
     "In a child: SIGKILL when a share of the k-th checkpoint has been written."
-    write, seen = files.save_file, itertools.count(1)
+    write, seen = files._write_tensors, itertools.count(1)
 
-    def torn(tensors, path, meta):
-        write(tensors, path, meta)
+    def torn(path, tensors, meta):
+        write(path, tensors, meta)
         if next(seen) == k:
             os.truncate(path, int(share * os.path.getsize(path)))
             die()
 
-    files.save_file = torn
+    files._write_tensors = torn
 
 
 def limit_files(size):
@@ -211,6 +215,8 @@ def whole(images, tmp_path_factory):
     counting = count_changes, (str(folder / "counted"), str(folder / "changes"))
     assert ended(child(config(folder / "counted", images), None, counting)) == 0
     assert_same_run(run, folder / "counted")
+    state, _ = load_checkpoint(run)
+    assert state["augment.p"] > 0, "augmentation takes part, and its probability has moved"
     return run, seconds, int((folder / "changes").read_text())
 
 
@@ -333,6 +339,38 @@ def test_sigterm_to_one_of_two_processes(images, tmp_path):
     assert [ended(p) for p in ranks] == [143, 143]
     assert load_checkpoint(run)[1]["count"]["nimg"] == read_metrics(run)[-1]["nimg"] < 1000
     assert_whole(run)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_whose_peer_died_ends_in_one_sentence(victim, images, tmp_path):
+    "Killed in the middle of a run, as for memory: the other one says so and ends, and its checkpoint is whole."
+    run, said = tmp_path / "run", tmp_path / "said"
+    ranks = two(work, config(run, images, kimg=1000.0), said)
+    until(ranks[0], lambda: checkpoints(run))
+    ranks[victim].kill()
+    assert ended(ranks[1 - victim], 120) == 2
+    sentence = said.read_text()
+    assert sentence.startswith("another process of this run has died or does not answer ("), sentence
+    assert sentence.endswith("the same command goes on from it") and len(sentence) < 700 and "\n" not in sentence
+    ranks[victim].join()
+    assert_whole(run)
+    assert load_checkpoint(run)[1]["count"]["nimg"] > 0
+
+
+def test_other_counts_of_threads_and_processes_are_said(images, whole, tmp_path):
+    "They are in the provenance, and a run that goes on under others may give other numbers."
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    checkpoints(run)[-1].unlink()
+    about = json.loads((run / "provenance.json").read_text())
+    assert about["threads"] == torch.get_num_threads() and about["processes"] == 1
+    (run / "provenance.json").write_text(json.dumps(about | {"threads": 7, "processes": 3}))
+    with pytest.warns(UserWarning, match="trained with") as notes:
+        train(config(run, images), progress=False)
+    said = [str(note.message) for note in notes if "trained with" in str(note.message)]
+    assert len(said) == 2 and all(text.startswith(str(run)) and "numbers may differ" in text for text in said)
+    assert "3 processes so far and goes on with 1: noise" in said[0]
+    assert f"7 threads so far and goes on with {torch.get_num_threads()}: sums" in said[1]
 
 
 # --- scores while training

@@ -1,5 +1,6 @@
 """Nothing of a data set is lost silently, and no data set takes more memory than its bytes are worth."""
 
+import io
 import json
 import os
 import pickle
@@ -7,6 +8,8 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,7 +20,7 @@ from data_sets import encoded, make_set, picture
 from PIL import Image, PngImagePlugin
 
 from hsr_nb.data import DataError, ImageDataset, check_dataset, convert_dataset, open_dataset
-from hsr_nb.data.archives import read_idx, read_plain_pickle
+from hsr_nb.data.archives import read_cifar10, read_idx, read_plain_pickle
 from hsr_nb.data.celeba import CelebA, read_attributes
 from hsr_nb.data.checked import open_checked
 from hsr_nb.data.convert import main
@@ -404,6 +407,55 @@ def test_idx_headers_and_pickles_are_bounded(tmp_path):
     with pytest.raises(DataError, match="instructions"):
         read_plain_pickle(b"\x80\x02" + b"}" * (2 << 20) + b".")
     assert len(read_plain_pickle(pickle.dumps({"labels": [3] * 100_000}, 2))["labels"]) == 100_000
+
+
+def packed(*members, kind=tarfile.REGTYPE):
+    "A tar.gz of these (name, content)."
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as t:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.type = kind
+            t.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "data_batch_1"}
+
+
+def sparse_map(entries: int) -> bytes:
+    "A tar.gz whose member begins with a map of holes that has so many entries."
+    content = f"{entries}\n".encode() + b"0\n" * 2 * entries
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.PAX_FORMAT) as t:
+        info = tarfile.TarInfo("data_batch_1")
+        info.pax_headers = SPARSE
+        info.size = len(content)
+        t.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+TARS = {
+    "a member a header": lambda: packed(*((f"{i}", b"") for i in range(1001))),
+    "a long name": lambda: packed(("data_batch_1", b"x" * (1 << 20)), kind=tarfile.GNUTYPE_LONGNAME),
+    "a long extended header": lambda: packed(("x", b"20 a=bbbbbbbbbbbbbb\n" * 100_000), kind=tarfile.XHDTYPE),
+    "a long map of holes": lambda: sparse_map(100_000),
+    "much in all": lambda: packed(*((f"data_batch_{i}", bytes(6 << 20)) for i in range(5))),
+}
+
+
+@pytest.mark.parametrize("what", TARS)
+def test_what_a_tar_says_about_itself_is_bounded(tmp_path, monkeypatch, what):
+    monkeypatch.setattr("hsr_nb.data.archives._LIMIT", 24 << 20)
+    file = tmp_path / "cifar-10-python.tar.gz"
+    file.write_bytes(TARS[what]())
+    tracemalloc.start()
+    with pytest.raises(DataError, match="which CIFAR-10 has not|far more than CIFAR-10"):
+        list(read_cifar10(file))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < (48 << 20 if what == "much in all" else 16 << 20)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from hsr_nb.hsr.targets import Scale
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Generator
 from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
+from hsr_nb.training.augment import NoAugment
 from hsr_nb.training.config import PRESETS, HSRConfig
 from hsr_nb.training.loop import Stats, Step, g_main, style, train_step
 from hsr_nb.training.losses import says_real
@@ -581,21 +582,21 @@ def test_overhead_as_measured_and_as_reckoned():
 # ---- quirks of the official code that are absent (the table is in nbs/hsr/quirks)
 
 
-class Counted(torch.nn.Module):
+class Counted(NoAugment):
     "An augmentation that does nothing but count."
 
     def __init__(self):
         super().__init__()
         self.images = self.observed = self.adjusted = 0
 
-    def forward(self, images):
+    def forward(self, images, **how):
         self.images += 1
         return images
 
     def observe(self, logits):
         self.observed += 1
 
-    def adjust(self, step, batch):
+    def adjust(self, step, batch, procs):
         self.adjusted += 1
 
 

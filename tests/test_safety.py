@@ -2,6 +2,7 @@
 
 Each is refused with a typed error that names the file and the reason."""
 
+import importlib.util
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import foreign
+import fuzz_readers
 import pytest
 import torch
 
@@ -744,6 +746,29 @@ def test_fuzzing_finds_no_other_outcome():
         and found["read"] > 0
         and found["memory_grown_mb"] < 1000
     ), found
+
+
+def test_a_short_fuzz_of_every_reader(tmp_path):
+    "Another seed than that of the committed figures; inputs that fail are kept in the test's folder."
+    names = [name for name in fuzz_readers.readers() if name != "LMDB" or importlib.util.find_spec("lmdb")]
+    for found in fuzz_readers.run(names, seconds=1, seed=5, keep=tmp_path):
+        assert not found["faults"], (found, list(tmp_path.iterdir()))
+        assert found["seeds_read"] > 0 and found["runs"] > 0 and found["largest_mb"] < fuzz_readers.MOST_MB
+
+
+def test_the_fuzz_finds_what_is_wrong(tmp_path):
+    "A reader that lets errors, escapes and nameless refusals through is caught."
+    path = tmp_path / "x"
+    wrong = {
+        "untyped TypeError": TypeError("x"),
+        "untyped UnicodeDecodeError": UnicodeDecodeError("utf-8", b"x", 0, 1, str(path)),
+        "does not name": CheckpointError("a file is no file"),
+        "characters": ValueError(f"{path} {'x' * 800}"),
+        "not printable": ValueError(f"{path} \x1b[2J"),
+    }
+    for what, error in wrong.items():
+        assert what in fuzz_readers.fault_of(error, path)
+    assert fuzz_readers.fault_of(CheckpointError(f"{path} is no checkpoint"), path) is None
 
 
 # ---- checksums

@@ -121,6 +121,9 @@ IMPROVED = {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.l
         {"batch_gpu": 2, "net.mbstd_group": 2},
         IMPROVED,
         {"hsr.grad": "features_and_image", "hsr.loss": "cosine"},
+        {"augment.kind": "ada", "augment.groups": "bgcfnc", "augment.interval": 1},
+        {"augment.kind": "ada", "batch_gpu": 2, "net.mbstd_group": 2},
+        {"augment.kind": "diffaugment"},
     ],
     ids=lambda c: " ".join(c) or "plain",
 )

@@ -4,12 +4,16 @@ import io
 import json
 import os
 import re
+import sqlite3
 import stat
 import warnings
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 from scipy.stats import binom, kstest
 from support.survey import TWO, small_survey
@@ -21,15 +25,24 @@ from hsr_nb.survey import statistics as st
 from hsr_nb.survey.analysis import analyse_panel, comparison_rows, read_answers, summary_lines
 from hsr_nb.survey.build import Item, _named
 from hsr_nb.survey.command import main
-from hsr_nb.survey.details import kr20, per_item, per_session, reliability, signal_detection, timing
+from hsr_nb.survey.details import (
+    assuming_independence,
+    kr20,
+    per_item,
+    per_session,
+    reliability,
+    signal_detection,
+    timing,
+)
 from hsr_nb.survey.figures import all_figures
-from hsr_nb.survey.folder import answers_file, key_file
+from hsr_nb.survey.folder import answers_file, key_file, licence_of
 from hsr_nb.survey.panel import simulated_records, tabulate
 from hsr_nb.survey.rates import (
     _draws,
     _rates,
     bootstrap,
     compare_generators,
+    holm,
     key_test,
     mixed_model,
     rates,
@@ -46,7 +59,7 @@ from hsr_nb.survey.records import (
     to_lines,
 )
 from hsr_nb.survey.separability import auc
-from hsr_nb.survey.store import Store, withdraw
+from hsr_nb.survey.store import TABLES, Store, _hashed, withdraw
 from hsr_nb.survey.words import load_words
 
 for package in ("starlette", "uvicorn", "statsmodels", "scipy", "tyro"):
@@ -284,17 +297,105 @@ def test_learning_is_seen():
 def test_generators_are_told_apart_and_the_estimator_is_named():
     fooled = crowd(*[lambda i: KEY.is_fake(i) and KEY.items[i]["source"] == "baseline"] * 10)
     (row,) = compare_generators(fooled, bootstrap(fooled, 300))
-    assert (row["a"], row["b"], row["difference"]) == ("baseline", "hsr", 1) and row["p"] < 0.01
+    assert (row["a"], row["b"], row["difference"]) == ("baseline", "hsr", 1)
+    assert row["p_these"] < 0.01 and row["p_such"] < 0.01
     some = tabulate(simulated_records(KEY, 20, seed=1), KEY)
     model = mixed_model(some)
     assert "fit_vb" in model["estimator"] and "statsmodels" in model["estimator"] and len(model["rows"]) == 1
+    assert "standard deviation is too small" in model["estimator"]
+    told = "\n".join(summary_lines(analyse_panel(some, repeats=50, mixed=True)))
+    assert "fit_vb" in told and "too small" in told
+
+
+def with_opinions(rng, panel, spread=1.0):
+    "The same sessions, whose people agree about pictures; generators do not differ."
+    people = len(panel.sessions)
+    deceives, habits = rng.normal(0, spread, 40), rng.normal(0, 0.3, (people, 1))
+    chance = 1 / (1 + np.exp(-deceives - habits))
+    return replace(panel, said_fake=(rng.random((people, 40)) > chance).astype(float))
+
+
+def test_false_alarms_where_people_share_opinions_about_pictures():
+    "Equal generators: p for such pictures is evenly spread and alarms 5 times of 100; p for these pictures, much more."
+    rng, empty = np.random.default_rng(0), crowd(*[lambda i: False] * 40)
+    nothing = {"hsr - baseline": (np.nan, np.nan)}
+    rows = [compare_generators(with_opinions(rng, empty), nothing, 199, seed)[0] for seed in range(600)]
+    such, these = (np.array([row[f"p_{kind}"] for row in rows]) for kind in ("such", "these"))
+    assert 0.03 <= (such < 0.05).mean() <= 0.07 and (these < 0.05).mean() > 0.3
+    assert kstest(such - rng.uniform(0, 1 / 200, len(such)), "uniform").pvalue > 0.01
+    assert all(0 < row["p_such"] <= row["holm_such"] <= 1 for row in rows)
+
+
+def test_a_generator_that_fools_more_is_found():
+    "The test for such pictures has power: a log-odds of 1.5 between the generators, opinions shared."
+    rng, empty = np.random.default_rng(1), crowd(*[lambda i: False] * 40)
+    better = np.where(empty.source == "hsr", 1.5, 0.0)
+    nothing, found = {"hsr - baseline": (np.nan, np.nan)}, 0
+    for seed in range(60):
+        chance = 1 / (1 + np.exp(-rng.normal(0, 0.7, 40) - better))
+        panel = replace(empty, said_fake=(rng.random((40, 40)) > chance).astype(float))
+        (row,) = compare_generators(panel, nothing, 199, seed)
+        found += row["p_such"] < 0.05 and row["difference"] > 0
+    assert found >= 50
+
+
+def test_holm_is_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 6):
+        values = list(rng.random(count) ** 3)
+        assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+    assert holm([]) == []
+
+
+def test_three_generators_are_adjusted():
+    key = _toy_key(attention=0)
+    for number, name in enumerate(key.of("scored")):
+        key.items[name]["source"] = ("real", "a", "b", "c")[0 if number < 20 else 1 + number % 3]
+    found = analyse_panel(tabulate(simulated_records(key, 20, seed=1), key), repeats=50)
+    assert [(row["a"], row["b"]) for row in found["comparison"]] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [row["holm_such"] for row in found["comparison"]] == holm([row["p_such"] for row in found["comparison"]])
+    assert "(Holm, 3 pairs)" in "\n".join(summary_lines(found))
+
+
+def test_habits_are_no_eyes_where_classes_differ_in_size():
+    "Thirty real pictures and ten fakes, people who mostly say real and see nothing: no test may call that an eye."
+    key = _toy_key(30, 10)
+    rng, empty = np.random.default_rng(2), crowd(*[lambda i: False] * 30, key=key)
+    alarms, pooled, plain, singles = [], [], [], []
+    for _ in range(200):
+        panel = replace(empty, said_fake=(rng.random((30, 40)) < 0.2).astype(float))
+        alarms.append(session_test(panel.fair_scores, 40, 19)["p"])
+        plain.append(session_test(panel.scores, 40, 19)["p"])
+        pooled.append(assuming_independence(panel)["p"])
+        if len(alarms) % 20 == 0:
+            singles += [row["p"] for row in per_session(panel)]
+    assert np.mean(np.array(plain) < 0.05) > 0.95  # what the plain score would have said
+    for values in (alarms, pooled, singles):
+        assert np.mean(np.array(values) < 0.05) <= 0.08
+    found = analyse_panel(empty, repeats=50)
+    text = "\n".join(summary_lines(found))
+    assert not found["balanced"] and "not equally many" in text and "fair score" in text
+    assert found["primary"]["p"] == 1 and found["mean"] == 30
+    knows = crowd(*[key.is_fake] * 4, key=key)
+    assert knows.fair_scores.tolist() == [40] * 4 and assuming_independence(knows)["p"] < 1e-6
+
+
+def test_what_a_number_speaks_of_is_said():
+    text = "\n".join(summary_lines(analyse_panel(tabulate(simulated_records(KEY, 12), KEY), repeats=50)))
+    assert "sessions as the unit, for these pictures only" in text and "for pictures such as these" in text.lower()
+    assert "signs flipped by person" in text and "two-way cluster bootstrap" in text and "(95 %, t)" in text
 
 
 def test_a_pool_of_which_everybody_sees_a_part():
     key = _toy_key(60, 60, questions=40)
     p = tabulate(simulated_records(key, 30, seed=2), key)
     assert p.said_fake.shape == (30, 120) and (p.asked.sum(1) == 40).all()
-    found = analyse_panel(p, repeats=200, mixed=True)
+    found = analyse_panel(
+        p, repeats=200
+    )  # the mixed model without being asked for: scores are about different pictures
+    assert "parts of a pool" in "\n".join(summary_lines(found)) and not found["whole_pool"]
     assert np.isnan(found["reliability"]["kr20"]) and found["judgements"] == 1200 and found["mixed_model"]["rows"]
     for row in p.asked:
         assert p.fake[row].sum() == 20
@@ -318,6 +419,22 @@ def test_figures_say_what_they_show():
     for name, figure in all_figures(p, found).items():
         for word in ("sessions", "40 pictures", "2025-01-31" if name[0] in "345678" else ""):
             assert word in figure.get_suptitle(), (name, word)
+
+
+def test_figures_name_their_intervals():
+    "And what they call being wrong, what was moved, and how p-values were adjusted."
+    p = crowd(*[lambda i: not KEY.is_fake(i)] * 2, KEY.is_fake)
+    figures = all_figures(p, analyse_panel(p, repeats=50))
+
+    def words(name):
+        (figure,) = [figure for number, figure in figures.items() if number.startswith(name)]
+        return " ".join(text.get_text() for text in figure.findobj(Text))
+
+    assert "Wilson" in words("2") and "t; sd from the range" in words("2")
+    assert "real, called fake by 67 %" in words("5") and "hsr, called real by 67 %" in words("5")
+    assert "deceive" not in words("5") and "95 % Wilson" in words("5")
+    assert words("6").count("95 % two-way bootstrap") == 2 and "these pictures only" in words("6")
+    assert "points are moved" in words("7") and "two-way bootstrap" in words("9") and "by t" in words("9")
 
 
 # ---- answers as files
@@ -495,6 +612,32 @@ def test_attributions_are_kept(tmp_path):
     assert credited and all(i["source"] == "real" and "CC BY" in i["attribution"] for i in credited)
 
 
+def test_doubts_are_told_at_the_build(tmp_path):
+    "Classes of unequal size, a judge of drawn faces before photographs, photographs that are nobody's."
+    real = photographs(tmp_path / "real", 40, size=32)
+    (tmp_path / "minors.txt").write_text("\n".join(f"IMG_{i:03d}.png" for i in range(10)))
+
+    def told(where, source, **plan):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            plan = Plan(questions=8, size=32, attention=0, **plan)
+            made = build_survey(source, {"hsr": "synthfaces-hsr"}, tmp_path / where, plan)
+        return "\n".join(str(w.message) for w in said), made
+
+    text, made = told("a", str(real), real_fraction=0.75, leave_out=str(tmp_path / "minors.txt"))
+    assert "6 real and 2 generated pictures" in text and "fair scores" in text
+    assert "synthfaces-attributes, which knows drawn faces; for the pictures of real" in text and "--judge" in text
+    assert "nobody said whose" in text and licence_of(made.key) == ""
+    files = [item["file"] for item in made.key.items.values() if "file" in item]
+    assert files and all(int(name[4:7]) >= 10 for name in files)
+    text, made = told("b", str(real), licence="drawn for this test, CC0")
+    assert (
+        "nobody said" not in text and "fair scores" not in text and licence_of(made.key) == "drawn for this test, CC0"
+    )
+    text, made = told("c", "synthfaces")
+    assert "drawn faces;" not in text and "nobody said" not in text and "Apache-2.0" in licence_of(made.key)
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -571,12 +714,71 @@ def test_withdrawing_leaves_nothing(tmp_path):
     for session, _ in sessions:
         for pos in range(5):
             store.answer(session, f"{pos:04x}", pos, "real", 100 + pos)
-    assert withdraw(store, sessions[1][0]) == 5
+    assert withdraw(store, sessions[1][0]) == (5, True)
     for part in tmp_path.iterdir():
         assert sessions[1][0].encode() not in part.read_bytes(), part.name
     assert store.place(sessions[1][1]) is None and store.place(sessions[0][1]).answered == 5
     store.ledger.close()
-    assert {r["session"] for r in read_answers(file)} == {sessions[0][0], sessions[2][0]}
+    assert {r["session"] for r in read_answers(file)[0]} == {sessions[0][0], sessions[2][0]}
+
+
+def test_withdrawing_while_somebody_reads(tmp_path, capsys):
+    "A reader that holds the old state keeps its pages on the disk: that is said, and mended as soon as it has gone."
+    file = tmp_path / "answers.db"
+    store = Store(file, "s")
+    leaving, staying = (store.begin()[0] for _ in range(2))
+    for session in (leaving, staying):
+        store.answer(session, "0001", 0, "real", 100)
+
+    def traces():
+        return [part.name for part in tmp_path.iterdir() if leaving.encode() in part.read_bytes()]
+
+    reading = sqlite3.connect(file)
+    reading.execute("BEGIN")
+    assert len(reading.execute("SELECT * FROM answers").fetchall()) == 2
+    assert withdraw(store, leaving) == (1, False) and traces() and store.ledger.unswept
+    store.answer(staying, "0002", 1, "real", 100)  # others go on meanwhile
+    assert store.ledger.unswept and traces()
+    reading.close()
+    store.answer(staying, "0003", 2, "real", 100)
+    assert not store.ledger.unswept and traces() == []
+    store.ledger.close()
+    assert {r["session"] for r in read_answers(file)[0]} == {staying}
+
+
+def test_withdraw_of_the_command_says_what_is_left(tmp_path, capsys):
+    "Exit code 1 while another program reads; the same command again makes it good. No key is needed."
+    made = small_survey(tmp_path / "faces", questions=4)
+    key_file(made.folder).unlink()
+    store = Store(answers_file(made.folder), made.name)
+    session, _ = store.begin()
+    store.answer(session, "0001", 0, "real", 100)
+    reading = sqlite3.connect(store.ledger.path)
+    reading.execute("BEGIN")
+    reading.execute("SELECT * FROM answers").fetchall()
+    assert main(["withdraw", str(made.folder), session]) == 1
+    said = capsys.readouterr()
+    assert "1 answers deleted" in said.out and "still holds the deleted rows" in said.err
+    reading.close()
+    assert main(["withdraw", str(made.folder), session]) == 2 and "no session" in capsys.readouterr().err
+    for part in tmp_path.iterdir():
+        assert part.is_dir() or session.encode() not in part.read_bytes(), part.name
+    store.ledger.close()
+
+
+def test_databases_from_before_pictures_were_remembered(tmp_path):
+    "The column is added, and what was answered counts as sent."
+    file = tmp_path / "answers.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.executescript(TABLES.replace(" who TEXT,\n    shown INTEGER NOT NULL DEFAULT 0", " who TEXT"))
+        assert "shown" not in "".join(db.iterdump())
+        db.execute("INSERT INTO about VALUES ('s')")
+        db.execute("INSERT INTO sessions VALUES (?, ?, '2025-01-31', 0, 1, NULL)", ("a" * 32, _hashed("b" * 32)))
+        db.execute("INSERT INTO answers VALUES (?, '0001', 0, 'real', 9, NULL, 0, '2025-01-31')", ("a" * 32,))
+        db.commit()
+    store = Store(file, "s")
+    assert (store.place("b" * 32).answered, store.place("b" * 32).shown) == (1, 1) and store.show("a" * 32, 1)
+    store.ledger.close()
 
 
 def test_buttons_change_places_for_half(tmp_path):
@@ -603,12 +805,26 @@ def test_command_line(tmp_path, capsys):
             store.answer(session, item, pos, said, 700)
     stopped, _ = store.begin()
     store.answer(stopped, item_order(made.key, stopped)[0], 0, "real", None)
+    store.begin()  # and somebody who never answered
+    almost, _ = store.begin()  # all scored pictures, but for the last attention item
+    order = item_order(made.key, almost)
+    missing = max(order.index(item) for item in made.key.of("attention"))
+    for pos, item in enumerate(order[:missing] + order[missing + 1 :]):
+        store.answer(almost, item, pos, "real", 700)
     store.ledger.close()
-    assert main(["status", out]) == 0 and "3 sessions: 2 complete, 1 not; 21 answers" in capsys.readouterr().out
+    kept = tmp_path / "elsewhere.json"
+    key_file(out).rename(kept)
+    assert main(["status", out]) == 2 and "elsewhere" not in capsys.readouterr().err
+    assert main(["status", out, "--key", str(kept)]) == 0
+    told = "5 sessions: 2 complete, 3 not, 1 of them without any answer; 30 answers"
+    assert told in capsys.readouterr().out
+    assert main(["export", out, str(tmp_path / "early.jsonl")]) == 0  # no key is needed
+    assert "30 answers; 1 sessions without any answer are not in it" in capsys.readouterr().out
+    kept.rename(key_file(out))
     assert main(["analyse", out, "--repeats", "100", "--out", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out
     assert (
-        "2 complete sessions of 8 pictures, 1 incomplete" in said
+        "2 complete sessions of 8 pictures, 3 incomplete" in said
         and "assumes independence" in said
         and "| ours |" in said
     )
@@ -617,7 +833,7 @@ def test_command_line(tmp_path, capsys):
     assert len(list((tmp_path / "results").glob("figure-*.png"))) == 9
     assert main(["export", out, str(tmp_path / "a.jsonl"), "--anonymise"]) == 0
     text = (tmp_path / "a.jsonl").read_text()
-    assert len(parse_lines(text, "a.jsonl")) == 21 and session not in text
+    assert len(parse_lines(text, "a.jsonl")) == 30 and session not in text
     assert stat.S_IMODE((tmp_path / "a.jsonl").stat().st_mode) == 0o600
     assert analyse(tmp_path / "a.jsonl", key_file(out), repeats=50)["sessions"] == 2
     assert main(["export", out, str(tmp_path / "b.jsonl")]) == 0 and (tmp_path / "b.jsonl.people.json").exists()
@@ -648,7 +864,7 @@ def test_the_example_is_whole_and_its_panel_is_called_simulated():
     counts = [i["source"] for i in made.key.items.values() if i["role"] == "scored"]
     assert {s: counts.count(s) for s in counts} == {"real": 20, "baseline": 10, "hsr": 10}
     assert made.key.about["truncation"] == 0.7
-    records = read_answers(EXAMPLE / "simulated-panel.jsonl")
+    records, _ = read_answers(EXAMPLE / "simulated-panel.jsonl")
     assert all(r["session"].startswith(SIMULATED) for r in records)
     assert analyse(EXAMPLE / "simulated-panel.jsonl", key_file(EXAMPLE / "faces"), repeats=100)["simulated"]
     results = list((ROOT / "data/results").glob("survey-simulated-panel-*.json"))

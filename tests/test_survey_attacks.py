@@ -16,6 +16,7 @@ from starlette.testclient import TestClient  # noqa: E402  (an extra: skipped ab
 
 from hsr_nb.survey.desk import Desk  # noqa: E402
 from hsr_nb.survey.folder import key_file, load_survey  # noqa: E402
+from hsr_nb.survey.pages import intro_page  # noqa: E402
 from hsr_nb.survey.server import HEADERS, make_app  # noqa: E402
 from hsr_nb.survey.store import Store  # noqa: E402
 
@@ -75,6 +76,8 @@ def site_asking(asking, tmp_path):
 
 
 def say(b, item, pos, answer="real", **more):
+    "Look, which changes nothing where a picture is not to be seen, and answer."
+    b.get(f"/picture/{item}.png")
     return b.post("/answer", data={"item": item, "pos": pos, "answer": answer, "rt_ms": 500, **more})
 
 
@@ -104,6 +107,19 @@ def test_answering_out_of_order(site):
     for item, pos in [(order[0], len(order)), (order[0], -1), (order[0], "1e3"), ("ffff", 0), ("", 0), (order[0], "")]:
         assert say(b, item, pos).status_code == 400, (item, pos)
     assert site.rows() == [] and say(b, order[0], 0).status_code == 303 and len(site.rows()) == 1
+
+
+def test_answering_what_was_never_sent(site):
+    "A page that was fetched, a picture that was not: no answer, and nobody is lost."
+    b, order = site.person()
+    b.get("/survey")
+    unseen = b.post("/answer", data={"item": order[0], "pos": 0, "answer": "real"})
+    assert unseen.status_code == 409 and "had not reached you" in unseen.text and site.rows() == []
+    b.get("/mask.png"), b.get(f"/picture/{order[1]}.png"), b.get(f"/picture/{site.survey.one('practice')}.png")
+    assert b.post("/answer", data={"item": order[0], "pos": 0, "answer": "real"}).status_code == 409
+    assert b.get(f"/picture/{order[0]}.png").status_code == 200
+    assert b.post("/answer", data={"item": order[0], "pos": 0, "answer": "real"}).status_code == 303
+    assert b.post("/answer", data={"item": order[1], "pos": 1, "answer": "real"}).status_code == 409
 
 
 def test_answering_before_the_practice_picture(site):
@@ -185,11 +201,99 @@ def test_a_limited_time_is_given_once(site_asking):
     say(b, order[0], 0)
 
 
+def test_a_limited_time_survives_a_killed_server(asking, tmp_path):
+    "A new process on the same database: the picture was seen, and is not sent again."
+    before = Site(asking, tmp_path)
+    b, order = before.person()
+    assert b.get(f"/picture/{order[0]}.png").status_code == 200
+    before.store.ledger.close()
+    after = Site(asking, tmp_path)
+    again = after.browser()
+    again.cookies.set("session", b.cookies["session"])
+    assert again.get(f"/picture/{order[0]}.png").status_code == 404
+    assert "seen this picture already" in again.get("/survey").text
+    assert again.post("/answer", data={"item": order[0], "pos": 0, "answer": "real"}).status_code == 303
+    after.store.ledger.close()
+
+
 def test_a_full_survey(folder, tmp_path):
+    "Full of people who answer; those who only press Begin shut nobody out."
     site = Site(folder, tmp_path, max_sessions=2)
-    site.person(), site.person()
+    for _ in range(5):
+        site.person()
+    for _ in range(2):
+        b, order = site.person()
+        assert say(b, order[0], 0).status_code == 303
     assert site.browser().post("/begin", data={"adult": "yes"}).status_code == 403
-    assert len(site.store.ledger.rows("SELECT 1 FROM sessions")) == 2
+    assert len(site.store.ledger.rows("SELECT 1 FROM sessions")) == 7
+    site.store.ledger.close()
+
+
+def test_sessions_without_answers_make_room(folder, tmp_path):
+    "Whoever presses Begin for ever fills no disk, and costs nobody an answer."
+    site = Site(folder, tmp_path)
+    site.store.max_empty = 4
+    b, order = site.person()
+    say(b, order[0], 0)
+    for _ in range(12):
+        site.browser().post("/begin", data={"adult": "yes"})
+    assert len(site.store.ledger.rows("SELECT 1 FROM sessions")) == 5
+    assert say(b, order[1], 1).status_code == 303
+    site.store.ledger.close()
+
+
+def test_the_name_that_people_type(folder, tmp_path):
+    "A proxy that makes Host its own: forms from the public name are taken, those of others and of other schemes not."
+    site = Site(folder, tmp_path, https=True, names=("survey.example.org",))
+    b = site.browser()
+    for origin, status in [
+        ("https://survey.example.org", 303),
+        ("https://survey.example.org:8443", 303),
+        ("http://survey.example.org", 403),
+        ("https://survey.example.org.evil.example", 403),
+        ("https://evil.example/survey.example.org", 403),
+        ("https://survey.example.org@evil.example", 403),
+        ("https://[", 403),
+    ]:
+        r = site.browser().post("/begin", data={"adult": "yes"}, headers={"Origin": origin})
+        assert r.status_code == status, origin
+    foreign = {"Origin": "https://survey.example.org", "Sec-Fetch-Site": "cross-site"}
+    assert b.post("/begin", data={"adult": "yes"}, headers=foreign).status_code == 403
+    site.store.ledger.close()
+
+
+# ---- whose the pictures are
+
+
+def test_credits_tell_nothing_before_the_end(folder, tmp_path):
+    "Source, licence and generators for everybody; whose picture is which only for who has answered all."
+    site = Site(folder, tmp_path)
+    reals = [name for name in site.survey.key.items if not site.survey.key.is_fake(name)]
+    for number, name in enumerate(reals):
+        site.survey.key.items[name]["attribution"] = f"Photographer {number} {SCRIPT}"
+    b, order = site.person()
+    for browser in (site.browser(), b):
+        page = browser.get("/credits").text
+        assert "SynthFaces" in page and "Apache-2.0" in page and "baseline, hsr" in page and "They show nobody" in page
+        assert "Photographer" not in page and "once you have answered all" in page and "/picture/" not in page
+    for pos, item in enumerate(order):
+        say(b, item, pos)
+    page = b.get("/credits").text
+    shown = set(re.findall(r"/picture/([0-9a-f]+)\.png", page))
+    assert shown == set(reals) & {*order, site.survey.one("practice")} and page.count("Photographer") == len(shown)
+    assert SCRIPT not in page and all(b.get(f"/picture/{item}.png").status_code == 200 for item in shown)
+    for path in ("/", "/survey", "/stop"):
+        assert 'href="/credits"' in (site.browser() if path == "/" else b).get(path).text, path
+    site.store.ledger.close()
+
+
+def test_credits_that_nobody_gave(folder, tmp_path):
+    site = Site(folder, tmp_path)
+    site.survey.key.about["sources"]["real"] = {"kind": "folder", "name": "private-name"}
+    page = site.browser().get("/credits").text
+    assert "Nothing is said about where the real pictures are from" in page and "private-name" not in page
+    site.survey.key.about["licence"] = "my photographs, CC0"
+    assert "my photographs, CC0" in site.browser().get("/credits").text
     site.store.ledger.close()
 
 
@@ -362,6 +466,7 @@ def test_forms_of_other_sites(site):
     assert b.get("/", headers={"Host": "evil.example"}).status_code == 400
     assert site.rows() == []
     good = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    b.get(f"/picture/{order[0]}.png")
     assert b.post("/answer", data=data, headers=good).status_code == 303
 
 
@@ -420,7 +525,7 @@ def test_script_in_the_words(folder, tmp_path):
 
 
 def test_what_is_stored_of_a_person(site):
-    "Nine fields of an answer and six of a session; no address, no agent, no time of day."
+    "Nine fields of an answer and seven of a session; no address, no agent, no time of day."
     b, order = site.person()
     marked = {
         "User-Agent": "Marked/1.0",
@@ -428,6 +533,7 @@ def test_what_is_stored_of_a_person(site):
         "Referer": "http://mail.example",
         "Accept-Language": "xx",
     }
+    b.get(f"/picture/{order[0]}.png", headers=marked)
     b.post(
         "/answer",
         data={"item": order[0], "pos": 0, "answer": "real", "rt_ms": "77", "email": "someone@mail"},
@@ -437,7 +543,7 @@ def test_what_is_stored_of_a_person(site):
         said = "\n".join(db.iterdump())
         columns = {t: [c[1] for c in db.execute(f"PRAGMA table_info({t})")] for t in ("sessions", "answers")}
     assert columns["answers"] == ["session", "item", "pos", "answer", "rt_ms", "conf", "flip", "t"]
-    assert columns["sessions"] == ["session", "token", "t", "flip", "practised", "who"]
+    assert columns["sessions"] == ["session", "token", "t", "flip", "practised", "who", "shown"]
     for mark in ("Marked", "203.0.113", "mail", "testclient", "xx", b.cookies["session"]):
         assert mark not in said, mark
     assert not re.search(r"\d\d:\d\d", said)
@@ -482,6 +588,28 @@ def test_about_oneself_only_offered_answers(site_asking):
         assert site_asking.browser().post("/begin", data={"adult": "yes", **fields}).status_code == status, fields
     told = site_asking.store.ledger.rows("SELECT who FROM sessions ORDER BY rowid")
     assert told == [('{"age": "18 to 29"}',), (None,)]
+
+
+def test_what_is_stored_is_said(folder, asking):
+    "The first page names each thing that its survey stores, and nothing that it does not."
+    plain, asks = (intro_page(load_survey(where)) for where in (folder, asking))
+    for word in (
+        "random number",
+        "how long each took",
+        "order of the pictures",
+        "which button was on the left",
+        "the date",
+    ):
+        assert word in plain and word in asks, word
+    for word in ("how sure you say you are", "about your age"):
+        assert word not in plain and word in asks, word
+
+
+def test_the_number_is_told_to_who_stops(site):
+    "It is all that withdrawing needs later."
+    b, _ = site.person()
+    session = site.store.place(b.cookies["session"]).session
+    assert session in b.get("/stop").text and session not in b.get("/survey").text
 
 
 def test_an_unticked_box_begins_nothing(site):

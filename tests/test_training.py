@@ -233,8 +233,13 @@ def torchrun(cfg, n=2):
 
 
 def test_two_processes_equal_one(tmp_path):
-    "Penalties, HSR, mixing and minibatch-std included; only rounding may differ."
+    "Penalties, HSR, mixing, minibatch-std and augmentation included; only rounding may differ."
     common = {
+        "augment.kind": "ada",
+        "augment.groups": "bgcfnc",
+        "augment.target": 0.05,
+        "augment.ada_kimg": 0.02,
+        "augment.interval": 1,
         "data.labels": True,
         "kimg": 0.024,
         "loss.pl_interval": 1,
@@ -247,6 +252,7 @@ def test_two_processes_equal_one(tmp_path):
     for n in (1, 2):
         torchrun(config(tmp_path / f"p{n}", **common), n)
     a, b = state_of(tmp_path / "p1"), state_of(tmp_path / "p2")
+    assert a["augment.p"] > 0
     gap = {k: ((a[k] - b[k]).norm() / a[k].norm().clamp(min=1e-2)).item() for k in a if not k.startswith("opt")}
     assert max(gap.values()) < 1e-3, max(gap.items(), key=lambda kv: kv[1])
     for x, y in zip(*(read_metrics(tmp_path / f"p{n}") for n in (1, 2))):
@@ -347,6 +353,19 @@ BAD = {
     "minibatch-std groups of nothing": ({"net.mbstd_group": 0}, "net.mbstd_group must be greater than 0, found 0"),
     "no part of the batch": ({"loss.pl_batch_shrink": 0}, "loss.pl_batch_shrink must be greater than 0"),
     "missing tap": ({"hsr.taps": [8, 64]}, "64"),
+    "unknown augmentation": ({"augment.kind": "strong"}, "augment.kind must be none, ada or diffaugment"),
+    "unknown group": ({"augment.kind": "ada", "augment.groups": "bgd"}, "unknown augmentation 'bgd'"),
+    "unknown policy": ({"augment.kind": "diffaugment", "augment.policy": "color,flip"}, "unknown step 'flip'"),
+    "a target of certainty": ({"augment.kind": "ada", "augment.target": 1.0}, "augment.target"),
+    "a target of nothing": ({"augment.kind": "ada", "augment.target": 0.0}, "augment.target"),
+    "no time for p": ({"augment.kind": "ada", "augment.ada_kimg": 0.0}, "augment.ada_kimg"),
+    "a negative probability": ({"augment.kind": "ada", "augment.p": -0.5}, "probability p"),
+    "more frozen than there is": ({"net.freeze_d": 11}, "has 0 to 10 convolutions that can be frozen"),
+    "fewer frozen than none": ({"net.freeze_d": -1}, "net.freeze_d is -1"),
+    "filters wider than pictures": (
+        {"augment.kind": "ada", "augment.groups": "bgcf", "data.path": "synthfaces", "data.resolution": 16},
+        "at least 22 pixels, found 16x16",
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..base.errors import CheckpointError, DataError, shown
+from ..base.errors import CheckpointError, DataError, readable, shown
 from ..untrusted.arrays import unpickle_plain
 from .files import called
 
@@ -54,15 +54,20 @@ def read_plain_pickle(
 
 
 # %% ../../nbs/data/archives.ipynb #2b5ee873
-_LIMIT = 1 << 28  # bytes of one batch or idx file; CIFAR-10's batches have 31 MB, MNIST's images 47 MB
+_LIMIT = 1 << 28  # bytes of all batches, or of an idx file; CIFAR-10's batches have 155 MB, MNIST's images 47 MB
+_DIRECTORY = 1 << 18  # bytes of what a tar says about one member: its header, long names, a map of holes
+_MEMBERS = 1000
 
 
 class _Bounded(gzip.GzipFile):
-    "A gzip file that never hands out more than _LIMIT bytes at once, whatever the tar inside asks for."
+    "A gzip file that hands out what it was allowed to and no more, whatever the tar inside asks for."
+
+    left = _DIRECTORY
 
     def read(self, size=-1):
-        if not 0 <= size <= _LIMIT:
-            raise DataError(f"has a member of more than {_LIMIT >> 20} MB, which CIFAR-10 has not")
+        if not 0 <= size <= self.left:
+            raise DataError(f"has a member with more than {self.left} bytes to read, which CIFAR-10 has not")
+        self.left -= size
         return super().read(size)
 
 
@@ -70,17 +75,20 @@ class _Bounded(gzip.GzipFile):
 def _cifar_files(path, wanted: str) -> dict[str, bytes]:
     "The wanted files of the tar by their last names, in memory."
     found = {}
-    try:
-        with _Bounded(path) as gz, tarfile.open(fileobj=gz, mode="r:") as tar:
-            for member in tar:
-                if member.size > _LIMIT or member.offset_data > 4 * _LIMIT:
+    room = _LIMIT
+    with readable("is no readable tar.gz"), _Bounded(path) as gz, tarfile.open(fileobj=gz, mode="r:") as tar:
+        for number, member in enumerate(tar):
+            if number == _MEMBERS or member.offset_data > 4 * _LIMIT:
+                raise DataError("unpacks to far more than CIFAR-10 does")
+            last = member.name.split("/")[-1]
+            content = tar.extractfile(member) if member.isreg() and last.startswith(wanted) else None
+            if content is not None:
+                if member.size > room:
                     raise DataError("unpacks to far more than CIFAR-10 does")
-                last = member.name.split("/")[-1]
-                content = tar.extractfile(member) if member.isreg() and last.startswith(wanted) else None
-                if content is not None:
-                    found[last] = content.read(member.size)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise DataError(f"is no readable tar.gz ({shown(e)})") from None
+                room -= member.size
+                gz.left = member.size
+                found[last] = content.read(member.size)
+            gz.left = _DIRECTORY
     return found
 
 

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
-from tqdm import tqdm
 
 from ..base.errors import DataError, readable, shown
+from ..base.shell import bar
 from .budget import Budget
 from .decoding import check_pixels, height_width, image_size, open_image, own_limit, without_text
 from .files import UNUSED_LABELS, Files, called, no_images, open_files, sums, too_much_left_out
@@ -196,14 +196,12 @@ def _vote(shapes: dict[str, tuple], size: tuple | None, resizing: bool) -> tuple
     return best, odd
 
 
-def _see_each(reader: Reader, names: list[str], look: Callable, progress: bool) -> dict[str, _Seen]:
-    "look(name) for every name, some threads at once, with a progress bar."
-    seen = {}
-    with tqdm(total=len(names), desc="checking", unit="image", disable=not progress, leave=False) as bar:
-        for name, found in zip(names, reader.each(names, look)):
-            seen[name] = found
-            bar.update()
-    return seen
+def _see_each(reader: Reader, names: list[str], look: Callable, progress: bool | None) -> dict[str, _Seen]:
+    "look(name) for every name, some threads at once, with a progress bar: from the first moment, or with None later."
+    each = zip(names, reader.each(names, look))
+    if progress is False:
+        return dict(each)
+    return dict(bar(each, "checking", len(names), delay=0.0 if progress else 2.0))
 
 
 # %% ../../nbs/data/check.ipynb #34bbec2e
@@ -216,7 +214,7 @@ def check_dataset(
     base_size=None,  # (h, w) of the network's constant input; None: 4x4, or what fits
     full: bool = True,  # decode every image; False: headers only
     threads: int = 4,
-    progress: bool | None = None,  # None: from 2000 images on
+    progress: bool | None = None,  # None: where it takes more than two seconds
     allow_partial: bool = False,  # let a set pass of which more than 1 % is left out
 ) -> Report:
     "Everything that is wrong with a data set. Raises FileNotFoundError when there is nothing at `path`."
@@ -279,7 +277,6 @@ def check_files(
     def look(name):
         return _see_all(budget, name, alpha) if full else _see_header(files, name, alpha)
 
-    progress = len(names) >= 2000 if progress is None else progress
     with own_limit():
         seen = _see_each(Reader(files, threads=threads), names, look, progress)
     shapes = {n: s.shape for n, s in seen.items() if s.shape is not None}

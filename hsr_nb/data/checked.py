@@ -74,7 +74,7 @@ def open_checked(
     seed: int = 0,
     resize_filter: str | None = None,
     alpha: bool | None = None,
-    progress: bool = True,  # show a bar, from 2000 images on
+    progress: bool = True,  # show a bar, where it takes more than two seconds
     base_size=None,  # (h, w) of the network's constant input; None: 4x4, or what fits
     allow_partial: bool = False,  # go on when more than 1 % of the pictures is left out, as always with a warning
 ) -> ImageDataset:  # with its identity

@@ -262,11 +262,10 @@ def _require_whole(found: Source, cfg: ConvertConfig):
 def _remarks(found: Source, tally: Tally) -> list[str]:
     "What of the source is not in the result."
     remarks = [f"pictures {what}" for what in sums(found.left_out)] + [f"labels {what}" for what in sums(found.lost)]
-    used = {label for label in tally.labels if label is not None}
-    if found.classes and len(used) < len(found.classes):
-        remarks.append(
-            f"{len(found.classes) - len(used)} of {len(found.classes)} folders are not among the pictures taken"
-        )
+    if found.classes:  # then labels are numbers of folders
+        unused = len(found.classes) - len({label for label in tally.labels if label is not None})
+        if unused:
+            remarks.append(f"{unused} of {len(found.classes)} folders are not among the pictures taken")
     return remarks
 
 

@@ -232,7 +232,7 @@ def too_much_left_out(left_out: list[tuple[str, str]], images: int) -> str | Non
     closed = any(why.startswith(CLOSED) for _, why in left_out)
     if not left_out or not closed and len(left_out) * 100 <= len(left_out) + images:
         return None
-    rest = "hsr_data --allow-partial makes a set of the rest"
+    rest = "--allow-partial goes on with the rest, in hsr_train --data.allow-partial"
     return f"is not read whole, more than 1 % is left out ({rest}): {'; '.join(sums(left_out))}"
 
 

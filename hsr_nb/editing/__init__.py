@@ -1,7 +1,23 @@
-"""Editing: directions in W, in units of their own spread, and the methods that find them."""
+"""Editing: directions in W, and editors that move latents by attribute and strength in one common unit."""
 
 from .directions import Directions, load_directions, save_directions
+from .editor import Edit, Editor
 from .ganspace import GANSpace
+from .interfacegan import InterFaceGAN
+from .latents import LatentSet, load_latents
+from .methods import load_editor
 from .sefa import SeFa
 
-__all__ = ["Directions", "GANSpace", "SeFa", "load_directions", "save_directions"]
+__all__ = [
+    "Directions",
+    "Edit",
+    "Editor",
+    "GANSpace",
+    "InterFaceGAN",
+    "LatentSet",
+    "SeFa",
+    "load_directions",
+    "load_editor",
+    "load_latents",
+    "save_directions",
+]

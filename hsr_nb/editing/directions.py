@@ -136,7 +136,10 @@ def load_directions(path, G: Generator) -> Directions:
     if "directions" not in meta or not {"vectors", "sigma"} <= tensors.keys():
         raise ValueError(f"{path} holds no directions")
     d = _directions(str(path), meta["directions"], tensors["vectors"], tensors["sigma"])
-    d.check(G)
+    try:
+        d.check(G)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
     if d.vectors.shape[1] != G.w_dim:
         raise ValueError(f"{path} holds vectors of {d.vectors.shape[1]} numbers, this network has {G.w_dim}")
     return d
@@ -151,7 +154,8 @@ def _directions(file: str, about, vectors: Tensor, sigma: Tensor) -> Directions:
     if not isinstance(about, dict):
         raise wrong("its entry directions", "a dictionary of method, layers and generator")
     for key in ("method", "generator"):
-        if not isinstance(about.get(key), str) or len(about[key]) > 100:
+        said = about.get(key)
+        if not isinstance(said, str) or len(said) > 100 or not said.isprintable():
             raise wrong(key, "a text of at most 100 letters")
     layers = about.get("layers")
     if not isinstance(layers, list) or len(layers) != 2 or any(type(i) is not int or not 0 <= i < 1000 for i in layers):

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..base.pictures import image_grid, to_uint8, write_png
-from ..base.shell import bar, options, pick_device, run
+from ..base.shell import bar, busy, options, pick_device, run
 from ..interop import load_generator
 from ..nets.generator import Generator
 from ..nets.seeds import check_truncation, class_labels, draw, images_for_seeds, ws_for_seeds
@@ -87,8 +87,9 @@ def style_mixing_grid(
     noise_seeds: list = [*cols]
     for r in rows:
         noise_seeds += [r, *((r, c) for c in cols)]
-    images = draw(G, ws, noise_mode, noise_seeds, batch)
-    return torch.cat([torch.full_like(images[:1], -1), images])
+    parts = [slice(i, i + batch) for i in range(0, len(ws), batch)]
+    drawn = [draw(G, ws[part], noise_mode, noise_seeds[part], batch) for part in bar(parts, "mixing grid")]
+    return torch.cat([torch.full_like(drawn[0][:1], -1), *drawn])
 
 
 # %% ../../nbs/explore/generate.ipynb #aa5f1869
@@ -199,7 +200,8 @@ def generate(
 ) -> list[Path]:  # the pictures, in the order written
     "Do what the settings say. ValueError or OSError with one sentence."
     seeds, rows, cols = check_config(cfg)
-    G = load_generator(cfg.network, pick_device(cfg.device))
+    with busy("reading the network"):
+        G = load_generator(cfg.network, pick_device(cfg.device))
     check_truncation(G, cfg.psi, cfg.cutoff)
     settings = {k: v for k, v in asdict(cfg).items() if k in ("psi", "cutoff", "class_index", "noise_mode")}
     recipe = {"network": Path(cfg.network).resolve().name} | settings

@@ -26,7 +26,7 @@ from ..untrusted.window import BrokenFile, Budget, UnsafeFile, Window, impostor
 from ..untrusted.zips import is_zip
 from .architecture import discriminator_kwargs, fill, generator_kwargs
 from .embedded import embedded_checkpoint, embedded_generators
-from .nvidia import BESIDES, nvidia_names, read_nvidia
+from .nvidia import AUGMENTATION, BESIDES, nvidia_names, read_nvidia
 from .rosinality import PARTS, is_rosinality, read_rosinality
 from .safetensors import is_safetensors, load_safetensors, note_unguarded, subset
 from .tensorflow import is_tensorflow, read_tensorflow
@@ -78,6 +78,9 @@ def read_state_dicts(
             read_kwargs = generator_kwargs if kind == "G" else discriminator_kwargs
             kwargs = read_kwargs({k: v.shape for k, v in state.items()}, f"{name}: {key}")
         meta.setdefault(kind, kwargs)
+    pipe = value.get("augment_pipe")
+    if type(pipe) is dict:
+        tensors |= {f"augment.{k}": pipe[k] for k in AUGMENTATION if isinstance(pipe.get(k), Lazy)}
     return tensors, meta
 
 
@@ -99,7 +102,7 @@ def _read_named(value: dict, name: str) -> tuple[dict[str, Any], dict]:
     "Networks in state dicts with official names or rosinality's."
     read = read_rosinality if is_rosinality(value) else read_state_dicts
     tensors, meta = read(value, name)
-    known = {*BESIDES, *PARTS, "config", "latent_avg", "ada_aug_p"}
+    known = {*BESIDES, *PARTS, "config", "latent_avg", "ada_aug_p", "augment_pipe"}
     meta["unread"] = sorted(str(k) for k in value if k not in known)
     return tensors, meta
 

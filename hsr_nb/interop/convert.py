@@ -37,6 +37,7 @@ from ..nets.generator import Generator
 from .architecture import fill
 from .checkpoint import checkpoints, load_checkpoint
 from .export import export_graph
+from .nvidia import AUGMENTATION
 from .rosinality import to_rosinality
 from .safetensors import save_safetensors, subset
 
@@ -117,13 +118,16 @@ def official_state(tensors: dict[str, Tensor], meta: dict) -> dict:
         state = subset(tensors, key)
         if state:
             out[key] = {name: v.detach().cpu().clone() for name, v in state.items()}
+    pipe = {k: v.detach().cpu().clone() for k, v in subset(tensors, "augment").items() if k in AUGMENTATION}
+    if pipe:
+        out["augment_pipe"] = pipe
     out["config"] = {k: official_arguments(meta[k]) for k in ("G", "D") if k in meta}
     return out
 
 
 # %% ../../nbs/interop/convert.ipynb #f374a1fc
 KEPT = {  # what a format has a place for; the others: everything
-    "official": ("G_ema", "G", "D"),
+    "official": ("G_ema", "G", "D", "augment"),
     "rosinality": ("G_ema", "G", "D", "augment"),
     "onnx": ("G_ema",),
     "pt2": ("G_ema",),
@@ -159,7 +163,8 @@ def convert_checkpoint(
     if not out.parent.is_dir():
         raise CheckpointError(f"there is no folder {out.parent} to write {out.name} into")
     to = check_suffix(out, cfg.to)
-    tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow, cfg.verify)
+    with shell.busy("reading the checkpoint"):
+        tensors, meta = load_checkpoint(path, "G_ema" if cfg.only == "generator" else None, cfg.tensorflow, cfg.verify)
     check_networks(tensors, meta, str(path))
     unread = [str(entry) for entry in meta.get("unread", [])]
     meta = describe(path, meta, cfg.only)
@@ -187,7 +192,7 @@ def describe(path: Path, meta: dict, only: str = "all") -> dict:
     "The JSON that goes with converted weights: how the networks are built, where they come from."
     if meta.get("format") == "hsr_nb 1" and only == "all":
         return meta  # a training checkpoint of ours that is kept whole
-    keys = ("G",) if only == "generator" else ("G", "D", "modules")
+    keys = ("G",) if only == "generator" else ("G", "D", "modules", "augment")
     about = {k: meta[k] for k in keys if k in meta}
     about["format"] = "hsr_nb weights 1"
     about["origin"] = meta.get("origin") or _origin(path, meta)

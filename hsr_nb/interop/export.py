@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import CheckpointError
+from ..base.shell import busy
 from ..base.whole import whole
 from ..nets.generator import Generator
 
@@ -153,15 +154,12 @@ def export_graph(
     try:
         with whole(path) as made, redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters speak of themselves
-            program = trace(G)
-            if to == "onnx":
-                write_onnx(program, made, example_inputs(G))
-                draw = draw_onnx(made)
-            else:
-                with open(made, "wb") as f:
-                    torch.export.save(program, f)
-                draw = draw_pt2(made)
-            found = parity(G, draw)
+            with busy("tracing the graph"):
+                program = trace(G)
+            with busy(f"writing {to}"):
+                draw = _write_graph(program, made, to, example_inputs(G))
+            with busy("comparing with PyTorch"):
+                found = parity(G, draw)
             if not found <= tolerance:
                 raise CheckpointError(
                     f"the exported graph differs from PyTorch by {found:.2g}, at most {tolerance:g} is accepted; "
@@ -170,6 +168,16 @@ def export_graph(
     except OSError as e:
         raise CheckpointError(f"cannot write {path}: {e.strerror}; the previous file, if any, is untouched") from e
     return found
+
+
+def _write_graph(program, made: Path, to: str, inputs: dict[str, Tensor]) -> Callable:
+    "Write a graph in one of the two formats, and open what was written."
+    if to == "onnx":
+        write_onnx(program, made, inputs)
+        return draw_onnx(made)
+    with open(made, "wb") as f:
+        torch.export.save(program, f)
+    return draw_pt2(made)
 
 
 def _check_onnx():

@@ -15,19 +15,22 @@ TEXT = (str,)
 OBJECT = (dict,)
 NUMBER = (int, float)
 OPTIONAL = (type(None),)
-SETTINGS = ("data", "net", "loss", "opt", "hsr")  # the groups of a training configuration
+SETTINGS = ("data", "net", "loss", "opt", "augment", "hsr")  # the groups of a training configuration
 
 ENTRIES: dict[str, tuple] = {  # name, with dots where it lies within others -> the types it may have
     "format": TEXT,
     "G": OBJECT,
     "D": OBJECT,
     "modules": OBJECT,
+    "augment": OBJECT,
+    "augment.groups": TEXT,
     "sources": OBJECT,
     "unread": (list,),
     "count": OBJECT,
     "count.nimg": (int,),
     "count.step": (int,),
     "count.seconds": NUMBER,
+    "count.phases": (list,),
     "data": OBJECT + OPTIONAL,
     "data.name": TEXT + OPTIONAL,
     "data.sha256": TEXT + OPTIONAL,

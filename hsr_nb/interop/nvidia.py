@@ -241,9 +241,10 @@ def read_nvidia(window: Window, budget: Budget) -> tuple[dict[str, LazyTensor], 
     meta["unread"] = sorted(
         str(k)[:80] for k, v in top.items() if k not in (*BESIDES, "augment_pipe") and v is not None
     )
-    p = _augmentation(top.get("augment_pipe"), name, budget)
-    if p is not None:
-        tensors["augment.p"] = p
+    augmentation, groups = _augmentation(top.get("augment_pipe"), name, budget)
+    if augmentation:
+        tensors |= augmentation
+        meta["augment"] = {"groups": groups}
     return tensors, meta
 
 
@@ -276,9 +277,17 @@ def _classes_around(names, modules: Modules) -> list[str]:
     return sorted(classes)
 
 
-def _augmentation(pipe, name: str, budget: Budget) -> LazyTensor | None:
-    "The strength of augmentation, where the file has it."
+AUGMENTATION = ("p", "Hz_geom", "Hz_fbank")  # buffers of an augmentation pipe: its strength, and two constants
+TRANSFORMATIONS = (  # attributes of one, numbers that are not zero where it is on
+    *("xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac", "brightness", "contrast", "lumaflip"),
+    *("hue", "saturation", "imgfilter", "noise", "cutout"),
+)
+
+
+def _augmentation(pipe, name: str, budget: Budget) -> tuple[dict[str, LazyTensor], str]:
+    "Buffers of the augmentation, where the file has one, and the names of what is switched on."
     if type(pipe) is not Object:
-        return None
-    tensors, _ = flatten(pipe, f"{name}: augment_pipe", budget)
-    return tensors.get("p")
+        return {}, ""
+    tensors, modules = flatten(pipe, f"{name}: augment_pipe", budget)
+    on = [k for k in TRANSFORMATIONS if _said(modules, "", k, (int, float), 0)]
+    return {f"augment.{k}": tensors[k] for k in AUGMENTATION if k in tensors}, ",".join(on)

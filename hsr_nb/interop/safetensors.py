@@ -11,15 +11,68 @@ import os
 import warnings
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..base.bounded_json import parse_json
 from ..base.errors import CheckpointError
 from ..base.whole import whole
-from .checksum import group_digests, group_of, header_digest
+from .checksum import group_digests, group_of, header_digest, tensor_sums
 from .metadata import ENTRIES, check_metadata
+
+# %% ../../nbs/interop/safetensors.ipynb #a6d09889
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def _places(tensors: dict[str, Tensor]) -> dict[str, dict]:
+    "Type, shape and place of each tensor, the widest numbers first, so that all of them are aligned."
+    places = {}
+    at = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+        v = tensors[name]
+        if v.dtype not in DTYPES:
+            raise CheckpointError(f"{name} holds numbers of type {v.dtype}, for which safetensors files have no name")
+        end = at + v.numel() * v.element_size()
+        places[name] = {"dtype": DTYPES[v.dtype], "shape": list(v.shape), "data_offsets": [at, end]}
+        at = end
+    return places
+
+
+def _header(texts: dict[str, str], places: dict[str, dict], digests: dict[str, str]) -> bytes:
+    "What stands before the tensors, with this checksum of them."
+    sums = {"header": header_digest(texts, places), "tensors": digests}
+    meta = texts | {CHECKSUM: json.dumps(sums)}
+    text = json.dumps({"__metadata__": meta} | places, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]):
+    "Write a safetensors file, tensor by tensor."
+    places = _places(tensors)
+    unknown = {group_of(name): "0" * 64 for name in tensors}
+    sums = {}
+    with open(path, "wb") as f:
+        f.write(_header(texts, places, unknown))
+        for name in places:
+            v = tensors[name].detach().cpu().contiguous()
+            sums[name] = tensor_sums(v)
+            f.write(v.reshape(-1).view(torch.uint8).numpy())
+        f.seek(0)
+        f.write(_header(texts, places, group_digests(tensors, sums)))
+
 
 # %% ../../nbs/interop/safetensors.ipynb #3e0b556e
 CHECKSUM = "checksum"  # the entry of the metadata that readers take out again
@@ -32,18 +85,12 @@ def save_safetensors(
 ) -> Path:
     "Write tensors and JSON metadata to one file, atomically. CheckpointError when the disk refuses."
     path = Path(path)
-    plain = {name: v.detach().cpu().contiguous() for name, v in tensors.items()}
-    header = {name: json.dumps(v) for name, v in meta.items() if name != CHECKSUM}
-    sums = {"header": header_digest(header, plain), "tensors": group_digests(plain)}
-    header[CHECKSUM] = json.dumps(sums)
+    texts = {name: json.dumps(v) for name, v in meta.items() if name != CHECKSUM}
     try:
         with whole(path) as made:
-            made.touch()
-            mode = made.stat().st_mode
-            save_file(plain, made, header)
-            made.chmod(mode)  # the library makes files that only their owner may read
-    except (OSError, SafetensorError) as e:
-        reason = getattr(e, "strerror", None) or e
+            _write_tensors(made, tensors, texts)
+    except OSError as e:
+        reason = e.strerror or e
         raise CheckpointError(f"cannot write {path}: {reason}; the previous file, if any, is untouched") from e
     return path
 

@@ -198,7 +198,7 @@ def _wanted(name, url):
     url = url or f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
     return (
         f"no weights for {name}: nothing is downloaded unasked. Fetch {url} on a machine with a network and pass "
-        f'weights="path/to/that/file", or pass allow_download=True'
+        f'weights="path/to/that/file" (--weights, in hsr_train --hsr.weights), or pass allow_download=True'
     )
 
 

@@ -9,6 +9,8 @@ __all__ = ["squared_distances", "exact", "ball_radii", "in_any_ball", "name_of",
 import torch
 from torch import Tensor
 
+from ..base.shell import bar
+
 
 # %% ../../nbs/metrics/coverage.ipynb #c3159405
 def squared_distances(
@@ -34,7 +36,7 @@ def ball_radii(
     "Squared radii of the balls around every vector."
     candidates = min(k + 9, len(x))  # more than needed: the product may swap close ones
     radii = []
-    for rows in x.split(block):
+    for rows in bar(x.split(block), "balls"):
         ids = squared_distances(rows, x).topk(candidates, dim=1, largest=False).indices
         distances = torch.stack([exact(row, x[near]) for row, near in zip(rows, ids)])
         radii.append(distances.kthvalue(k + 1, 1).values)  # number 1 is the vector itself
@@ -50,7 +52,7 @@ def in_any_ball(
     "Whether a point lies in or on the ball of any centre."
     longest = centres.square().sum(1).max()
     inside = []
-    for rows in points.split(block):
+    for rows in bar(points.split(block), "points in balls"):
         gap = squared_distances(rows, centres) - radii
         margin = 1e-11 * float(longest + rows.square().sum(1).max())  # what the product may be wrong by
         found = (gap < -margin).any(1)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..base.moments import Moments
+from ..base.shell import bar
 from .coverage import check_features, name_of
 
 
@@ -149,7 +150,8 @@ def fid_se(
         chosen = torch.randint(len(x), (len(x),), generator=gen)
         return resampled_stats(x, torch.bincount(chosen, minlength=len(x)).double())
 
-    found = [frechet_distance(*draw(real), *draw(fake)) for _ in range(resamples)]
+    rounds = bar(range(resamples), "resamples of fid")
+    found = [frechet_distance(*draw(real), *draw(fake)) for _ in rounds]
     return {f"fid_se[{name_of(detector)}]": float(torch.tensor(found, dtype=torch.float64).std())}
 
 
@@ -192,7 +194,8 @@ def kid(
     def pick(x):
         return x[torch.randperm(len(x), generator=gen)[:size]]
 
-    found = torch.tensor([mmd2(pick(real), pick(fake)) for _ in range(subsets)], dtype=torch.float64)
+    rounds = bar(range(subsets), "subsets of kid")
+    found = torch.tensor([mmd2(pick(real), pick(fake)) for _ in rounds], dtype=torch.float64)
     name = name_of(detector)
     return {f"kid[{name}]": float(found.mean()), f"kid_std[{name}]": float(found.std(correction=0))}
 

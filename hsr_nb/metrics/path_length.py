@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..base.shell import bar
 from ..nets.generator import Generator
 from ..nets.seeds import Stream, sample_generator, sample_seed, seeded_noise, synthesize
 
@@ -140,7 +141,7 @@ def ppl(
         raise ValueError(f"this generator wants labels of {G.c_dim} numbers: pass labels [n, {G.c_dim}]")
     table = None if labels is None else torch.as_tensor(labels).to(next(G.parameters()).device)
     parts = []
-    for start in range(0, pairs, batch):
+    for start in bar(range(0, pairs, batch), "path length"):
         ids = range(start, min(start + batch, pairs))
         seeds = [sample_seed(seed, i) for i in ids]
         c = None if table is None else table[[i % len(table) for i in ids]]

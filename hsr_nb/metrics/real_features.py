@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..base.pictures import to_uint8
+from ..base.shell import bar
 from ..base.whole import whole
 from ..nets.generator import Generator
 from ..nets.seeds import Stream, sample_generator, sample_seed, seeded_noise, synthesize
@@ -145,7 +146,8 @@ def reference_features(
     n = len(ds) if n is None else n
 
     def make():
-        return {"features": collect_features(real_images(ds, n, batch), detector)}
+        images = bar(real_images(ds, n, batch), "real pictures", -(-n // batch))
+        return {"features": collect_features(images, detector)}
 
     if cache is None:
         return make()["features"]

@@ -16,6 +16,7 @@ __all__ = [
     "check_architecture",
     "check_request",
     "SynthesisNetwork",
+    "bfloat16_on_cpu",
     "Generator",
 ]
 
@@ -161,6 +162,7 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.dtype = dtype
+        self.cpu_dtype = torch.float32
         self.is_first = in_channels == 0
         self.num_conv = 1 if self.is_first else 2
         self.register_buffer("resample_filter", setup_filter(resample_filter))
@@ -178,7 +180,8 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, img: Tensor | None, ws: Tensor, force_fp32=False, noise_mode="random", impl="auto"
     ):
-        dtype = self.dtype if ws.is_cuda and not force_fp32 else torch.float32
+        fast = self.dtype if ws.is_cuda else self.cpu_dtype
+        dtype = torch.float32 if force_fp32 else fast
         how = dict(noise_mode=noise_mode, impl=impl)
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], *self.const.shape)
@@ -283,6 +286,16 @@ class SynthesisNetwork(nn.Module):
             if level == stop_at:
                 break
         return img if taps is None else (img, feats)
+
+
+# %% ../../nbs/nets/generator.ipynb #2bfb050a
+def bfloat16_on_cpu(
+    net: nn.Module,  # a synthesis network or a discriminator
+):
+    "On a CPU, too, compute the levels that are in half precision on a GPU so: in bfloat16. Nothing that is saved."
+    for block in net.blocks:  # type: ignore[union-attr]
+        if block.dtype != torch.float32:
+            block.cpu_dtype = torch.bfloat16
 
 
 # %% ../../nbs/nets/generator.ipynb #82021ebd

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..base.errors import Failure
-from ..base.shell import options, run
+from ..base.shell import QUIET, options, run
 from .sweep_jobs import SweepConfig, attempt, last_line, trained_kimg, training_notebook
 from .sweep_tables import collect, missing, publish, row_line, summary, text_table
 
@@ -74,7 +74,7 @@ def watch(
     with tqdm(
         total=sum(job["kimg"] for job in todo),
         bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}{postfix}]",
-        mininterval=0.5 if sys.stderr.isatty() else 60,
+        mininterval=0.5 if sys.stderr.isatty() else QUIET,
     ) as bar:
         bar.initial = kimg()  # what earlier sweeps have trained says nothing about the speed of this one
         waiting = list(todo)

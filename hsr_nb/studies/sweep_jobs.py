@@ -120,6 +120,9 @@ def check_sweep(cfg: SweepConfig):
         )
     if len(set(cfg.seeds)) < len(cfg.seeds) or not cfg.seeds:
         raise ValueError(f"seeds are given once each and at least one, not {list(cfg.seeds)}")
+    for name, least in (("workers", 1), ("n", 2), ("pairs", 2), ("paths", 1)):
+        if getattr(cfg, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(cfg, name)}")
 
 
 def jobs(cfg: SweepConfig) -> list[dict]:  # run_dir, parameters of the notebook, and of arms: score, row

@@ -20,17 +20,27 @@ from pathlib import Path
 
 import numpy as np
 
+from hsr_nb.survey.details import (
+    assuming_independence,
+    mean_signal,
+    per_item,
+    per_session,
+    reliability,
+    spread,
+    sureness,
+    timing,
+)
+
 from ..base.errors import DataError, readable
-from .details import per_item, per_session, reliability, spread, sureness, timing
 from .panel import Panel, tabulate
 from .rates import bootstrap, compare_generators, key_test, mixed_model, rates, session_test
 from .records import FIELDS, Key, parse_lines, read_key
-from .statistics import intervals, pooled_test, published_summary
+from .statistics import published_summary
 
 
 # %% ../../nbs/survey/analysis.ipynb #09cb8d7c
-def read_answers(path) -> list[dict]:
-    "Records from a survey database or a JSON Lines file. DataError when it is neither."
+def read_answers(path) -> tuple[list[dict], int]:  # records; how many sessions have none
+    "Records from a survey database or a JSON Lines file, which knows no sessions without any. DataError when neither."
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there are no answers at {path}")
@@ -42,28 +52,31 @@ def read_answers(path) -> list[dict]:
     with readable(f"{path} holds no answers"):
         if path.read_bytes().startswith(b"SQLite format 3"):
             raise DataError(f"{path} is not the database of a survey, or it is damaged")
-        return parse_lines(path.read_text(encoding="utf-8"), path.name)
+        return parse_lines(path.read_text(encoding="utf-8"), path.name), 0
 
 
-def _from_database(path: Path) -> list[dict]:
+def _from_database(path: Path) -> tuple[list[dict], int]:
     "SQLite opens the file, nobody else: whoever else closes it in this process takes away the locks of a store."
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         columns = ", ".join(FIELDS[1:])
+        connection.execute("BEGIN")  # both numbers from the same moment
         rows = connection.execute(f"SELECT {columns} FROM answers ORDER BY session, pos").fetchall()
+        (begun,) = connection.execute("SELECT COUNT(*) FROM sessions").fetchone()
     finally:
         connection.close()
     records = [dict(zip(FIELDS, (1, *row), strict=True)) for row in rows]
-    return [r | {"flip": bool(r["flip"])} for r in records]
+    return [r | {"flip": bool(r["flip"])} for r in records], begun - len({r["session"] for r in records})
 
 
 # %% ../../nbs/survey/analysis.ipynb #516ddc11
 def analyse_panel(p: Panel, repeats: int = 5000, seed: int = 0, mixed: bool = False) -> dict:
     "Every number of the analysis as one JSON-able dict. `mixed` adds the mixed model, which takes some seconds."
-    n, right, asked = p.key.questions, int(p.scores.sum()), int(p.asked.sum())
+    n, scores = p.key.questions, p.fair_scores
     limits = bootstrap(p, repeats, seed)
-    attentive = p.scores[~p.failed]
-    primary = session_test(p.scores, n, seed=seed) if len(p.scores) > 1 else None
+    attentive = scores[~p.failed]
+    modelled = (mixed or not p.asked.all()) and len(p.key.sources) > 1
+    primary = session_test(scores, n, seed=seed) if len(scores) > 1 else None
     without = session_test(attentive, n, seed=seed) if p.failed.any() and len(attentive) > 1 else None
     return {
         "simulated": p.simulated,
@@ -75,21 +88,24 @@ def analyse_panel(p: Panel, repeats: int = 5000, seed: int = 0, mixed: bool = Fa
         "generators": p.key.sources,
         "truncation": p.key.about.get("truncation"),
         "dates": p.dates,
+        "balanced": p.balanced,
+        "whole_pool": bool(p.asked.all()),
         "mean": float(p.scores.mean()),
         "median": float(np.median(p.scores)),
         "min": int(p.scores.min()),
         "max": int(p.scores.max()),
-        "correct": right,
-        "judgements": asked,
+        "correct": int(p.scores.sum()),
+        "judgements": int(p.asked.sum()),
         "rates": {name: {"value": v, "interval": limits[name]} for name, v in rates(p).items()},
         "repeats": repeats,
         "primary": primary,
         "primary_without_failed": without,
         "p_key": key_test(p, seed=seed),
-        "assuming_independence": pooled_test(right, asked) | intervals(right, asked),
+        "assuming_independence": assuming_independence(p),
         "spread": spread(p),
         "comparison": compare_generators(p, limits, seed=seed) if len(p.sessions) > 1 else [],
-        "mixed_model": mixed_model(p) if mixed and len(p.key.sources) > 1 else None,
+        "mixed_model": mixed_model(p) if modelled else None,
+        "signal": mean_signal(p),
         "reliability": reliability(p, seed=seed),
         "timing": timing(p),
         "sureness": sureness(p),
@@ -131,36 +147,64 @@ def _percent(rate: dict) -> str:
     return f"{100 * rate['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _tested(test: dict | None, n: int) -> str:
+def _tested(test: dict | None, n: int, balanced: bool) -> str:
     if test is None:
         return "one session only: no test"
+    score = "mean score" if balanced else "mean fair score (both classes count alike)"
     return (
-        f"mean score {test['low']:.2f} to {test['high']:.2f} (95 %) against {n / 2:g} by guessing; "
+        f"{score} {test['low']:.2f} to {test['high']:.2f} (95 %, t) against {n / 2:g} by guessing; "
         f"t = {test['t']:.2f}, df {test['df']}, p = {test['p']:.2g}; sign flips p = {test['p_sign_flip']:.2g}"
     )
 
 
+def _compared(rows: list[dict]) -> list[str]:
+    "A line for each pair of generators."
+    holm = f" (Holm, {len(rows)} pairs)" if len(rows) > 1 else ""
+    lines = []
+    for c in rows:
+        lines.append(
+            f"{c['b']} against {c['a']}: fool rate {100 * c['difference']:+.1f} points "
+            f"[{100 * c['low']:.1f}, {100 * c['high']:.1f}]; for pictures such as these (generators exchanged "
+            f"among the pictures) p = {c['holm_such']:.2g}, for these pictures only (signs flipped by person) "
+            f"p = {c['holm_these']:.2g}{holm}."
+        )
+    return lines
+
+
+def _modelled(model: dict | None) -> list[str]:
+    "What the mixed model says, and who it is."
+    if model is None:
+        return []
+    found = "; ".join(f"{r['b']} against {r['a']} {r['log_odds']:+.2f}" for r in model["rows"])
+    return [f"Log-odds of being fooled: {found}. Estimator: {model['estimator']}."]
+
+
 def summary_lines(found: dict) -> list[str]:
     "The results in a few lines of Markdown."
-    n, of = found["questions"], found["rates"]
-    independent = found["assuming_independence"]
+    n, of, balanced = found["questions"], found["rates"], found["balanced"]
+    independent, d = found["assuming_independence"], found["signal"]["d_prime"]
     lines = [
         f"{found['sessions']} complete sessions of {n} pictures, {found['incomplete']} incomplete ones left out; "
         f"{found['failed_attention']} failed the attention items and are counted.",
         f"Error rate {_percent(of['error'])}; HYPE-style score {of['hype']['value']:.1f}; "
-        "intervals: two-way cluster bootstrap.",
-        f"Fakes called real {_percent(of['fool_rate'])}, real pictures called fake {_percent(of['real_miss'])}.",
-        f"Primary test, sessions as the unit: {_tested(found['primary'], n)}.",
-        f"Exchanging the labels of the pictures: p = {found['p_key']:.2g}.",
+        "intervals: two-way cluster bootstrap, 95 %.",
+        f"Fakes called real {_percent(of['fool_rate'])}, real pictures called fake {_percent(of['real_miss'])}; "
+        f"d' {d['mean']:.2f}.",
+        f"Primary test, sessions as the unit, for these pictures only: {_tested(found['primary'], n, balanced)}.",
+        f"For pictures such as these (labels exchanged among the pictures): p = {found['p_key']:.2g}.",
         f"Secondary, assumes independence: z = {independent['z']:.2f}, p = {independent['p']:.2g}.",
     ]
     if found["primary_without_failed"]:
-        lines.insert(4, f"The same without sessions that failed: {_tested(found['primary_without_failed'], n)}.")
-    for c in found["comparison"]:
-        lines.append(
-            f"{c['b']} against {c['a']}: fool rate {100 * c['difference']:+.1f} points "
-            f"[{100 * c['low']:.1f}, {100 * c['high']:.1f}], paired permutation p = {c['p']:.2g}."
+        without = _tested(found["primary_without_failed"], n, balanced)
+        lines.insert(4, f"The same without sessions that failed: {without}.")
+    if not balanced:
+        lines.insert(
+            1,
+            "Real and generated pictures are not equally many: a habit changes the score, so tests use fair scores.",
         )
+    if not found["whole_pool"]:
+        lines.insert(1, "Sessions saw parts of a pool: scores are about different pictures; read the mixed model, too.")
+    lines += _compared(found["comparison"]) + _modelled(found["mixed_model"])
     if found["simulated"]:
         lines.insert(0, "**SIMULATED: these answers were drawn by a computer and are nobody's.**")
     lines.append("Descriptive of those who volunteered, and of these pictures.")
@@ -180,7 +224,8 @@ def _jsonable(value):
 def load_panel(answers, key) -> Panel:
     "The complete sessions of an answers file (database or JSON Lines) and a key file."
     of_key: Key = read_key(key)
-    return tabulate(read_answers(answers), of_key)
+    records, silent = read_answers(answers)
+    return tabulate(records, of_key, silent)
 
 
 def analyse(
@@ -188,7 +233,7 @@ def analyse(
     key,  # the key file
     repeats: int = 5000,  # of the bootstrap
     seed: int = 0,
-    mixed: bool = False,  # the mixed model, too
+    mixed: bool = False,  # the mixed model, too; where sessions see parts of a pool it always is
 ) -> dict:
     "All results, ready for JSON. DataError when answers and key do not belong together or nobody has finished."
     return _jsonable(analyse_panel(load_panel(answers, key), repeats, seed, mixed))

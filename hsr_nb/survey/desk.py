@@ -18,6 +18,7 @@ __all__ = [
     "sure",
     "picture",
     "review",
+    "credits",
     "stop",
     "delete",
     "leave",
@@ -54,8 +55,9 @@ class Desk:
     survey: Survey
     store: Store
     https: bool = False  # cookies only over TLS
-    max_sessions: int = 10_000
-    shown: dict[str, int] = field(default_factory=dict)  # session -> picture whose limited time has begun
+    max_sessions: int = 10_000  # with at least one answer: empty ones shut nobody out
+    names: tuple[str, ...] = ()  # host names that people type, where a proxy gives the server another one
+    unwritten: dict[str, int] = field(default_factory=dict)  # session -> picture sent while the disk was full
 
     def order(self, place: Place) -> list[str]:
         return item_order(self.survey.key, place.session)
@@ -67,17 +69,26 @@ class Desk:
 
 
 # %% ../../nbs/survey/desk.ipynb #fe85c0b5
-def _own_page(request) -> bool:
+def _own_page(desk: Desk, request) -> bool:
     "Whether a form was sent by a page of this server, as far as the browser tells."
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if site not in (None, "same-origin", "none"):
         return False
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if origin is None:
+        return True
+    try:
+        said = urlsplit(origin)
+        host = said.hostname
+    except ValueError:
+        return False
+    if host in desk.names:
+        return said.scheme == "https" or not desk.https
+    return said.netloc == request.headers.get("host")
 
 
-async def _form(request) -> dict[str, str]:
+async def _form(desk: Desk, request) -> dict[str, str]:
     "The fields of a form. Refused for anything else."
-    if not _own_page(request):
+    if not _own_page(desk, request):
         raise Refused("bad", 403)
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise Refused("bad", 415)
@@ -158,7 +169,7 @@ async def begin(desk: Desk, request):
     "A new session, for who has ticked the box."
     from starlette.concurrency import run_in_threadpool
 
-    form = await _form(request)
+    form = await _form(desk, request)
     if await _find(desk, request):
         return _see("/survey")
     if form.get("adult") != "yes":
@@ -178,7 +189,7 @@ async def practice(desk: Desk, request):
     "The picture that does not count, with its answer at once."
     from starlette.concurrency import run_in_threadpool
 
-    form, place = await _form(request), await _known(desk, request)
+    form, place = await _form(desk, request), await _known(desk, request)
     said = form.get("answer")
     if said not in ("real", "fake"):
         raise Refused("bad", 400)
@@ -201,7 +212,7 @@ async def step(desk: Desk, request):
     if survey.rules.confidence and place.unsure:
         return html_response(pages.sure_page(survey, place.answered - 1, len(order)))
     if place.answered < len(order):
-        item, seen = order[place.answered], desk.shown.get(place.session) == place.answered
+        item, seen = order[place.answered], place.shown > place.answered
         return html_response(pages.question_page(survey, item, place.answered, place.flip, len(order), seen))
     said = await run_in_threadpool(said_by, desk.store, place.session)
     return html_response(pages.end_page(survey, place.session, survey.score(said)))
@@ -212,7 +223,7 @@ async def answer(desk: Desk, request):
     "Store one answer, if it is the next one of its session."
     from starlette.concurrency import run_in_threadpool
 
-    form, place = await _form(request), await _known(desk, request)
+    form, place = await _form(desk, request), await _known(desk, request)
     order = desk.order(place)
     pos, item, said = _number(form.get("pos"), 0, len(order) - 1), form.get("item"), form.get("answer")
     if pos is None or item not in desk.survey.key.items or said not in ("real", "fake"):
@@ -220,6 +231,8 @@ async def answer(desk: Desk, request):
     unsure = desk.survey.rules.confidence and place.unsure
     if order[pos] != item or not place.practised or (unsure and pos >= place.answered):
         raise Refused("order", 409)
+    if pos >= place.shown and desk.unwritten.get(place.session) != pos:
+        raise Refused("unseen", 409)
     rt_ms = _number(form.get("rt_ms"), 0, SLOWEST)
     try:
         outcome = await run_in_threadpool(desk.store.answer, place.session, item, pos, said, rt_ms)
@@ -236,7 +249,7 @@ async def sure(desk: Desk, request):
     "How sure the last answer was."
     from starlette.concurrency import run_in_threadpool
 
-    form, place = await _form(request), await _known(desk, request)
+    form, place = await _form(desk, request), await _known(desk, request)
     conf, pos = _number(form.get("conf"), 1, 5), _number(form.get("pos"), 0, 100_000)
     if conf is None or pos is None or not desk.survey.rules.confidence:
         raise Refused("bad", 400)
@@ -249,6 +262,8 @@ async def sure(desk: Desk, request):
 
 # %% ../../nbs/survey/desk.ipynb #44ee52ef
 async def _may_see(desk: Desk, request, item: str) -> bool:
+    from starlette.concurrency import run_in_threadpool
+
     role = desk.survey.key.items.get(item, {}).get("role")
     if role == "example":
         return True
@@ -261,11 +276,15 @@ async def _may_see(desk: Desk, request, item: str) -> bool:
         return item in desk.order(place)  # all is over: looking back
     if item != desk.current(place) or (desk.survey.rules.confidence and place.unsure):
         return False
-    if desk.survey.rules.exposure_ms:
-        if desk.shown.get(place.session) == place.answered:
-            return False
-        desk.shown[place.session] = place.answered
-    return True
+    if place.shown > place.answered:
+        return not desk.survey.rules.exposure_ms
+    try:
+        return await run_in_threadpool(desk.store.show, place.session, place.answered)
+    except NotStored:
+        if desk.survey.rules.exposure_ms:
+            raise
+        desk.unwritten[place.session] = place.answered  # a full disk hides no picture that may be seen twice
+        return True
 
 
 async def picture(desk: Desk, request):
@@ -290,16 +309,24 @@ async def review(desk: Desk, request):
     return html_response(pages.review_page(desk.survey, desk.survey.wrong(said)))
 
 
+async def credits(desk: Desk, request):
+    "Whose the pictures are: in general for everybody, one by one for who has answered all."
+    place = await _find(desk, request)
+    if place is None or place.answered < len(desk.order(place)):
+        return html_response(pages.credits_page(desk.survey))
+    return html_response(pages.credits_page(desk.survey, [*desk.order(place), desk.survey.one("practice")]))
+
+
 async def stop(desk: Desk, request):
-    await _known(desk, request)
-    return html_response(pages.stop_page(desk.survey))
+    place = await _known(desk, request)
+    return html_response(pages.stop_page(desk.survey, place.session))
 
 
 async def delete(desk: Desk, request):
     "A person's own answers, deleted by that person."
     from starlette.concurrency import run_in_threadpool
 
-    await _form(request)
+    await _form(desk, request)
     place = await _known(desk, request)
     await run_in_threadpool(withdraw, desk.store, place.session)
     response = html_response(pages.deleted_page(desk.survey))
@@ -309,7 +336,7 @@ async def delete(desk: Desk, request):
 
 async def leave(desk: Desk, request):
     "Forget the session on this device; its answers stay."
-    await _form(request)
+    await _form(desk, request)
     response = _see("/")
     response.delete_cookie(COOKIE, path="/")
     return response

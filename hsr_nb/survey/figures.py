@@ -11,6 +11,8 @@ __all__ = [
     "HYPE",
     "CAVEAT",
     "title_of",
+    "as_png",
+    "as_picture",
     "figure_1",
     "figure_2",
     "figure_3",
@@ -21,13 +23,12 @@ __all__ = [
     "figure_8",
     "figure_9",
     "all_figures",
-    "as_png",
-    "as_picture",
     "save_figures",
 ]
 
 # %% ../../nbs/survey/figures.ipynb #a848696d
 import io
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,19 +55,41 @@ def title_of(found: dict) -> str:
     return f"SIMULATED: {text}" if found["simulated"] else text
 
 
+def _wrapped(title: str, inches: float) -> str:
+    "A title in lines that fit, broken after commas only."
+    lines = []
+    for line in title.split("\n"):
+        whole = line.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+        lines += textwrap.wrap(whole, int(13 * inches))
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def _axes(title: str, rows: int = 1, cols: int = 1, size=(7.2, 3.4), simulated: bool = False):
     "A figure with its title, and across it the word if nobody answered."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, cols)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(_wrapped(title, size[0]), fontsize=9)
     if simulated:
         place = {"ha": "center", "va": "center", "rotation": 18, "zorder": 10}
         figure.text(0.5, 0.45, "SIMULATED", place, fontsize=44, color="#c22", alpha=0.16)
     for ax in np.ravel(axes):
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+# %% ../../nbs/survey/figures.ipynb #9ffc1333
+def as_png(figure, dpi: int = 130) -> bytes:
+    "A figure as the content of a PNG file."
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
+
+
+def as_picture(figure, dpi: int = 60) -> Image.Image:
+    "A figure as a picture of few colours, which notebooks show and store in few bytes."
+    return Image.open(io.BytesIO(as_png(figure, dpi))).convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE)
 
 
 # %% ../../nbs/survey/figures.ipynb #424af3d2
@@ -101,7 +124,7 @@ def figure_2():
     n = d["questions"]
     rows = [
         ("all answers independent (Wilson)", *d["intervals"]["wilson"]),
-        ("people differ (from the range, approximate)", d["mean_test"]["low"] / n, d["mean_test"]["high"] / n),
+        ("people differ (t; sd from the range, approximate)", d["mean_test"]["low"] / n, d["mean_test"]["high"] / n),
     ]
     figure, ax = _axes(PUBLISHED_TITLE, size=(7.2, 2.0))
     for y, (_, low, high) in enumerate(rows):
@@ -194,16 +217,21 @@ def figure_5(found: dict, picture: Callable[[str], bytes] | None = None):
         ylabel="error rate, 95 % Wilson",
         ylim=(0, 1),
         xticks=[],
-        xlabel=f"{len(rows)} pictures, sorted",
+        xlabel=f"{len(rows)} pictures, sorted: the five with most errors above, the five with fewest below",
     )
     wide.legend(fontsize=7, frameon=False, loc="upper left")
-    for line, chosen, word in ((0, rows[-5:], "deceives"), (2, rows[:5], "gives itself away")):
+    for line, chosen in ((0, rows[-5:]), (2, rows[:5])):
         for ax, r in zip(grid[line], chosen, strict=False):
-            _thumbnail(ax, r, colours, picture, word)
+            _thumbnail(ax, r, colours, picture)
     return figure
 
 
-def _thumbnail(ax, row: dict, colours: dict[str, str], picture: Callable[[str], bytes] | None, word: str):
+def _mistake(row: dict) -> str:
+    "What people who were wrong did with a picture."
+    return f"called {'fake' if row['source'] == 'real' else 'real'} by {100 * row['error']:.0f} %"
+
+
+def _thumbnail(ax, row: dict, colours: dict[str, str], picture: Callable[[str], bytes] | None):
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
         side.set(
@@ -213,7 +241,7 @@ def _thumbnail(ax, row: dict, colours: dict[str, str], picture: Callable[[str], 
         )
     if picture is not None:
         ax.imshow(np.asarray(Image.open(io.BytesIO(picture(row["item"])))))
-    ax.set_xlabel(f"{word}: {100 * row['error']:.0f} %", fontsize=6, color=INK)
+    ax.set_xlabel(f"{row['source']}, {_mistake(row)}", fontsize=6, color=INK)
 
 
 # %% ../../nbs/survey/figures.ipynb #04a6bbeb
@@ -227,18 +255,19 @@ def figure_6(p: Panel, found: dict):
         left.plot([x, x], [low, high], color=colours[name])
         left.plot(x, rate["value"], "o", color=colours[name])
     left.axhline(0.5, color=INK, ls=":", lw=1)
-    left.set(
-        xticks=range(len(found["generators"])), xticklabels=found["generators"], ylim=(0, 1), ylabel="fakes called real"
-    )
+    left.set(xticks=range(len(found["generators"])), xticklabels=found["generators"], ylim=(0, 1))
+    left.set_ylabel("fakes called real, 95 % two-way bootstrap", fontsize=8)
     left.margins(x=0.4)
     for y, c in enumerate(found["comparison"]):
         right.plot([c["low"], c["high"]], [y, y], color=INK)
         right.plot(c["difference"], y, "o", color=INK)
-        right.text(c["difference"], y + 0.12, f"p = {c['p']:.2g}", ha="center", fontsize=7)
+        tested = f"such pictures: p = {c['holm_such']:.2g}\nthese pictures only: p = {c['holm_these']:.2g}"
+        right.text(c["difference"], y + 0.1, tested, ha="center", va="bottom", fontsize=7)
     names = [f"{c['b']} − {c['a']}" for c in found["comparison"]]
     right.axvline(0, color=INK, ls=":", lw=1)
     right.set(yticks=range(len(names)), yticklabels=names, ylim=(-0.6, max(0.6, len(names) - 0.4)))
-    right.set_xlabel("paired difference, 95 % two-way bootstrap", fontsize=8)
+    holm = f"\np after Holm, {len(names)} pairs" if len(names) > 1 else ""
+    right.set_xlabel(f"paired difference, 95 % two-way bootstrap{holm}", fontsize=8)
     return figure
 
 
@@ -246,7 +275,7 @@ def figure_7(found: dict):
     "Hit rate against false-alarm rate, one point a session."
     from scipy.stats import norm
 
-    figure, ax = _axes(title_of(found), size=(4.6, 4.4), simulated=found["simulated"])
+    figure, ax = _axes(title_of(found), size=(5.4, 4.6), simulated=found["simulated"])
     grid = np.linspace(0.001, 0.999, 200)
     for d in (0, 1, 2):
         ax.plot(grid, norm.cdf(norm.ppf(grid) + d), color="#b9c2cc", lw=1)
@@ -255,11 +284,12 @@ def figure_7(found: dict):
     for row, (x, y) in zip(found["per_session"], jitter.T, strict=True):
         ax.plot(row["false_alarm"] + x, row["hit"] + y, "o", ms=4, alpha=0.6, color=FAKES[1])
     ax.set(
-        xlabel="real pictures called fake",
+        xlabel="real pictures called fake\n(points are moved by up to 0.008, so that equal sessions can be seen)",
         ylabel="fakes called fake",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
+    ax.xaxis.label.set_size(7)
     ax.set_aspect("equal")
     return figure
 
@@ -277,6 +307,7 @@ def figure_8(p: Panel, found: dict):
     left.set(
         xticks=[0, 1],
         xticklabels=["right", "wrong"],
+        xlabel="answers; the bar is the median",
         ylabel="seconds (to the 99th percentile)",
         ylim=(0, None),
     )
@@ -286,7 +317,7 @@ def figure_8(p: Panel, found: dict):
     right.set(
         xticks=range(1, 5),
         xlabel="quarter of the session",
-        ylabel="accuracy",
+        ylabel="accuracy, all answers together",
         ylim=(0.3, 0.9),
     )
     return figure
@@ -298,6 +329,10 @@ def figure_9(found: dict | None = None):
     title = PUBLISHED_TITLE if found is None else f"{PUBLISHED_TITLE}\n{title_of(found)}"
     figure, ax = _axes(title, size=(9.0, 1.8), simulated=bool(found and found["simulated"]))
     ax.axis("off")
+    kinds = (
+        "intervals of the error rate: published by t, its sd from the range (approximate); ours by two-way bootstrap"
+    )
+    figure.supxlabel(kinds if found else kinds.split(";")[0], fontsize=7, color=INK)
     widths = [0.31, 0.1, 0.09, 0.07, 0.08, 0.08, 0.1, 0.17]
     table = ax.table(rows, colLabels=heads, loc="center", cellLoc="center", colWidths=widths, edges="horizontal")
     table.auto_set_font_size(False)
@@ -320,18 +355,6 @@ def all_figures(p: Panel, found: dict, picture: Callable[[str], bytes] | None = 
         "8-times": figure_8(p, found),
         "9-published-and-ours": figure_9(found),
     }
-
-
-def as_png(figure, dpi: int = 130) -> bytes:
-    "A figure as the content of a PNG file."
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi)
-    return out.getvalue()
-
-
-def as_picture(figure, dpi: int = 60) -> Image.Image:
-    "A figure as a picture of few colours, which notebooks show and store in few bytes."
-    return Image.open(io.BytesIO(as_png(figure, dpi))).convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE)
 
 
 def save_figures(folder, p: Panel, found: dict, picture: Callable[[str], bytes] | None = None) -> list[Path]:

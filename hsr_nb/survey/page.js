@@ -36,6 +36,7 @@
           buttons[0].blur();
         }, Number(image.dataset.exposure));
       }, { once: true });
+      image.addEventListener("error", () => window.location.reload(), { once: true });
       image.src = image.dataset.picture;
     });
   } else if (image && !image.complete) {

@@ -7,6 +7,7 @@ __all__ = [
     "ABOUT",
     "asset",
     "page",
+    "what_is_stored",
     "intro_page",
     "question_page",
     "sure_page",
@@ -15,6 +16,7 @@ __all__ = [
     "end_page",
     "review_page",
     "stop_page",
+    "credits_page",
     "deleted_page",
     "error_page",
     "go_on",
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import hsr_nb
 
-from .folder import Survey
+from .folder import Survey, attributions, licence_of
 from .statistics import guess_limits
 from .words import Words
 
@@ -65,6 +67,10 @@ def _button(words: Words, text: str, action: str, kind: str = "") -> str:
     return f'<form method="post" action="{action}"><button class="{kind}">{words.html(text)}</button></form>'
 
 
+def _credits_link(words: Words) -> str:
+    return f'<p class="soft small"><a href="/credits">{words.html("credits")}</a></p>'
+
+
 def _link(words: Words, text: str, target: str, kind: str = "") -> str:
     return f'<a class="button {kind}" href="{target}">{words.html(text)}</a>'
 
@@ -88,6 +94,17 @@ def _questions_about(words: Words) -> str:
     return f'<fieldset>{legend}<p class="soft">{words.html("about.optional")}</p>{"".join(fields)}</fieldset>'
 
 
+def what_is_stored(survey: Survey) -> str:
+    "Everything that is stored, by the rules of this survey; an empty line between paragraphs."
+    words, rules = survey.words, survey.rules
+    parts = [words.text("intro.stored", days=rules.days)]
+    if rules.confidence:
+        parts.append(words.text("intro.stored.confidence"))
+    if rules.demographics:
+        parts.append(words.text("intro.stored.about"))
+    return "\n\n".join(parts)
+
+
 def intro_page(survey: Survey, missing: bool = False) -> str:
     "The first page; `missing`: the box was not ticked."
     words, rules = survey.words, survey.rules
@@ -106,14 +123,15 @@ def intro_page(survey: Survey, missing: bool = False) -> str:
 <p class="verdict">{words.html("intro.example.question")} <strong>{words.html("intro.example.answer")}</strong></p>
 </div>
 <h2>{words.html("intro.stored.heading")}</h2>
-{words.paragraphs("intro.stored", days=rules.days)}
+{Words({"stored": what_is_stored(survey)}).paragraphs("stored")}
 {words.paragraphs("intro.voluntary")}
 <form method="post" action="/begin">
 {_questions_about(words) if rules.demographics else ""}{warning}
 <label class="tick"><input type="checkbox" name="adult" value="yes" required>
 <span>{words.html("intro.adult", age=rules.minimum_age)}</span></label>
 <button>{words.html("intro.begin")}</button>
-</form>"""
+</form>
+{_credits_link(words)}"""
     return page(words, words.html("title"), body)
 
 
@@ -210,11 +228,17 @@ def end_page(survey: Survey, session: str, score: int) -> str:
     words, n, checks = survey.words, survey.key.questions, len(survey.key.of("attention"))
     low, high = guess_limits(n)
     text = words.html("end.checks", k=checks) if checks else ""
+    ways = [
+        _link(words, "end.review", "/review"),
+        _link(words, "stop.delete", "/stop", "quiet"),
+        _button(words, "end.another", "/leave", "quiet"),
+    ]
     body = f"""<p class="score">{words.html("end.score", score=score, n=n)}</p>
 <p>{words.html("end.guessing", low=low + 1, high=high - 1)} {text}</p>
 {words.paragraphs("end.synthetic")}
-<p class="row">{_link(words, "end.review", "/review")}{_button(words, "end.another", "/leave", "quiet")}</p>
-<p class="soft small number">{words.html("end.number", session=session)}</p>"""
+<div class="row">{"".join(ways)}</div>
+<p class="soft small number">{words.html("end.number", session=session)}</p>
+{_credits_link(words)}"""
     return page(words, words.html("end.heading"), body)
 
 
@@ -231,11 +255,35 @@ def review_page(survey: Survey, wrong: list[str]) -> str:
     return page(words, words.html("end.review.heading"), shown + back)
 
 
-def stop_page(survey: Survey) -> str:
+def stop_page(survey: Survey, session: str) -> str:
     "Go on, close the page, or have everything deleted."
     words = survey.words
     ways = _link(words, "stop.go", "/survey") + _button(words, "stop.delete", "/delete", "quiet")
-    return page(words, words.html("stop.heading"), f'{words.paragraphs("stop.text")}<div class="row">{ways}</div>')
+    body = f"""{words.paragraphs("stop.text")}
+<div class="row">{ways}</div>
+<p class="soft small number">{words.html("stop.number", session=session)}</p>
+{_credits_link(words)}"""
+    return page(words, words.html("stop.heading"), body)
+
+
+def credits_page(survey: Survey, seen: list[str] | None = None) -> str:
+    "Sources and licences; the pictures of somebody who has answered all, each with its credit."
+    words, licence, each = survey.words, licence_of(survey.key), attributions(survey.key)
+    real = Words({"licence": licence}).html("licence")
+    told = f"<p>{words.html('credits.real')} {real}</p>" if licence else ""
+    if not licence and not each:
+        told = words.paragraphs("credits.real.none")
+    body = told + words.paragraphs("credits.made", names=", ".join(survey.key.sources))
+    if each and seen is None:
+        body += words.paragraphs("credits.later")
+    elif each:
+        tiles = []
+        for item in sorted(set(seen or []) & each.keys()):
+            credit = Words({"credit": each[item]}).html("credit")
+            tiles.append(f'<li><img src="/picture/{item}.png" alt="{words.html("credits.alt")}"><p>{credit}</p></li>')
+        body += f'<h2>{words.html("credits.each")}</h2><ul class="gallery">{"".join(tiles)}</ul>'
+    back = _link(words, "end.back", "/survey", "quiet")
+    return page(words, words.html("credits.heading"), f'{body}<p class="row">{back}</p>')
 
 
 def deleted_page(survey: Survey) -> str:

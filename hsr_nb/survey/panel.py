@@ -28,7 +28,7 @@ class Panel:
     conf: np.ndarray
     flip: np.ndarray  # bool [sessions]
     failed: np.ndarray  # bool [sessions]: called every attention item real
-    incomplete: int  # sessions left out because they stopped early
+    incomplete: int  # sessions left out because they stopped early, those without any answer among them
     dates: tuple[str, str]  # first and last day
     simulated: bool
 
@@ -52,6 +52,19 @@ class Panel:
     def scores(self) -> np.ndarray:  # int [sessions]
         return np.nansum(self.correct, 1).astype(int)
 
+    @property
+    def balanced(self) -> bool:
+        "Whether everybody was asked as many real pictures as generated ones."
+        return bool((self.asked[:, self.fake].sum(1) == self.asked[:, ~self.fake].sum(1)).all())
+
+    @property
+    def fair_scores(self) -> np.ndarray:  # [sessions]
+        "Scores as if half of the pictures were real: guessing gives one half of the questions, whatever one's habit."
+        if self.balanced:
+            return self.scores
+        shares = [np.nanmean(self.correct[:, kind], 1) for kind in (self.fake, ~self.fake)]
+        return self.key.questions * (shares[0] + shares[1]) / 2
+
 
 # %% ../../nbs/survey/panel.ipynb #79320b53
 def _complete(records: list[dict], key: Key) -> tuple[dict[str, dict[str, dict]], int]:
@@ -63,15 +76,19 @@ def _complete(records: list[dict], key: Key) -> tuple[dict[str, dict[str, dict]]
         if r["item"] in by_session.setdefault(r["session"], {}):
             raise DataError(f"session {r['session'][:18]}… answers the picture {r['item']} twice")
         by_session[r["session"]][r["item"]] = r
-    scored = set(key.of("scored"))
-    done = {s: answers for s, answers in sorted(by_session.items()) if len(scored & answers.keys()) == key.questions}
+    done = {session: answers for session, answers in sorted(by_session.items()) if len(answers) == key.length}
     return done, len(by_session) - len(done)
 
 
 # %% ../../nbs/survey/panel.ipynb #a2b7cbd8
-def tabulate(records: list[dict], key: Key) -> Panel:
+def tabulate(
+    records: list[dict],
+    key: Key,
+    silent: int = 0,  # sessions without any answer, which have no records
+) -> Panel:
     "The complete sessions as tables. DataError when there is none, or when answers and key do not belong together."
     done, incomplete = _complete(records, key)
+    incomplete += silent
     if not done:
         raise DataError(f"there is no complete session among {incomplete}: nothing to analyse yet")
     items = sorted(key.of("scored"), key=lambda name: (key.is_fake(name), key.items[name]["source"], name))

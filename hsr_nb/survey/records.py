@@ -128,6 +128,11 @@ class Key:
         return self.items[item]["class"] == "fake"
 
     @property
+    def length(self) -> int:
+        "Pictures of one session, attention items among them: who has answered so many has answered all."
+        return self.questions + len(self.of("attention"))
+
+    @property
     def sources(self) -> list[str]:
         "Labels of the generators, in alphabetical order."
         return sorted({item["source"] for item in self.items.values() if item["class"] == "fake"})

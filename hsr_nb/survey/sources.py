@@ -45,11 +45,14 @@ class Folder:
 
     path: str
     smallest: int = 0  # pixels of the shorter side
+    leave_out: frozenset[str] = frozenset()  # names of files that are never shown
 
     def pictures(self, seed: int) -> Iterator[Found]:
         files = open_files(self.path).require()
         for i in np.random.default_rng(seed).permutation(len(files.names)):
             name = files.names[i]
+            if name in self.leave_out:
+                continue
             try:
                 image = in_mode(upright(files.read(name), []), "rgb", "white", [])
             except DataError as e:
@@ -119,6 +122,7 @@ def open_source(
     spec: str,
     psi: float = 1.0,  # truncation of a generator
     detail: int = 64,  # pixels that pictures must at least have
+    leave_out: frozenset[str] = frozenset(),  # files of a folder that are not shown
 ) -> Source:
     "The source that a text names. DataError or CheckpointError when there is none."
     if spec in BUILT_IN:
@@ -130,7 +134,7 @@ def open_source(
             f"there is no source of pictures {spec!r}: expected {', '.join(BUILT_IN)}, a generator that ships with the "
             "package, a checkpoint, a run folder, or an existing folder or .zip of images"
         )
-    return Folder(spec, detail)
+    return Folder(spec, detail, leave_out)
 
 
 # %% ../../nbs/survey/sources.ipynb #5d801b70

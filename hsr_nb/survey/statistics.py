@@ -8,6 +8,7 @@ __all__ = [
     "totals_of_mean",
     "intervals",
     "pooled_test",
+    "two_rates_test",
     "at_most",
     "at_least",
     "guess_limits",
@@ -61,6 +62,18 @@ def pooled_test(count: int, nobs: int) -> dict[str, float]:  # z, p
 
     z = (count - nobs / 2) / math.sqrt(nobs / 4)
     return {"z": z, "p": float(binomtest(count, nobs, 0.5).pvalue)}
+
+
+# %% ../../nbs/survey/statistics.ipynb #f06f6670
+def two_rates_test(hits: int, fakes: int, alarms: int, reals: int) -> dict[str, float]:  # z, p
+    "The same where real and generated pictures are not equally many: are fakes called fake more often? Fisher's p."
+    from scipy.stats import fisher_exact
+
+    pooled = (hits + alarms) / (fakes + reals)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / fakes + 1 / reals))
+    z = (hits / fakes - alarms / reals) / error if error else 0.0
+    table = [[hits, fakes - hits], [alarms, reals - alarms]]
+    return {"z": z, "p": float(fisher_exact(table).pvalue)}
 
 
 # %% ../../nbs/survey/statistics.ipynb #f0cb60b2

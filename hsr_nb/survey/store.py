@@ -6,7 +6,9 @@
 __all__ = [
     "TABLES",
     "PLACE",
+    "CROWDED_OUT",
     "Outcome",
+    "MAX_EMPTY",
     "NotStored",
     "Place",
     "Ledger",
@@ -39,7 +41,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS about (survey TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS sessions (
     session TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE, t TEXT NOT NULL,
-    flip INTEGER NOT NULL CHECK (flip IN (0, 1)), practised INTEGER NOT NULL DEFAULT 0, who TEXT
+    flip INTEGER NOT NULL CHECK (flip IN (0, 1)), practised INTEGER NOT NULL DEFAULT 0, who TEXT,
+    shown INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE IF NOT EXISTS answers (
     session TEXT NOT NULL REFERENCES sessions (session) ON DELETE CASCADE,
@@ -62,6 +65,7 @@ class Place:
     flip: bool
     practised: bool
     answered: int  # how many pictures
+    shown: int  # how many pictures were sent to it
     unsure: bool  # the last answer has no confidence yet
 
 
@@ -74,6 +78,14 @@ def _open(path: Path) -> sqlite3.Connection:
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         connection.execute(f"PRAGMA {setting}")
     return connection
+
+
+def _add_shown(db: sqlite3.Connection):
+    "A database from before it was kept which pictures were sent gets the column; answered ones were sent."
+    if "shown" in [column[1] for column in db.execute("PRAGMA table_info(sessions)")]:
+        return
+    db.execute("ALTER TABLE sessions ADD COLUMN shown INTEGER NOT NULL DEFAULT 0")
+    db.execute("UPDATE sessions SET shown = (SELECT COUNT(*) FROM answers a WHERE a.session = sessions.session)")
 
 
 def _today() -> str:
@@ -91,9 +103,11 @@ class Ledger:
     def __init__(self, path, survey: str):
         self.path = Path(path)
         self._lock, self._reading = threading.Lock(), threading.Lock()
+        self.unswept = False  # the write-ahead file still holds what was deleted
         try:
             self._db = _open(self.path)
             self._db.executescript(TABLES)
+            _add_shown(self._db)
             owner = self._db.execute("SELECT survey FROM about").fetchone()
             if owner is None:
                 self._db.execute("INSERT INTO about VALUES (?)", (survey,))
@@ -111,6 +125,8 @@ class Ledger:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
+                if self.unswept:
+                    self._sweep()
             except sqlite3.OperationalError as e:
                 raise NotStored(f"{self.path.name}: {e}") from None
             finally:
@@ -126,10 +142,22 @@ class Ledger:
             except sqlite3.OperationalError as e:
                 raise NotStored(f"{self.path.name}: {e}") from None
 
-    def sweep(self):
-        "Remove from the disk what was deleted: the write-ahead file still holds it."
+    def sweep(self) -> bool:
+        "Remove from the disk what was deleted. False while somebody else reads the old state: each change tries again."
         with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.unswept = True
+            return self._sweep()
+
+    def _sweep(self) -> bool:
+        "Empty the write-ahead file, which holds old pages; who reads an older state keeps SQLite from it."
+        self._db.execute("PRAGMA busy_timeout = 200")  # milliseconds; other people are waiting
+        try:
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            busy = 1
+        self._db.execute("PRAGMA busy_timeout = 10000")
+        self.unswept = bool(busy)
+        return not busy
 
     def close(self):
         with self._lock, self._reading:
@@ -139,20 +167,27 @@ class Ledger:
 
 # %% ../../nbs/survey/store.ipynb #eea54f5b
 PLACE = """
-SELECT session, flip, practised,
+SELECT session, flip, practised, shown,
     (SELECT COUNT(*) FROM answers a WHERE a.session = s.session),
     EXISTS (SELECT 1 FROM answers a WHERE a.session = s.session AND conf IS NULL
         AND pos = (SELECT MAX(pos) FROM answers b WHERE b.session = s.session))
 FROM sessions s WHERE
 """
+CROWDED_OUT = """
+DELETE FROM sessions WHERE rowid IN (
+    SELECT rowid FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM answers a WHERE a.session = s.session)
+    ORDER BY rowid DESC LIMIT -1 OFFSET ?)
+"""
 Outcome = Literal["stored", "before", "ahead"]
+MAX_EMPTY = 10_000  # sessions without an answer; above that the oldest ones go
 
 
 class Store:
     "The answers to one survey."
 
-    def __init__(self, path, survey: str):
+    def __init__(self, path, survey: str, max_empty: int = MAX_EMPTY):
         self.ledger = Ledger(path, survey)
+        self.max_empty = max_empty
 
     def begin(self, who: dict | None = None) -> tuple[str, str]:
         "A new session: its name, and the token its browser keeps. Buttons change places for half of the sessions."
@@ -161,8 +196,9 @@ class Store:
         with self.ledger.change() as db:
             (balance,) = db.execute("SELECT COALESCE(SUM(2 * flip - 1), 0) FROM sessions").fetchone()
             flip = secrets.randbelow(2) if balance == 0 else int(balance < 0)
-            row = (session, _hashed(token), _today(), flip, 0, told)
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)", row)
+            row = (session, _hashed(token), _today(), flip, told)
+            db.execute("INSERT INTO sessions (session, token, t, flip, who) VALUES (?, ?, ?, ?, ?)", row)
+            db.execute(CROWDED_OUT, (self.max_empty,))
         return session, token
 
     def place(self, token: str) -> Place | None:
@@ -170,13 +206,19 @@ class Store:
         found = self.ledger.rows(PLACE + "token = ?", _hashed(token))
         if not found:
             return None
-        session, flip, practised, answered, unsure = found[0]
-        return Place(session, bool(flip), bool(practised), answered, bool(unsure))
+        session, flip, practised, shown, answered, unsure = found[0]
+        return Place(session, bool(flip), bool(practised), answered, shown, bool(unsure))
 
     def practise(self, session: str):
         "The practice picture is done; what was said of it is not kept."
         with self.ledger.change() as db:
             db.execute("UPDATE sessions SET practised = 1 WHERE session = ?", (session,))
+
+    def show(self, session: str, pos: int) -> bool:
+        "A picture is about to be sent; True for the first time. On the disk before the picture leaves."
+        with self.ledger.change() as db:
+            query = "UPDATE sessions SET shown = ? WHERE session = ? AND shown < ?"
+            return bool(db.execute(query, (pos + 1, session, pos + 1)).rowcount)
 
     def answer(self, session: str, item: str, pos: int, answer: str, rt_ms: int | None) -> Outcome:
         "Store an answer if it is the next one of its session. NotStored when the disk refuses."
@@ -197,15 +239,15 @@ class Store:
 
 
 # %% ../../nbs/survey/store.ipynb #e6c948a7
-def withdraw(store: Store, session: str) -> int:  # how many answers were deleted
+def withdraw(store: Store, session: str) -> tuple[int, bool]:  # answers deleted; whether nothing is left in the files
     "Delete a session and its answers. DataError when there is none of that name."
     with store.ledger.change() as db:
         answers = db.execute("DELETE FROM answers WHERE session = ?", (session,)).rowcount
         gone = db.execute("DELETE FROM sessions WHERE session = ?", (session,)).rowcount
+    swept = store.ledger.sweep()
     if not gone:
         raise DataError(f"there is no session {shown(session)} in {store.ledger.path.name}")
-    store.ledger.sweep()
-    return answers
+    return answers, swept
 
 
 def said_by(store: Store, session: str) -> dict[str, str]:  # {item: "real" or "fake"}
@@ -214,8 +256,8 @@ def said_by(store: Store, session: str) -> dict[str, str]:  # {item: "real" or "
 
 
 def sessions(store: Store) -> int:
-    "How many sessions there are."
-    return store.ledger.rows("SELECT COUNT(*) FROM sessions")[0][0]
+    "How many sessions have at least one answer."
+    return store.ledger.rows("SELECT COUNT(DISTINCT session) FROM answers")[0][0]
 
 
 def lengths(store: Store) -> dict[str, int]:  # {session: answers}

@@ -5,13 +5,18 @@
 # %% auto #0
 __all__ = [
     "POSITIVE",
+    "NOT_NEGATIVE",
+    "SHARES",
+    "PRECISIONS",
     "CONTINUE",
+    "FOLLOW",
     "open_data",
     "flat_config",
     "check_settings",
     "check_config",
     "check_parts",
     "differences",
+    "kept_settings",
     "check_same_run",
 ]
 
@@ -26,7 +31,9 @@ from ..base.errors import CheckpointError
 from ..data.checked import open_checked, open_known
 from ..data.registry import BUILT_IN, dataset_path, open_dataset
 from ..data.sampler import check_batch
-from .config import TrainConfig
+from ..nets.discriminator import freezable_layers
+from .ada import build_augment, check_augment
+from .config import TrainConfig, preset
 from .gpu import compiles
 from .growing import check_architecture, check_growth
 from .parallel import Processes, from_first
@@ -50,7 +57,8 @@ def open_data(cfg: TrainConfig, procs: Processes | None = None, progress: bool =
     def checked():
         memo = Path(cfg.run_dir, "data.json")
         path = dataset_path(d.path)
-        seen = open_checked(path, memo, write=False, progress=progress, base_size=cfg.net.base_size, **options)
+        how = dict(progress=progress, base_size=cfg.net.base_size, allow_partial=d.allow_partial)
+        seen = open_checked(path, memo, write=False, **how, **options)
         answers.append(seen.checked)
         return seen.identity
 
@@ -89,7 +97,13 @@ POSITIVE = (
     "hsr.norm_kimg",
     "metric_ticks",
     "metric_images",
+    "net.w_dim",
+    "net.channel_base",
+    "net.channel_max",
 )
+NOT_NEGATIVE = ("seed", "data.workers", "loss.r1_gamma", "loss.pl_weight", "hsr.start_kimg", "hsr.linearity")
+SHARES = ("loss.style_mixing", "loss.pl_decay", "opt.beta2")
+PRECISIONS = ("float16", "bfloat16")
 
 
 # %% ../../nbs/training/checks.ipynb #93c8e236
@@ -101,10 +115,22 @@ def check_settings(cfg: TrainConfig, procs: Processes):
     for k in POSITIVE:
         if not flat[k] > 0:
             raise ValueError(f"{k} must be greater than 0, found {flat[k]}")
+    for k in NOT_NEGATIVE:
+        if not flat[k] >= 0:
+            raise ValueError(f"{k} must be 0 or more, found {flat[k]}")
+    for k in SHARES:
+        if not 0 <= flat[k] <= 1:
+            raise ValueError(f"{k} must be from 0 to 1, found {flat[k]}")
+    for k in ("batch_gpu", "data.max_size", "data.resolution"):
+        if flat[k] is not None and flat[k] < 1:
+            raise ValueError(f"{k} must be at least 1, found {flat[k]}")
+    if cfg.net.low_precision not in PRECISIONS:
+        raise ValueError(f"net.low_precision must be {' or '.join(PRECISIONS)}, not {cfg.net.low_precision!r}")
     if cfg.hsr.linearity and cfg.hsr.teacher == "none":
         raise ValueError(
             "hsr.linearity is measured in the space of the heads, and heads need a teacher: set hsr.teacher"
         )
+    build_augment(cfg)
     check_parts(cfg, procs)
 
 
@@ -112,7 +138,17 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     "Refuse settings that mean nothing, batches that cannot be drawn from these images, labels that are not there."
     check_settings(cfg, procs)
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
-    check_growth(cfg, ds.image_shape[1] * 4 // cfg.net.base_size[0])
+    resolution = ds.image_shape[1] * 4 // cfg.net.base_size[0]
+    check_growth(cfg, resolution)
+    check_augment(cfg, ds.image_shape)
+    single = cfg.net.architecture == "stylegan1"  # none of its convolutions can be frozen
+    of_D = "stylegan1" if single else cfg.net.d_architecture
+    layers = 0 if single else freezable_layers(resolution, of_D)
+    if not 0 <= cfg.net.freeze_d <= layers:
+        raise ValueError(
+            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({of_D}) of {resolution} "
+            f"pixels has 0 to {layers} convolutions that can be frozen"
+        )
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 
@@ -143,6 +179,7 @@ CONTINUE = (
     "compile",
     "data.workers",
     "data.path",
+    "data.allow_partial",
     "batch_gpu",
     "hsr.weights",
     "preset",
@@ -174,13 +211,31 @@ def differences(meta: dict, cfg: TrainConfig, identity: dict, teacher: dict | No
     return found
 
 
+# %% ../../nbs/training/checks.ipynb #5022e614
+FOLLOW = ("batch", "net.mbstd_group", "loss.r1_gamma", "opt.g_lr", "opt.d_lr", "opt.ema_kimg")
+
+
+def kept_settings(meta: dict, cfg: TrainConfig, processes: int) -> str:
+    "Which differences `auto` made out of the number of processes, and the options that keep the run's own; or nothing."
+    if cfg.preset != "auto":
+        return ""
+    old = flat_config(meta.get("config", {}))
+    new = flat_config(cfg.to_dict())
+    made = flat_config(preset("auto", cfg.data.resolution, processes).to_dict())
+    moved = [k for k in FOLLOW if k in old and old[k] != new[k] == made[k]]
+    if not moved:
+        return ""
+    options = " ".join(f"--{k.replace('_', '-')} {old[k]}" for k in moved)
+    return f"`auto` takes {', '.join(moved)} from the number of processes, now {processes}: {options} goes on. "
+
+
 # %% ../../nbs/training/checks.ipynb #00e45830
-def check_same_run(found: list[str], path, force: bool) -> list[str]:
+def check_same_run(found: list[str], path, force: bool, keep: str = "") -> list[str]:
     "Resuming something else is a CheckpointError that names the differences, or with `force` a warning."
     if found and not force:
         raise CheckpointError(
             f"{path} belongs to another run: {'; '.join(found[:5])}. "
-            "Use another run_dir, init_from to start from it, or force to go on all the same"
+            f"{keep}Use another --run-dir, --init-from to start from it, or --force to go on all the same"
         )
     if found:
         warnings.warn(f"{path} belongs to another run, going on by force: {'; '.join(found)}", stacklevel=4)

@@ -10,6 +10,7 @@ import sys
 
 from ..base import shell
 from .config import PRESETS, TrainConfig, override, preset
+from .parallel import speaks
 from .run import train
 
 # %% ../../nbs/training/cli.ipynb #57cca674
@@ -41,6 +42,9 @@ def parse(
         cfg = shell.options(TrainConfig, f"hsr_train {name}", base)(settings)
     if cfg.batch != base.batch and cfg.batch_gpu == base.batch_gpu:
         cfg = override(cfg, batch=cfg.batch)
+    if cfg.preset == base.preset:
+        asked = {"data.resolution": cfg.data.resolution, "augment.kind": cfg.augment.kind}
+        cfg = override(cfg, preset=preset(name, **asked).preset)
     return override(cfg)
 
 
@@ -57,7 +61,9 @@ def read(args: list[str] | None) -> tuple[TrainConfig, bool]:  # the run, and wh
 
 def act(request: tuple[TrainConfig, bool]):
     cfg, force = request
-    print(train(cfg, force=force))
+    run_dir = train(cfg, force=force)
+    if speaks(None):
+        print(run_dir)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -69,4 +75,5 @@ def main(args: list[str] | None = None) -> int:
         args,
         interrupted="the same command goes on from the last checkpoint",
         memory="a smaller --batch-gpu may help",
+        speaks=speaks,
     )

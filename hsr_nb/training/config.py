@@ -9,6 +9,7 @@ __all__ = [
     "NetConfig",
     "LossConfig",
     "OptimConfig",
+    "AugmentConfig",
     "HSRConfig",
     "TrainConfig",
     "config_from_dict",
@@ -24,6 +25,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+import torch
+
 from ..hsr.regularizer import HSROptions
 
 
@@ -37,6 +40,7 @@ class DataConfig:
     labels: bool = False  # condition both networks on the labels
     mirror: bool = False  # double the set with horizontally flipped copies
     max_size: int | None = None  # use at most this many images
+    allow_partial: bool = False  # go on when more than 1 % of the pictures is left out
     workers: int = 0  # loader processes; 0 reads in the training process
 
 
@@ -52,6 +56,7 @@ class NetConfig:
     channel_max: int = 512  # ... but no more than this
     num_fp16_res: int = 4  # the highest resolutions that run in half precision on a GPU
     low_precision: str = "float16"  # or bfloat16
+    cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
     architecture: str = (
         "stylegan2"  # or stylegan1, always in single precision, where the two settings below mean nothing
@@ -62,6 +67,7 @@ class NetConfig:
     use_noise: bool = True  # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)  # (4, 6) gives pictures 1.5 times as wide
     grow_kimg: float = 0.0  # stylegan1: hold a resolution for so long, and fade in the next for as long; 0: full size
+    freeze_d: int = 0  # the discriminator's first so many convolutions stay as they start, for init_from
 
 
 # %% ../../nbs/training/config.ipynb #33c4452a
@@ -77,6 +83,7 @@ class LossConfig:
     pl_interval: int = 4
     style_mixing: float = 0.9  # probability per batch
     lazy: bool = True  # False: R1 in every step of D's game, as StyleGAN1 had it; the intervals mean nothing then
+    reuse_fakes: bool = False  # D learns from the pictures that G's phase has drawn, not from new ones
 
 
 # %% ../../nbs/training/config.ipynb #e516186c
@@ -89,6 +96,20 @@ class OptimConfig:
     beta2: float = 0.99  # beta1 is 0
     ema_kimg: float = 10.0  # half-life
     ema_rampup: float | None = None  # at most this share of the images seen so far
+
+
+# %% ../../nbs/training/config.ipynb #71b8623d
+@dataclass(frozen=True)
+class AugmentConfig:
+    "What real and generated images go through before they are judged. [StyleGAN2-ADA], [DiffAugment]"
+
+    kind: str = "none"  # none; ada: with a probability that adapts itself; diffaugment: always
+    groups: str = "bgc"  # of ada: b, bg, bgc, bgcf, bgcfn, bgcfnc, or names of transformations, with commas
+    target: float = 0.6  # of ada: the discriminator's mean sign on real images that is aimed at
+    ada_kimg: float | None = None  # of ada: kimg for p from 0 to 1; None: 500, or 100 where networks are taken over
+    p: float | None = None  # of ada: a probability that stays; None: it adapts itself
+    interval: int = 4  # of ada: steps between two adjustments
+    policy: str = "color,translation,cutout"  # of diffaugment: what is done, in this order
 
 
 # %% ../../nbs/training/config.ipynb #e125fb74
@@ -116,6 +137,7 @@ class TrainConfig:
     net: NetConfig = field(default_factory=NetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     opt: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     hsr: HSRConfig = field(default_factory=HSRConfig)
     kimg: float = 25000  # thousands of real images shown to the discriminator
     batch: int = 32  # over all processes and accumulation rounds
@@ -207,7 +229,7 @@ _PAPER = {  # batch, per GPU, mbstd, channel_base, lr, r1, ema_kimg, resolution
     "paper1024": (32, 4, 4, 32768, 0.002, 2.0, 10.0, 1024),
     "hsr256": (16, 8, 4, 16384, 0.002, 1.0, 10.0, 256),
 }
-PRESETS = ("tiny32", "small64", "tiny32v1", "auto", "cifar", *_PAPER, "stylegan1")
+PRESETS = ("tiny32", "small64", "tiny32v1", "auto", "cifar", "low_shot", *_PAPER, "stylegan1")
 
 
 # %% ../../nbs/training/config.ipynb #71cc1ad3
@@ -220,6 +242,7 @@ def _paper(name):
         NetConfig(channel_base=base, mbstd_group=mbstd),
         LossConfig(r1_gamma=r1),
         OptimConfig(lr, lr, ema_kimg=ema),
+        AugmentConfig("none" if name == "hsr256" else "ada"),
         hsr,
         batch=batch,
         batch_gpu=per_gpu,
@@ -229,16 +252,19 @@ def _paper(name):
 # %% ../../nbs/training/config.ipynb #c897dc77
 def _auto(resolution, gpus):
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
+    group = min(batch // gpus, 4)
+    a_pass = batch // gpus if torch.cuda.is_available() else group  # the same result in a third of the memory
     base = 32768 if resolution >= 512 else 16384
     lr = 0.002 if resolution >= 1024 else 0.0025
     return TrainConfig(
         "auto",
         DataConfig(resolution=resolution),
-        NetConfig(mapping_layers=2, channel_base=base, mbstd_group=min(batch // gpus, 4)),
+        NetConfig(mapping_layers=2, channel_base=base, mbstd_group=group),
         LossConfig(r1_gamma=0.0002 * resolution**2 / batch),
         OptimConfig(lr, lr, ema_kimg=batch * 10 / 32, ema_rampup=0.05),
+        AugmentConfig("ada"),
         batch=batch,
-        batch_gpu=batch // gpus,
+        batch_gpu=a_pass,
     )
 
 
@@ -254,7 +280,7 @@ def _small(name, resolution, batch, r1):
         net,
         LossConfig(r1_gamma=r1),
         OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05),
-        hsr,
+        hsr=hsr,
         kimg=40,
         batch=batch,
         tick_kimg=1,
@@ -270,6 +296,7 @@ def _cifar():
         NetConfig(mapping_layers=2, channel_base=32768, mbstd_group=32, d_architecture="orig"),
         LossConfig(r1_gamma=0.01, pl_weight=0, style_mixing=0),
         OptimConfig(0.0025, 0.0025, ema_kimg=500, ema_rampup=0.05),
+        AugmentConfig("ada"),
         kimg=100000,
         batch=64,
         batch_gpu=32,
@@ -290,17 +317,33 @@ def _first(name):
     )
 
 
+def _low_shot(gpus):
+    return TrainConfig(
+        "low_shot",
+        DataConfig(resolution=256),
+        NetConfig(mapping_layers=2, channel_base=32768),
+        LossConfig(r1_gamma=10.0),
+        OptimConfig(0.002, 0.002, ema_kimg=10.0),
+        AugmentConfig("diffaugment"),
+        kimg=300,
+        batch=8,
+        batch_gpu=max(8 // gpus, 1),
+        snapshot_kimg=40,
+    )
+
+
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)
-    gpus: int | None = None,  # `auto` sizes its batch by it; None: the processes that torchrun started
+    gpus: int | None = None,  # `auto` and `low_shot` size batches by it; None: the processes that torchrun started
     **changes,  # as for `override`
 ) -> TrainConfig:
     "A published or embedded configuration, with changes. ValueError lists the names that exist."
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    gpus = gpus or int(os.environ.get("WORLD_SIZE", 1))
     if name == "auto":
-        cfg = _auto(resolution or 256, gpus or int(os.environ.get("WORLD_SIZE", 1)))
+        cfg = _auto(resolution or 256, gpus)
     elif name == "tiny32":
         cfg = _small(name, 32, 32, 1.0)
     elif name == "small64":
@@ -309,11 +352,20 @@ def preset(
         cfg = _cifar()
     elif name in ("tiny32v1", "stylegan1"):
         cfg = _first(name)
+    elif name == "low_shot":
+        cfg = _low_shot(gpus)
     else:
         cfg = _paper(name)
     new = cfg if resolution is None else override(cfg, **{"data.resolution": resolution})
     new = override(new, **changes)
-    moved = name != "auto" and cfg.data.resolution not in (None, new.data.resolution)
-    if moved and new.preset == name:
-        new = override(new, preset=f"{name}@{new.data.resolution}")  # no longer the published row
-    return new
+    return _renamed(new, cfg) if new.preset == name else new
+
+
+def _renamed(new: TrainConfig, published: TrainConfig) -> TrainConfig:
+    "A row at another resolution, or with another augmentation, is no longer that row, and its name says so."
+    name = published.preset
+    if name != "auto" and published.data.resolution not in (None, new.data.resolution):
+        name += f"@{new.data.resolution}"
+    if new.augment.kind != published.augment.kind:
+        name += "-noaug" if new.augment.kind == "none" else f"-{new.augment.kind}"
+    return override(new, preset=name)

@@ -15,7 +15,7 @@ from torch import Tensor
 def says_real(logits: Tensor) -> Tensor:
     """softplus(-logits), [N]: small where the discriminator says real.
 
-    The generator's loss, and the discriminator's on real images. Goodfellow et al. 2014."""
+    The generator's loss, and the discriminator's on real images. [GAN]"""
     return F.softplus(-logits).squeeze(1)
 
 
@@ -23,7 +23,7 @@ def says_real(logits: Tensor) -> Tensor:
 def says_fake(logits: Tensor) -> Tensor:
     """softplus(logits), [N]: small where the discriminator says fake.
 
-    The discriminator's loss on generated images. Goodfellow et al. 2014."""
+    The discriminator's loss on generated images. [GAN]"""
     return F.softplus(logits).squeeze(1)
 
 
@@ -34,7 +34,7 @@ def r1_penalty(
     c: Tensor,  # [N, c_dim]
     augment,  # images -> images, differentiable
 ) -> tuple[Tensor, Tensor]:  # penalty [N] (without gamma / 2), logits [N, 1]
-    "Squared gradient of the logits at real images. Mescheder et al. 2018, equation 9."
+    "Squared gradient of the logits at real images. [R1] equation 9."
     real = real.detach().requires_grad_(True)
     logits = D(augment(real), c)
     (g,) = torch.autograd.grad(logits.sum(), real, create_graph=True)

@@ -74,7 +74,10 @@ class Scores:
             raise ValueError(f"metrics has no score {unknown[0]!r}; there are {', '.join(SCORES)}")
         if not cfg.metrics:
             return
-        self.detector = load_detector(cfg.metric_detector, device)
+        try:
+            self.detector = load_detector(cfg.metric_detector, device)
+        except ValueError as e:
+            raise ValueError(f"metric_detector {cfg.metric_detector!r} cannot be used: {e}") from None
         self.n = cfg.metric_images
         self.reals = min(cfg.metric_images, len(ds))
         self.labels = ds.labels(range(len(ds))) if ds.label_dim else None

@@ -5,8 +5,6 @@
 # %% auto #0
 __all__ = [
     "TrainingFailed",
-    "Stopped",
-    "Interrupt",
     "Run",
     "start",
     "record",
@@ -14,22 +12,26 @@ __all__ = [
     "check_finite",
     "Tick",
     "progress_bar",
-    "show",
+    "losses",
     "sample_sheet",
     "keep_state",
+    "catch_up_sheet",
     "train",
     "real_batches",
+    "one_step",
+    "leave",
+    "leave_within",
     "go_on",
+    "steps",
 ]
 
 # %% ../../nbs/training/run.ipynb #4a624e6b
 import math
-import signal
 import sys
-import threading
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,54 +42,29 @@ from tqdm import tqdm
 from ..base.errors import Failure
 from ..base.pictures import image_grid
 from ..base.provenance import provenance
+from ..base.shell import QUIET, busy
 from ..base.streams import stream
 from ..data.checked import remember
 from ..data.sampler import batches
 from ..interop.checkpoint import checkpoints
 from ..interop.safetensors import load_safetensors
 from ..judges.detectors import require_independent
-from .checks import check_config, check_same_run, check_settings, differences, open_data
+from .checks import check_config, check_same_run, check_settings, differences, kept_settings, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
 from .growing import compile_setting
 from .loop import Stats, Step, measure_targets, train_step
 from .monitor import Scores
-from .parallel import Processes, join
+from .outlook import about_data, about_networks, forecast, where
+from .parallel import Processes, first_warns, join
 from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
 from .state import TrainState, build_state, restore, transfer
+from .watch import SLOW, Interrupt, Left, Stopped, Watch, showing
 
 
 # %% ../../nbs/training/run.ipynb #a2d8cb7e
 class TrainingFailed(Failure):
     "Training cannot go on; the message names the cause, the last good checkpoint is kept."
-
-
-class Stopped(SystemExit):
-    "SIGTERM came, and everything is saved. Uncaught it ends the process with status 143 (128 + SIGTERM)."
-
-    def __init__(self):
-        super().__init__(128 + signal.SIGTERM)
-
-
-# %% ../../nbs/training/run.ipynb #a90d057c
-class Interrupt:
-    "Notes SIGTERM while active; Ctrl-C in a notebook stays a KeyboardInterrupt."
-
-    def __init__(self):
-        self.flag = False
-        self.before = None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self.note)
-        return self
-
-    def note(self, *_):
-        self.flag = True
-
-    def __exit__(self, *_):
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
 
 
 # %% ../../nbs/training/run.ipynb #6b17fde0
@@ -103,6 +80,11 @@ class Run:
     scores: Scores
     s: TrainState
     interrupt: Interrupt
+    shows: bool  # whether this process shows how far the run is
+    began: int = field(init=False)  # the image count that this session starts from
+
+    def __post_init__(self):
+        self.began = self.s.count["nimg"]
 
     def told(self) -> bool:
         "Whether any process was told to stop."
@@ -126,17 +108,19 @@ class Run:
 
 # %% ../../nbs/training/run.ipynb #8a915731
 def start(
-    cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool
+    cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool, shows: bool = False
 ) -> tuple[TrainState, list[str]]:
     "A fresh state, a resumed one, or one initialised from another run; and what was forced."
-    s = build_state(cfg, ds.image_shape, ds.label_dim, device)
+    with busy("networks and teacher", on=shows):
+        s = build_state(cfg, ds.image_shape, ds.label_dim, device)
     forced: list[str] = []
     found = checkpoints(cfg.run_dir)
     if found:
         newest = found[-1]
         _, meta = load_safetensors(newest)
         teacher = None if s.hsr is None else s.hsr.teacher.identity()
-        forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force)
+        keep = kept_settings(meta, cfg, procs.world)
+        forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force, keep)
         restore(s, newest)
     elif cfg.init_from is not None:
         if cfg.init_mode in ("transfer", "shared"):
@@ -145,12 +129,27 @@ def start(
             restore(s, cfg.init_from, heads_may_differ=True)
         else:
             raise ValueError(f"init_mode must be transfer, shared or branch, not {cfg.init_mode!r}")
-    measure_targets(s, cfg, ds, procs, device)
+    with busy("what the teacher sees in real images", on=shows):
+        measure_targets(s, cfg, ds, procs, device)
     rows = folder.rows()
     if rows:
         folder.rewrite_log([r for r in rows if r["nimg"] <= s.count["nimg"]])
     procs.wait()
     return s, forced
+
+
+def _note_other_counts(path: Path, then: dict, now: dict, device):
+    "Warn where a run goes on with another number of processes, or of threads on a CPU."
+    reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
+    if device.type == "cpu":
+        reasons["threads"] = "sums are rounded in another order"
+    for name, why in reasons.items():
+        if type(then.get(name)) is int and then[name] != now[name]:
+            warnings.warn(
+                f"{path} was trained with {then[name]} {name} so far and goes on with {now[name]}: {why}, "
+                "so numbers may differ from those of a run that keeps the count",
+                stacklevel=4,
+            )
 
 
 def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
@@ -161,7 +160,10 @@ def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, ni
     about["compiled"] = compiles(compile_setting(cfg), device)
     about["tf32"] = device.type == "cuda"
     about["processes"] = procs.world
+    about["threads"] = torch.get_num_threads()
     about["earlier"] = earlier_sessions(folder.path, nimg)
+    if folder.writes and about["earlier"]:
+        _note_other_counts(folder.path, about["earlier"][-1], about, device)
     if forced:
         about["forced"] = forced
     folder.write_json("config.json", cfg.to_dict())
@@ -213,7 +215,7 @@ class Tick:
         "A line of the log: the means since the last tick. TrainingFailed where one is not finite."
         nimg = s.count["nimg"]
         row = {"nimg": nimg, "kimg": nimg / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
-        row |= self.stats.means(procs)
+        row |= self.stats.means(procs) | s.augment.report()
         images = nimg - self.nimg
         seconds = time.perf_counter() - self.began
         s.count["seconds"] += seconds
@@ -235,20 +237,20 @@ def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
         total=max(cfg.kimg, done),
         initial=done,
         disable=not on,
-        mininterval=10 if quiet else 0.5,
+        mininterval=QUIET if quiet else 0.5,
         ncols=110 if quiet else None,
         bar_format="{l_bar}{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
     )
 
 
-def show(bar, row: dict):
-    "Losses beside the bar."
+def losses(row: dict) -> str:
+    "What stands beside the bar."
     d = row.get("loss/D_fake", 0) + row.get("loss/D_real", 0)
     hsr = sum(v for k, v in row.items() if k.startswith("loss/hsr"))
     text = f"{row['sec_per_kimg']:.1f} s/kimg, G {row.get('loss/G', 0):.2f}, D {d:.2f}"
     if hsr:
         text += f", HSR {hsr:.2f}"
-    bar.set_postfix_str(text, refresh=False)
+    return text
 
 
 # %% ../../nbs/training/run.ipynb #b186c5bd
@@ -272,13 +274,24 @@ def sample_sheet(
     return torch.cat(parts)
 
 
-def keep_state(run: Run):
-    "Everything that going on from here takes."
+def keep_state(run: Run, sheet: bool = True):
+    "Everything that going on from here takes; in haste without a sheet, which is then drawn when the run goes on."
     if not run.folder.writes:
         return
     check_finite(run.s)
-    sheet = sample_sheet(run.s.G_ema, run.cfg.seed, run.ds.labels, len(run.ds))
-    keep(run.folder, run.s, run.cfg, run.ds.identity, image_grid(sheet, 8))
+    keep(run.folder, run.s, run.cfg, run.ds.identity, _sheet(run) if sheet else None)
+
+
+def _sheet(run: Run):
+    return image_grid(sample_sheet(run.s.G_ema, run.cfg.seed, run.ds.labels, len(run.ds)), 8)
+
+
+def catch_up_sheet(run: Run):
+    "Draw the sheet of the last checkpoint where there was no time for it."
+    name = f"fakes{run.s.count['nimg']:09d}"
+    if run.folder.writes and run.s.count["nimg"] and not (run.folder.path / "samples" / f"{name}.png").exists():
+        with busy("a sheet of samples", on=run.shows):
+            run.folder.picture(name, _sheet(run))
 
 
 # %% ../../nbs/training/run.ipynb #7358b1d0
@@ -292,24 +305,32 @@ def train(
     SIGTERM saves and raises `Stopped`. ValueError and its kinds for a request that cannot be met, TrainingFailed for a
     run that broke. [StyleGAN2], [StyleGAN2-ADA], [HSR]."""
     procs, device = join(cfg.device)
-    check_settings(cfg, procs)  # before every image is read
-    ds = open_data(cfg, procs, progress)
-    check_config(cfg, ds, procs)
-    scores = Scores(cfg, ds, procs, device)
-    with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
-        checked = getattr(ds, "checked", None)  # files have been read, and the folder is ours now
-        if checked and folder.writes:
-            remember(folder.path / "data.json", checked)
-        s, forced = start(cfg, ds, procs, device, folder, force)
-        if scores.names and s.hsr is not None:
-            require_independent(scores.detector, s.hsr.teacher.identity())
-        record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
-        with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
-            run = Run(cfg, ds, procs, device, folder, scores, s, interrupt)
-            catch_up(run)
-            if folder.writes:
-                point_to_best(folder)  # a kill may have come between the last checkpoint and its pointer
-            go_on(run, bar)
+    shows = progress and procs.rank == 0
+    with Interrupt() as interrupt, first_warns(procs):
+        check_settings(cfg, procs)  # before every image is read
+        ds = open_data(cfg, procs, shows)
+        check_config(cfg, ds, procs)
+        with busy("the judge", on=shows):
+            scores = Scores(cfg, ds, procs, device)
+        with RunFolder(cfg.run_dir, writes=procs.rank == 0) as folder:
+            checked = getattr(ds, "checked", None)  # files have been read, and the folder is ours now
+            if checked and folder.writes:
+                remember(folder.path / "data.json", checked)
+            s, forced = start(cfg, ds, procs, device, folder, force, shows)
+            if scores.names and s.hsr is not None:
+                require_independent(scores.detector, s.hsr.teacher.identity())
+            record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
+            if shows:
+                print(f"{where(device, procs.world)}; {about_data(cfg, ds)}", file=sys.stderr)
+                print(about_networks(cfg, s), file=sys.stderr, flush=True)
+            interrupt.steps = True
+            run = Run(cfg, ds, procs, device, folder, scores, s, interrupt, shows)
+            with progress_bar(cfg, s, shows) as bar:
+                catch_up(run)
+                catch_up_sheet(run)
+                if folder.writes:
+                    point_to_best(folder)  # a kill may have come between the last checkpoint and its pointer
+                go_on(run, bar)
     return folder.path
 
 
@@ -323,22 +344,60 @@ def real_batches(run: Run):
     return batches(run.ds, cfg.batch, cfg.seed, nimg, cfg.data.mirror, procs.rank, procs.world, workers, pinned)
 
 
-def go_on(run: Run, bar):
-    "Steps, ticks and checkpoints, until enough images have been shown or a signal has come."
+def one_step(run: Run, real, watch: Watch, stats: Stats):
+    "The next real images, and a step with them. Left where the run was told to stop in the middle."
     cfg, s = run.cfg, run.s
     transferred = cfg.init_from is not None and cfg.init_mode != "branch"
-    rampup = None if transferred else cfg.opt.ema_rampup
+    images, labels = next(real)
+    images = images.to(run.device, non_blocking=True).float() / 127.5 - 1
+    labels = labels.to(run.device, non_blocking=True)
+    step = Step(cfg, s, run.procs, run.ds.labels, len(run.ds), images, labels, stats, watch)
+    with fast_math(run.device):
+        train_step(step, rampup=None if transferred else cfg.opt.ema_rampup)
+
+
+def leave(run: Run, bar):
+    "Say where the run was stopped, and end."
+    if run.shows:
+        at = f"{run.s.count['nimg'] / 1000:g} of {run.cfg.kimg:g} kimg"
+        bar.write(f"stopped by SIGTERM at {at}; the same command goes on from here", file=sys.stderr)
+    raise Stopped()
+
+
+def leave_within(run: Run, bar, tick: Tick, heavy: bool):
+    "Save a step that was left in the middle, if there is anything new in it or before it, and end."
+    done = run.s.count.get("phases")
+    if not done:
+        run.s.count.pop("phases", None)
+    if run.s.count["nimg"] > tick.nimg:
+        run.folder.log(tick.row(run.s, run.procs))
+    if done or run.s.count["nimg"] > run.began:
+        keep_state(run, sheet=not heavy)
+    leave(run, bar)
+
+
+def go_on(run: Run, bar):
+    "Steps, ticks and checkpoints, until enough images have been shown or a signal has come."
+    watch = Watch(run.told, run.procs.world == 1, run.device, bar)
+    with showing(watch, run.shows):
+        steps(run, bar, watch)
+
+
+def steps(run: Run, bar, watch: Watch):
+    cfg, s = run.cfg, run.s
     real = real_batches(run)
     tick = Tick(s.count["nimg"])
     while not run.done:
-        images, labels = next(real)
-        images = images.to(run.device, non_blocking=True).float() / 127.5 - 1
-        labels = labels.to(run.device, non_blocking=True)
-        with fast_math(run.device):
-            train_step(Step(cfg, s, run.procs, run.ds.labels, len(run.ds), images, labels, tick.stats), rampup)
+        try:
+            one_step(run, real, watch, tick.stats)
+        except Left:
+            leave_within(run, bar, tick, watch.heavy)
         bar.n = min(s.count["nimg"] / 1000, bar.total)
         bar.update(0)
         last = run.done
+        if watch.step_ends(last) and run.shows:
+            taught = s.count["nimg"] > cfg.hsr.start_kimg * 1000
+            bar.write(forecast(cfg, run.device, watch.steps, s.count["nimg"], taught), file=sys.stderr)
         stop = run.told()
         saves = last or stop or run.passed(cfg.snapshot_kimg)
         if saves or run.passed(cfg.tick_kimg):
@@ -350,11 +409,11 @@ def go_on(run: Run, bar):
                 stop = run.told()  # SIGTERM may have come while measuring: then save, too
                 saves |= stop
             run.folder.log(row)
-            show(bar, row)
+            watch.losses = losses(row)
+            bar.set_postfix_str(watch.losses, refresh=False)
             if saves:
-                keep_state(run)
+                keep_state(run, sheet=not (stop and watch.heavy))
+            watch.slow = run.procs.any(watch.took > SLOW)
             tick = Tick(s.count["nimg"])
         if stop and not last:
-            shown = f"{s.count['nimg'] / 1000:g} of {cfg.kimg:g} kimg"
-            bar.write(f"stopped by SIGTERM at {shown}; the same command goes on from here", file=sys.stderr)
-            raise Stopped()
+            leave(run, bar)

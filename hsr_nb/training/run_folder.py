@@ -209,12 +209,13 @@ def best_checkpoints(run_dir) -> dict:  # {score: {"checkpoint", "nimg", "score"
 
 
 # %% ../../nbs/training/run_folder.ipynb #51abea14
-def keep(folder: RunFolder, s: TrainState, cfg: TrainConfig, identity: dict, sheet):
+def keep(folder: RunFolder, s: TrainState, cfg: TrainConfig, identity: dict, sheet=None):
     """A picture of samples, a checkpoint named by the image count, the pointers to the best.
 
-    In this order, so that every checkpoint has its sheet."""
+    In this order, so that every checkpoint has its sheet; without one where there is no time for it."""
     name = f"{s.count['nimg']:09d}"
-    folder.picture(f"fakes{name}", sheet)
+    if sheet is not None:
+        folder.picture(f"fakes{name}", sheet)
     save_state(folder.path / "checkpoints" / f"{name}.safetensors", s, cfg, identity)
     point_to_best(folder)
 

@@ -24,8 +24,9 @@ from ..hsr.teachers import load_teacher
 from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import save_safetensors, subset
 from ..interop.start import setting_differences, shared_tensors
-from ..nets.generator import Generator
+from ..nets.generator import Generator, bfloat16_on_cpu
 from ..nets.stylegan1 import NETWORKS, AnyDiscriminator
+from .ada import build_augment
 from .augment import NoAugment
 from .config import TrainConfig
 from .gpu import compile_teacher, compiled, compiles
@@ -103,6 +104,8 @@ def network_kwargs(cfg: TrainConfig, image_shape: tuple, label_dim: int) -> tupl
         synthesis_kwargs=dict(architecture=of_G, use_noise=n.use_noise, **size),
     )
     D = dict(architecture=of_D, epilogue_kwargs=dict(mbstd_group_size=n.mbstd_group), **size)
+    if n.freeze_d:
+        D["block_kwargs"] = dict(freeze_layers=n.freeze_d)
     return common | G, common | D
 
 
@@ -123,6 +126,9 @@ def build_state(
     G = G.to(device).to(memory_format=torch.channels_last)
     D = D.to(device).to(memory_format=torch.channels_last)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+    if cfg.net.cpu_bfloat16:  # of G and D while they train; what is kept computes in float32
+        bfloat16_on_cpu(G.synthesis)
+        bfloat16_on_cpu(D)
     on = compiles(compile_setting(cfg), torch.device(device))
     lazy = cfg.loss.lazy
     groups = [(list(G.parameters()), 1.0)]
@@ -136,7 +142,7 @@ def build_state(
         D=D,
         G_ema=G_ema,
         hsr=hsr,
-        augment=NoAugment().to(device),
+        augment=build_augment(cfg).to(device),
         opt_G=_adam(groups, cfg.opt.g_lr, cfg.opt.beta2, cfg.loss.pl_interval if lazy else None),
         opt_D=_adam([(list(D.parameters()), 1.0)], cfg.opt.d_lr, cfg.opt.beta2, cfg.loss.r1_interval if lazy else None),
         pl_mean=torch.zeros([], device=device),
@@ -203,7 +209,7 @@ def save_state(
 def restore(
     s: TrainState,
     path,  # a checkpoint or a run folder
-    heads_may_differ: bool = False,  # a branch may add or drop HSR heads
+    heads_may_differ: bool = False,  # a branch may add or drop HSR heads, and augment in another way
 ) -> dict:  # the checkpoint's metadata
     "Put a state back, bit for bit. CheckpointError names what is missing, extra or misshapen."
     tensors, meta = load_checkpoint(path)
@@ -211,20 +217,24 @@ def restore(
         raise CheckpointError(f"{path} is no training checkpoint of this package")
     heads = subset(tensors, "hsr")
     fresh_heads = heads_may_differ and not heads
+    augments_anew = heads_may_differ and subset(tensors, "augment").keys() != s.augment.state_dict().keys()
     for k, m in s.modules().items():
-        if not (k == "hsr" and fresh_heads):
+        if not (k == "hsr" and fresh_heads) and not (k == "augment" and augments_anew):
             load_strict(m, subset(tensors, k), f"{path}: {k}")
     for k, (opt, names) in s.optimisers().items():
-        _restore_adam(opt, names, subset(tensors, k))
+        _restore_adam(opt, names, subset(tensors, k), f"{path}: {k}")
     if s.hsr is None and heads and not heads_may_differ:
         raise CheckpointError(f"{path} has HSR heads, this configuration has no teacher")
-    s.pl_mean.copy_(tensors["pl_mean"])
-    s.count.update(meta["count"])
+    count = meta.get("count", {})
+    if not {"nimg", "step"} <= count.keys() or tensors["pl_mean"].numel() != 1:
+        raise CheckpointError(f"{path} does not say how far its run had come")
+    s.pl_mean.copy_(tensors["pl_mean"].reshape([]))
+    s.count.update(count)
     return meta
 
 
 # %% ../../nbs/training/state.ipynb #29b23cfa
-def _restore_adam(opt, names, state):
+def _restore_adam(opt, names, state, where):
     "Moments and step counts by parameter name; a parameter that was never updated has none."
     slots = {}
     for key, v in state.items():
@@ -235,6 +245,10 @@ def _restore_adam(opt, names, state):
     for name, p in zip(names, params, strict=True):
         if name not in slots:
             continue
+        shapes = {slot: list(v.shape) for slot, v in slots[name].items()}
+        expected = {"step": [], "exp_avg": list(p.shape), "exp_avg_sq": list(p.shape)}
+        if shapes != expected:
+            raise CheckpointError(f"{where} holds {shapes} for {name}, expected {expected}")
         for slot, v in slots[name].items():
             opt.state[p][slot] = v.to(p.device) if slot == "step" else _like(v, p)
 
