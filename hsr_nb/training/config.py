@@ -58,9 +58,7 @@ class NetConfig:
     low_precision: str = "float16"  # or bfloat16
     cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
-    architecture: str = (
-        "stylegan2"  # or stylegan1, always in single precision, where the two settings below mean nothing
-    )
+    architecture: str = "stylegan2"  # or stylegan1, in single precision, where the next two mean nothing
     g_architecture: str = "skip"
     d_architecture: str = "resnet"
     mbstd_group: int = 4  # samples per minibatch-std group
