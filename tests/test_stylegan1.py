@@ -312,8 +312,8 @@ def test_editors_and_the_explorer_take_it(grown):
     assert [a.weight.shape[1] for a in style_affines(G)] == [16] * G.num_ws
     sefa, pca = SeFa(components=3).fit(G), GANSpace(3, samples=2000).fit(G)
     ws = G.mapping(torch.randn(2, 16))
-    for editor in (sefa, pca):
-        moved = editor.edit(ws, 0, 3.0)
+    for editor, name in ((sefa, "sefa 1"), (pca, "pca 1")):
+        moved = editor.edit(ws, name, 3.0, native=True)
         assert moved.shape == ws.shape and not torch.equal(G.synthesis(moved), G.synthesis(ws))
     session = Session(grown, None, components=2, samples=500, judge=None)
     assert list(session.ms["A"]) == [32]  # there is no cheaper preview
