@@ -256,7 +256,7 @@ def test_a_round_trip_through_every_format_that_has_a_place(grown, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize("suffix", [pytest.param("pt2", marks=pytest.mark.slow), "onnx"])
 def test_the_exported_graph_draws_the_same(grown, suffix, tmp_path):
     if suffix == "onnx":
         pytest.importorskip("onnxruntime")
@@ -312,8 +312,8 @@ def test_editors_and_the_explorer_take_it(grown):
     assert [a.weight.shape[1] for a in style_affines(G)] == [16] * G.num_ws
     sefa, pca = SeFa(components=3).fit(G), GANSpace(3, samples=2000).fit(G)
     ws = G.mapping(torch.randn(2, 16))
-    for editor in (sefa, pca):
-        moved = editor.edit(ws, 0, 3.0)
+    for editor, name in ((sefa, "sefa 1"), (pca, "pca 1")):
+        moved = editor.edit(ws, name, 3.0, native=True)
         assert moved.shape == ws.shape and not torch.equal(G.synthesis(moved), G.synthesis(ws))
     session = Session(grown, None, components=2, samples=500, judge=None)
     assert list(session.ms["A"]) == [32]  # there is no cheaper preview
@@ -340,3 +340,42 @@ def test_mid_growth_generators_draw_full_size_pictures():
         small = img[:, :, ::repeats, ::repeats]
         again = small.repeat_interleave(repeats, 2).repeat_interleave(repeats, 3)
         assert img.shape == (2, 3, 32, 32) and torch.equal(again, img)
+
+
+# ---- the experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_both_architectures_are_asked_for_the_same_budget():
+    from hsr_nb.studies.generations import Generations, generation_jobs
+
+    jobs = generation_jobs(Generations(seeds=(0, 1), kimg=24))
+    assert len({job["run_dir"] for job in jobs}) == 4 and {job["images"] for job in jobs} == {24000}
+    cfgs = [override(preset(j["parameters"]["preset"]), **j["parameters"]["settings"]) for j in jobs[:2]]
+    alike = ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "use_noise", "mbstd_group")
+    assert all(getattr(cfgs[0].net, k) == getattr(cfgs[1].net, k) for k in alike)
+    assert [c.net.architecture for c in cfgs] == ["stylegan2", "stylegan1"]
+    assert cfgs[0].data == cfgs[1].data and cfgs[0].batch == cfgs[1].batch
+    assert all(c.hsr.teacher == "none" for c in cfgs)
+
+
+@pytest.mark.slow
+def test_the_page_trains_scores_and_draws(tmp_path):
+    "One run is measured, the other network is trained for the pictures alone, and the page tells them apart."
+    papermill = pytest.importorskip("papermill")
+    few = dict(kimg=0.064, brief_kimg=0.064, n=200, pairs=4, paths=4, draws=4, seeds=[0])
+    places = dict(folder=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+    papermill.execute_notebook(
+        ROOT / "nbs/experiments/stylegan1.ipynb",
+        tmp_path / "out.ipynb",
+        dict(run=True, cells=1, **few, **places),
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(ROOT),
+    )
+    (file,) = (tmp_path / "results").glob("stylegan1-*.json")
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["arm"] == "StyleGAN2" and any(k.startswith("fid[") for k in row)
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "not measured yet" in text and (tmp_path / "runs/brief/stylegan1/checkpoints").is_dir()

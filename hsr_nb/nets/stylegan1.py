@@ -157,6 +157,23 @@ def _check_levels(net, taps, stop_at, newest):
         )
 
 
+# %% ../../nbs/nets/stylegan1.ipynb #26a1810e
+def _run(net, ws: Tensor, taps, last: int, noise_mode: str, impl: str) -> tuple[Tensor, Tensor | None, dict]:
+    "The feature maps at a level; those of the level before, where they are still fading out; the tapped ones."
+    x: Any = None
+    before = None
+    feats = {}
+    for i, (level, block) in enumerate(zip(net.levels, net.blocks)):
+        x = block(x, ws[:, 2 * i : 2 * i + 2], noise_mode, impl)
+        if level in taps:
+            feats[level] = x
+        if level == last:
+            break
+        if net.fade and level == net.img_resolution >> (net.absent + 1):
+            before = x
+    return x, before, feats
+
+
 # %% ../../nbs/nets/stylegan1.ipynb #10cb6163
 class StyleGAN1Synthesis(Growing):
     "ws [N, num_ws, w_dim] -> image [N, img_channels, H, W], nominally in [-1, 1]. [StyleGAN] section 2."
@@ -195,11 +212,6 @@ class StyleGAN1Synthesis(Growing):
     def blocks(self) -> list[StyleGAN1Block]:
         return [getattr(self, f"b{r}") for r in self.levels]  # coarse to fine
 
-    @property
-    def active_ws(self) -> int:
-        "How many of ws take part in the picture."
-        return self.num_ws - 2 * self.absent
-
     def forward(
         self,
         ws: Tensor,
@@ -215,18 +227,10 @@ class StyleGAN1Synthesis(Growing):
         _check_levels(self, taps or (), stop_at, newest)
         ws = ws.to(self.blocks[0].const.dtype)
         last = stop_at if stop_at is not None and stop_at < newest else newest
-        x = coarse = None
-        feats = {}
-        for i, (level, block) in enumerate(zip(self.levels, self.blocks)):
-            x = block(x, ws[:, 2 * i : 2 * i + 2], noise_mode, impl)
-            if taps is not None and level in taps:
-                feats[level] = x
-            if level == last:
-                break
-            if self.fade and 2 * level == newest:
-                coarse = block.torgb(x, impl)
-        img = block.torgb(x, impl)
-        if coarse is not None:
+        x, before, feats = _run(self, ws, taps or (), last, noise_mode, impl)
+        img = getattr(self, f"b{last}").torgb(x, impl)
+        if before is not None:
+            coarse = getattr(self, f"b{last // 2}").torgb(before, impl)
             img = img.lerp(enlarged(coarse, 2), self.fade)
         img = enlarged(img, (stop_at or self.img_resolution) // last)
         return img if taps is None else (img, feats)

@@ -58,9 +58,7 @@ class NetConfig:
     low_precision: str = "float16"  # or bfloat16
     cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
-    architecture: str = (
-        "stylegan2"  # or stylegan1, always in single precision, where the two settings below mean nothing
-    )
+    architecture: str = "stylegan2"  # or stylegan1, in single precision, where the next two mean nothing
     g_architecture: str = "skip"
     d_architecture: str = "resnet"
     mbstd_group: int = 4  # samples per minibatch-std group
@@ -306,7 +304,7 @@ def _cifar():
 def _first(name):
     "StyleGAN1: as published, but for a batch that does not change, or at the size of tiny32."
     if name == "tiny32v1":
-        cfg = override(_small(name, 32, 32, 1.0), **{"hsr.teacher": "none"})
+        cfg = override(_small(name, 32, 32, 10.0), **{"hsr.teacher": "none"})
         own = {"net.grow_kimg": 2.0, "opt.g_lr": 0.004, "opt.d_lr": 0.004}
     else:
         cfg = TrainConfig(name, batch_gpu=4)

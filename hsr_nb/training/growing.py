@@ -70,7 +70,7 @@ def faded(
 def active_ws(G: Generator) -> int:
     "How many of ws take part in the picture: all, or fewer in a network that grows."
     synthesis = G.synthesis
-    return synthesis.active_ws if isinstance(synthesis, StyleGAN1Synthesis) else G.num_ws
+    return G.num_ws - 2 * synthesis.absent if isinstance(synthesis, StyleGAN1Synthesis) else G.num_ws
 
 
 # %% ../../nbs/training/growing.ipynb #955bb317
