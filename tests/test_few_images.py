@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsr_nb.interop.checkpoint import checkpoints
-from hsr_nb.studies.few_images import FewImages, FewImagesConfig, go_on
+from hsr_nb.studies.few_images import FewImagesConfig, go_on, known_rows, pilot, plan
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,8 +78,8 @@ def test_nothing_is_done_twice_and_another_yardstick_trains_nothing(done):
     said = []
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.safetensors")}
     assert go_on(small(folder), said.append) and said == []
-    runs = FewImages(small(folder, yardstick="fid"))
-    assert len(list(runs.plan())) == 2 and not any(runs.rows(cell) for cell in runs.pilot())
+    other = small(folder, yardstick="fid")
+    assert len(list(plan(other))) == 2 and not any(known_rows(cell) for cell in pilot(other))
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.safetensors")}
 
 

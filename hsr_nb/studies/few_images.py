@@ -14,13 +14,22 @@ __all__ = [
     "Judge",
     "known_faces",
     "measurement",
-    "FewImages",
+    "check_few_images",
+    "score_file",
+    "due",
+    "known_rows",
+    "key_of",
+    "pilot",
+    "chosen",
+    "plan",
+    "work",
+    "publish",
     "go_on",
     "answer",
     "main",
 ]
 
-# %% ../../nbs/studies/few_images.ipynb #37af69d9
+# %% ../../nbs/studies/few_images.ipynb #2b048c2d
 import dataclasses
 import sys
 import time
@@ -52,7 +61,7 @@ from .few_images_rules import ARMS, choose_size, verdict
 from .sweep_jobs import read_value
 
 
-# %% ../../nbs/studies/few_images.ipynb #de0f63cb
+# %% ../../nbs/studies/few_images.ipynb #2d30ed13
 @dataclass(frozen=True)
 class FewImagesConfig:
     "Train with few pictures and with many, with augmentation and without, and measure. Each call goes on."
@@ -78,7 +87,7 @@ class FewImagesConfig:
     out: str | None = "data/results"  # folder of the table; None: not written
 
 
-# %% ../../nbs/studies/few_images.ipynb #0d6915b9
+# %% ../../nbs/studies/few_images.ipynb #660faf30
 @dataclass(frozen=True)
 class Cell:
     "One run: an arm, a number of pictures (None: all) and a seed."
@@ -131,7 +140,7 @@ def train_towards(cell: Cell, goal: int, until: float) -> bool:
     return True
 
 
-# %% ../../nbs/studies/few_images.ipynb #23ff064d
+# %% ../../nbs/studies/few_images.ipynb #a5302da6
 FRESH_SEED = 20_000_003
 
 
@@ -146,15 +155,15 @@ def nearest(points: Tensor, others: Tensor) -> float:
     return float(torch.cat(distances).mean())
 
 
-YARDSTICKS = {"fid": fid, "kid": kid}
+YARDSTICKS: dict[str, Callable[..., dict[str, float]]] = {"fid": fid, "kid": kid}
 
 
 class Judge:
-    "Features of fresh faces, looked at once; and scores. ValueError for a yardstick that does not exist."
+    "Looks at fresh faces once, and scores generators."
 
-    def __init__(self, cfg: FewImagesConfig, resolution: int):
-        if cfg.yardstick not in YARDSTICKS:
-            raise ValueError(f"yardstick must be {' or '.join(YARDSTICKS)}, not {cfg.yardstick!r}")
+    def __init__(self, cfg: FewImagesConfig):
+        resolution = preset(cfg.preset).data.resolution
+        assert resolution is not None
         self.measure = YARDSTICKS[cfg.yardstick]
         self.detector = load_detector(cfg.detector)
         self.faces = fresh_faces(resolution, max(cfg.n, cfg.n_end))
@@ -183,7 +192,7 @@ class Judge:
         return self.measure(fresh, drawn, self.detector) | precision_recall(fresh, drawn, self.detector) | near
 
 
-# %% ../../nbs/studies/few_images.ipynb #11721ac8
+# %% ../../nbs/studies/few_images.ipynb #926704b5
 @torch.no_grad()
 def _said(D: Discriminator, ds, n: int, group: int) -> dict[str, float]:
     "Mean logit of n pictures, fewer where they do not split into minibatch-std groups, and its mean sign."
@@ -197,7 +206,7 @@ def _said(D: Discriminator, ds, n: int, group: int) -> dict[str, float]:
     return {"logit": float(found.mean()), "sign": float(found.sign().mean())}
 
 
-# %% ../../nbs/studies/few_images.ipynb #03c65494
+# %% ../../nbs/studies/few_images.ipynb #385d8bf1
 def known_faces(cell: Cell) -> SynthFaces:
     "The pictures of a run, drawn as its training draws them."
     resolution = cell.training.data.resolution
@@ -222,120 +231,120 @@ def measurement(cell: Cell, stop: int, n: int, judge: Judge) -> dict:
     return row | {"seconds": meta["count"]["seconds"], "git": git_commit()}
 
 
-# %% ../../nbs/studies/few_images.ipynb #a7b1c5bb
-class FewImages:
-    "What is to be done, and what is known."
+# %% ../../nbs/studies/few_images.ipynb #3e7e5a92
+def check_few_images(cfg: FewImagesConfig):
+    "ValueError for settings that make no sense."
+    if not cfg.kimg >= 2 * cfg.every > 0 or not cfg.session > 0:
+        raise ValueError(
+            f"a curve has at least two measurements: kimg {cfg.kimg:g} is less than twice every {cfg.every:g}"
+        )
+    if cfg.yardstick not in YARDSTICKS:
+        raise ValueError(f"yardstick must be {' or '.join(YARDSTICKS)}, not {cfg.yardstick!r}")
 
-    def __init__(self, cfg: FewImagesConfig):
-        self.cfg = cfg
-        self.made: Judge | None = None
-        if not cfg.kimg >= 2 * cfg.every > 0 or not cfg.session > 0:
-            raise ValueError(
-                f"a curve has at least two measurements: kimg {cfg.kimg:g} is less than twice every {cfg.every:g}"
-            )
-        if cfg.yardstick not in YARDSTICKS:
-            raise ValueError(f"yardstick must be {' or '.join(YARDSTICKS)}, not {cfg.yardstick!r}")
 
-    @property
-    def judge(self) -> Judge:
-        "Loaded when the first score is due."
-        if self.made is None:
-            resolution = preset(self.cfg.preset).data.resolution
-            assert resolution is not None
-            self.made = Judge(self.cfg, resolution)
-        return self.made
+def score_file(cell: Cell, stop: int, n: int) -> Path:
+    "Where a measurement lies."
+    asked = slug(f"{cell.cfg.yardstick} {cell.cfg.detector} {n}")
+    return Path(cell.cfg.folder, "scores", f"{cell.name}-{stop:09d}-{asked}.json")
 
-    def file(self, cell: Cell, stop: int, n: int) -> Path:
-        "Where a measurement lies; another yardstick measures the same checkpoints anew."
-        asked = slug(f"{self.cfg.yardstick} {self.cfg.detector} {n}")
-        return Path(self.cfg.folder, "scores", f"{cell.name}-{stop:09d}-{asked}.json")
 
-    def due(self, cell: Cell) -> list[tuple[int, int]]:
-        "Image counts and numbers of pictures of all measurements of a run."
-        found = [(stop, self.cfg.n) for stop in cell.stops]
-        return [*found, (cell.stops[-1], self.cfg.n_end)] if self.cfg.n_end != self.cfg.n else found
+def due(cell: Cell) -> list[tuple[int, int]]:
+    "Image counts and numbers of pictures of all measurements of a run."
+    found = [(stop, cell.cfg.n) for stop in cell.stops]
+    if cell.cfg.n_end != cell.cfg.n:
+        found.append((cell.stops[-1], cell.cfg.n_end))
+    return found
 
-    def rows(self, cell: Cell) -> list[dict]:
-        "What is known of a run."
-        files = [self.file(cell, stop, n) for stop, n in self.due(cell)]
-        return [read_json(file) for file in files if file.is_file()]
 
-    def key(self, row: dict) -> str:
-        "The full name of the yardstick in a row."
-        return next(k for k in row if k.startswith(f"{self.cfg.yardstick}["))
+def known_rows(cell: Cell) -> list[dict]:
+    "What has been measured of a run."
+    files = [score_file(cell, stop, n) for stop, n in due(cell)]
+    return [read_json(file) for file in files if file.is_file()]
 
-    def pilot(self) -> list[Cell]:
-        "The runs that find out how few pictures are too few."
-        return [Cell(self.cfg, "none", n, self.cfg.pilot_seed) for n in self.cfg.sizes]
 
-    def chosen(self) -> tuple[int, bool] | None:
-        "How few, and whether the regime was found; None while the pilot is not done."
-        curves = {}
-        for cell in self.pilot():
-            rows = self.rows(cell)
-            if len(rows) < len(self.due(cell)):
-                return None
-            curves[cell.pictures or 0] = [row[self.key(row)] for row in rows if row["n"] == self.cfg.n]
-        return choose_size(curves)
+def key_of(cfg: FewImagesConfig, row: dict) -> str:
+    "The full name of the yardstick in a row."
+    return next(k for k in row if k.startswith(f"{cfg.yardstick}["))
 
-    def plan(self) -> Iterator[Cell]:
-        "Every run in order; those after the pilot when it has said how few."
-        yield from self.pilot()
-        found = self.chosen()
-        if found is None:
-            return
-        for seed in self.cfg.seeds:
-            for arm in ARMS:
-                yield Cell(self.cfg, arm, found[0], seed)
-        for seed in self.cfg.all_seeds:
-            for arm in ARMS:
-                yield Cell(self.cfg, arm, None, seed)
 
-    def work(self, cell: Cell, until: float, say: Callable[[str], Any]) -> bool:
-        "Train and measure a run. False where the clock says stop before it is done."
-        for stop, n in self.due(cell):
-            file = self.file(cell, stop, n)
-            if file.is_file():
-                continue
-            if not train_towards(cell, stop, until) or time.monotonic() > until:
-                return False
-            file.parent.mkdir(parents=True, exist_ok=True)
-            row = measurement(cell, stop, n, self.judge)
-            write_json(file, row)
-            say(f"{cell.name}: {stop / 1000:g} kimg, {self.key(row)} {row[self.key(row)]:.4g}")
-        return True
+# %% ../../nbs/studies/few_images.ipynb #755f03cf
+def pilot(cfg: FewImagesConfig) -> list[Cell]:
+    "The runs that find out how few pictures are too few."
+    return [Cell(cfg, "none", n, cfg.pilot_seed) for n in cfg.sizes]
 
-    def publish(self) -> Path | None:
-        "Write what is known as a table, with what may be said of it."
-        if self.cfg.out is None:
+
+def chosen(cfg: FewImagesConfig) -> tuple[int, bool] | None:
+    "How few, and whether the regime was found; None while the pilot is not done."
+    curves = {}
+    for cell in pilot(cfg):
+        rows = known_rows(cell)
+        if len(rows) < len(due(cell)):
             return None
-        cells = list(self.plan())
-        rows = [row for cell in cells for row in self.rows(cell)]
-        found = self.chosen()
-        said = []
-        if found and rows:
-            ends = [row for row in rows if row["n"] == self.cfg.n_end and row["seed"] != self.cfg.pilot_seed]
-            key = self.key(rows[0])
-            said = [verdict(ends, key, arm, n) for n in (found[0], None) for arm in ARMS if arm != "none"]
-        kept = dataclasses.asdict(self.cfg)
-        asked = {k: v for k, v in kept.items() if k not in ("minutes", "folder", "out", "threads", "session")}
-        about = {"pictures": found[0] if found else None, "regime_found": found[1] if found else None}
-        return write_result(self.cfg.out, "few-images", asked | about | {"verdicts": said, "arms": ARMS}, rows)
+        curves[cell.pictures or 0] = [row[key_of(cfg, row)] for row in rows if row["n"] == cfg.n]
+    return choose_size(curves)
+
+
+def plan(cfg: FewImagesConfig) -> Iterator[Cell]:
+    "Every run in order; those after the pilot when it has said how few."
+    yield from pilot(cfg)
+    found = chosen(cfg)
+    if found is None:
+        return
+    for seeds, pictures in ((cfg.seeds, found[0]), (cfg.all_seeds, None)):
+        for seed in seeds:
+            for arm in ARMS:
+                yield Cell(cfg, arm, pictures, seed)
+
+
+# %% ../../nbs/studies/few_images.ipynb #ec621b39
+def work(cell: Cell, judge: Judge, until: float, say: Callable[[str], Any]) -> bool:
+    "Train and measure a run. False where the clock says stop before it is done."
+    for stop, n in due(cell):
+        file = score_file(cell, stop, n)
+        if file.is_file():
+            continue
+        if not train_towards(cell, stop, until) or time.monotonic() > until:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row = measurement(cell, stop, n, judge)
+        write_json(file, row)
+        key = key_of(cell.cfg, row)
+        say(f"{cell.name}: {stop / 1000:g} kimg, {key} {row[key]:.4g}")
+    return True
+
+
+def publish(cfg: FewImagesConfig) -> Path | None:
+    "Write what is known as a table, with what may be said of it."
+    if cfg.out is None:
+        return None
+    rows = [row for cell in plan(cfg) for row in known_rows(cell)]
+    found = chosen(cfg)
+    said = []
+    if found:
+        ends = [row for row in rows if row["n"] == cfg.n_end and row["seed"] != cfg.pilot_seed]
+        key = key_of(cfg, rows[0])
+        said = [verdict(ends, key, arm, n) for n in (found[0], None) for arm in ARMS if arm != "none"]
+    pictures, there = found or (None, None)
+    kept = dataclasses.asdict(cfg)
+    about = {k: v for k, v in kept.items() if k not in ("minutes", "folder", "out", "threads", "session")}
+    about |= {"pictures": pictures, "regime_found": there, "verdicts": said, "arms": ARMS}
+    return write_result(cfg.out, "few-images", about, rows)
 
 
 def go_on(cfg: FewImagesConfig, say: Callable[[str], Any] = print) -> bool:
     "Work for some minutes. True when nothing is left."
     until = time.monotonic() + 60 * cfg.minutes
+    check_few_images(cfg)
     Path(cfg.folder).mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(cfg.threads)
     with lock(Path(cfg.folder, ".lock")):
-        runs = FewImages(cfg)
-        done = all(runs.work(cell, until, say) for cell in runs.plan())
-        runs.publish()
+        judge = Judge(cfg)
+        done = all(work(cell, judge, until, say) for cell in plan(cfg))
+        publish(cfg)
     return done
 
 
-# %% ../../nbs/studies/few_images.ipynb #a89c2015
+# %% ../../nbs/studies/few_images.ipynb #5be0c9dc
 def answer(cfg: FewImagesConfig):
     "Work for some minutes, and say whether more is left."
     done = go_on(cfg, lambda text: print(text, flush=True))
