@@ -24,8 +24,7 @@ from hsr_nb.training.colours import (
 from ..ops.resample import setup_filter
 from .geometry import SYM6, batch_margins, inverse_transform, transform_images
 from .parallel import Processes
-from .randomness import send
-from .transformations import Draws, draw, named, parameters, percentile_draws
+from .transformations import draw, named, parameters, percentile_draws
 
 # %% ../../nbs/training/augment.ipynb #f298a263
 ALONE = Processes()
@@ -89,8 +88,7 @@ class AugmentPipe(NoAugment):
         first, stride = part
         n = len(images) * stride
         drawn = draw(n, generator) if debug_percentile is None else percentile_draws(n, debug_percentile)
-        there = Draws(*(send(t, images.device) for t in (drawn.gates, drawn.uniform, drawn.normal)), drawn.seeds)
-        found = parameters(there, self.p, self.enabled)
+        found = parameters(drawn.to(images.device), self.p, self.enabled)
         field = noise_field(drawn.seeds[first::stride], images) if "noise" in found else None
         return self.apply_parameters(images, found, part, field)
 
