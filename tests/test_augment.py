@@ -96,9 +96,22 @@ def test_one_transformation_at_a_percentile(case):
 
 
 NEUTRAL = {
-    **{"xflip": 0, "rotate90": 0, "xint": [0, 0], "scale": 1, "pre_rotation": 0, "aniso": 1, "post_rotation": 0},
-    **{"xfrac": [0, 0], "brightness": 0, "contrast": 1, "lumaflip": 0, "hue": 0, "saturation": 1},
-    **{"bands": [1, 1, 1, 1], "noise": 0, "cutout": [-1, -1]},
+    "xflip": 0,
+    "rotate90": 0,
+    "xint": [0, 0],
+    "scale": 1,
+    "pre_rotation": 0,
+    "aniso": 1,
+    "post_rotation": 0,
+    "xfrac": [0, 0],
+    "brightness": 0,
+    "contrast": 1,
+    "lumaflip": 0,
+    "hue": 0,
+    "saturation": 1,
+    "bands": [1, 1, 1, 1],
+    "noise": 0,
+    "cutout": [-1, -1],
 }
 
 
@@ -240,9 +253,20 @@ def test_draws_of_policies_fill_their_ranges():
 # --- in a run
 
 SMALL = {
-    **{"data.path": "digits", "data.resolution": 32, "net.channel_max": 16, "net.z_dim": 16, "net.w_dim": 16},
-    **{"batch": 8, "hsr.teacher": "none", "tick_kimg": 0.008, "snapshot_kimg": 1000, "device": "cpu"},
-    **{"augment.kind": "ada", "augment.target": 0.05, "augment.ada_kimg": 0.2, "loss.r1_interval": 2},
+    "data.path": "digits",
+    "data.resolution": 32,
+    "net.channel_max": 16,
+    "net.z_dim": 16,
+    "net.w_dim": 16,
+    "batch": 8,
+    "hsr.teacher": "none",
+    "tick_kimg": 0.008,
+    "snapshot_kimg": 1000,
+    "device": "cpu",
+    "augment.kind": "ada",
+    "augment.target": 0.05,
+    "augment.ada_kimg": 0.2,
+    "loss.r1_interval": 2,
 }
 
 

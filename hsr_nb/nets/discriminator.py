@@ -166,15 +166,8 @@ class Discriminator(nn.Module):
         images = dict(img_resolution=img_resolution, img_channels=img_channels, architecture=architecture)
         widths = dict(channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res)
         parts = dict(low_precision=low_precision, mapping_kwargs=mapping_kwargs, epilogue_kwargs=epilogue_kwargs)
-        self.init_kwargs = dict(
-            c_dim=c_dim,
-            **images,
-            **widths,
-            conv_clamp=conv_clamp,
-            cmap_dim=cmap_dim,
-            base_size=list(base_size),
-            **parts,
-        )
+        shape = dict(cmap_dim=cmap_dim, base_size=list(base_size))
+        self.init_kwargs = dict(c_dim=c_dim, **images, **widths, conv_clamp=conv_clamp, **shape, **parts)
         self.init_kwargs |= {"block_kwargs": block_kwargs} if block_kwargs else {}
         block_kwargs = dict(block_kwargs or {})
         frozen = block_kwargs.pop("freeze_layers", 0)

@@ -24,8 +24,7 @@ from hsr_nb.training.colours import (
 from ..ops.resample import setup_filter
 from .geometry import SYM6, batch_margins, inverse_transform, transform_images
 from .parallel import Processes
-from .randomness import send
-from .transformations import Draws, draw, named, parameters, percentile_draws
+from .transformations import draw, named, parameters, percentile_draws
 
 # %% ../../nbs/training/augment.ipynb #f298a263
 ALONE = Processes()
@@ -62,8 +61,7 @@ class NoAugment(nn.Module):
 class AugmentPipe(NoAugment):
     """The sixteen transformations of [StyleGAN2-ADA] appendix B, each with probability p for each sample.
 
-    ValueError for unknown groups, for p that is no probability, and for images that are neither grey nor RGB or too
-    small."""
+    ValueError for unknown groups, for a negative p, and for images that are neither grey nor RGB, or too small."""
 
     p: Tensor
     Hz_geom: Tensor
@@ -82,23 +80,24 @@ class AugmentPipe(NoAugment):
         self.register_buffer("Hz_geom", setup_filter(SYM6))
         self.register_buffer("Hz_fbank", filter_bank())
 
+    def report(self):
+        return {"augment/p": float(self.p)}
+
     def forward(self, images, debug_percentile=None, generator=None, part=(0, 1)):
         check_images(images.shape[1:], self.enabled)
         first, stride = part
         n = len(images) * stride
         drawn = draw(n, generator) if debug_percentile is None else percentile_draws(n, debug_percentile)
-        there = Draws(*(send(t, images.device) for t in (drawn.gates, drawn.uniform, drawn.normal)), drawn.seeds)
-        found = parameters(there, self.p, self.enabled)
-        seeds = drawn.seeds[first::stride]
-        return self.apply_parameters(images, found, part, seeds)
+        found = parameters(drawn.to(images.device), self.p, self.enabled)
+        field = noise_field(drawn.seeds[first::stride], images) if "noise" in found else None
+        return self.apply_parameters(images, found, part, field)
 
     def apply_parameters(
         self,
         images: Tensor,  # [N, C, H, W], part `part` of the batch
         found: dict[str, Tensor],  # parameters of the whole batch, as `parameters` makes them
         part: tuple[int, int] = (0, 1),
-        seeds: Tensor | None = None,  # [N], of the noise
-        field: Tensor | None = None,  # [N, C, H, W], noise that is given instead
+        field: Tensor | None = None,  # [N, C, H, W], noise, where that is switched on
         impl: str = "auto",  # of the resampling
     ) -> Tensor:  # [N, C, H, W]
         "Distort images as told."
@@ -114,14 +113,11 @@ class AugmentPipe(NoAugment):
             images = transform_colours(images, colours)
         if "bands" in found:
             images = filter_images(images, band_filters(found["bands"], self.Hz_fbank))
-        if "noise" in found:
-            images = add_noise(images, found["noise"], noise_field(seeds, images) if field is None else field)
+        if "noise" in found and field is not None:
+            images = add_noise(images, found["noise"], field)
         if "cutout" in found:
             images = cut_out(images, found["cutout"])
         return images
-
-    def report(self):
-        return {"augment/p": float(self.p)}
 
 
 # %% ../../nbs/training/augment.ipynb #9aecd0f0

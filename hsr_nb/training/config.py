@@ -330,6 +330,7 @@ def _low_shot(gpus):
     )
 
 
+# %% ../../nbs/training/config.ipynb #047aa565
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)

@@ -38,44 +38,35 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 # %% ../../nbs/training/geometry.ipynb #72da18d7
-def _inverse_xflip(v, w, h):
-    return _scaling(1 - 2 * v, 1.0)
+_ORDER = (
+    "xflip",
+    "rotate90",
+    "xint",
+    "scale",
+    "pre_rotation",
+    "aniso",
+    "post_rotation",
+    "xfrac",
+)
 
 
-def _inverse_rotate90(v, w, h):
-    return _rotation(v * (torch.pi / 2))
-
-
-def _inverse_xint(v, w, h):
-    return _shift(-(v[:, 0] * w).round(), -(v[:, 1] * h).round())
-
-
-def _inverse_scale(v, w, h):
-    return _scaling(1 / v, 1 / v)
-
-
-def _inverse_rotation(v, w, h):
-    return _rotation(v)
-
-
-def _inverse_aniso(v, w, h):
-    return _scaling(1 / v, v)
-
-
-def _inverse_xfrac(v, w, h):
-    return _shift(-v[:, 0] * w, -v[:, 1] * h)
-
-
-_INVERSES = {  # in the order in which they are applied
-    "xflip": _inverse_xflip,
-    "rotate90": _inverse_rotate90,
-    "xint": _inverse_xint,
-    "scale": _inverse_scale,
-    "pre_rotation": _inverse_rotation,
-    "aniso": _inverse_aniso,
-    "post_rotation": _inverse_rotation,
-    "xfrac": _inverse_xfrac,
-}
+def _inverse_of(name: str, v: Tensor, width: int, height: int) -> Tensor:
+    "The inverse of one transformation, [n, 3, 3]."
+    if name == "xflip":
+        return _scaling(1 - 2 * v, 1.0)
+    if name == "rotate90":
+        return _rotation(v * (torch.pi / 2))
+    if name == "scale":
+        return _scaling(1 / v, 1 / v)
+    if name == "aniso":
+        return _scaling(1 / v, v)
+    if name in ("pre_rotation", "post_rotation"):
+        return _rotation(v)
+    x = v[:, 0] * width
+    y = v[:, 1] * height
+    if name == "xint":
+        return _shift(-x.round(), -y.round())
+    return _shift(-x, -y)
 
 
 # %% ../../nbs/training/geometry.ipynb #d4f2755f
@@ -86,9 +77,9 @@ def inverse_transform(
 ) -> Tensor | None:  # [n, 3, 3], from pixels of the output to points of the input; None where nothing is geometric
     "The geometric transformations of each sample as one matrix. [StyleGAN2-ADA] appendix B."
     inverse = None
-    for name, make in _INVERSES.items():
+    for name in _ORDER:
         if name in found:
-            factor = make(found[name], width, height)
+            factor = _inverse_of(name, found[name], width, height)
             inverse = factor if inverse is None else inverse @ factor
     return inverse
 
@@ -108,10 +99,12 @@ def margins(
     height: int,
 ) -> tuple[int, int, int, int]:  # left, top, right, bottom
     "Pixels to continue all pictures by. It reads numbers, for which a GPU would wait. [StyleGAN2-ADA], released code."
-    x, y = (width - 1) / 2, (height - 1) / 2
+    x = (width - 1) / 2
+    y = (height - 1) / 2
     corners = torch.tensor([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]], dtype=inverse.dtype)
     points = inverse.cpu() @ corners.T  # [n, 3, 4]
-    beyond = torch.cat([-points[:, :2], points[:, :2]], dim=1).amax(dim=(0, 2))  # left, top, right, bottom
+    points = points[:, :2]
+    beyond = torch.cat([-points, points], dim=1).amax(dim=(0, 2))  # left, top, right, bottom
     needed = beyond + 2 * _REACH - torch.tensor([x, y, x, y])
     largest = torch.tensor([width - 1, height - 1, width - 1, height - 1])
     left, top, right, bottom = needed.clamp(min=0).minimum(largest).ceil().int().tolist()
@@ -130,16 +123,21 @@ def _points(inverse: Tensor, margin: tuple[int, int, int, int], size: tuple[int,
     "Where to read the enlarged picture: [n, 2 (H + 6), 2 (W + 6), 2], between -1 and 1."
     left, top, right, bottom = margin
     h, w = size
-    in_w, in_h = 2 * (w + left + right), 2 * (h + top + bottom)
-    out_w, out_h = 2 * (w + 2 * _REACH), 2 * (h + 2 * _REACH)
-    one = inverse.new_ones(1)
-    centred = _shift(one * ((left - right) / 2), one * ((top - bottom) / 2))
-    doubled = _shift(one * -0.5, one * -0.5) @ _scaling(one * 2, one * 2) @ centred
-    halved = _scaling(one * 0.5, one * 0.5) @ _shift(one * 0.5, one * 0.5)
-    to_unit = _scaling(one * (2 / in_w), one * (2 / in_h))
-    from_unit = _scaling(one * (out_w / 2), one * (out_h / 2))
-    matrix = to_unit @ doubled @ inverse @ halved @ from_unit
-    return F.affine_grid(matrix[:, :2], [len(inverse), 1, out_h, out_w], align_corners=False).to(dtype)
+    out_w = 2 * (w + 2 * _REACH)
+    out_h = 2 * (h + 2 * _REACH)
+    # enlarged pixels lie a quarter of a pixel beside the old ones, in the output and, times four, in the input
+    at = inverse[:, :2, 2] + inverse[:, :2, :2].sum(2) / 4
+    rows = []
+    axes = ((w + left + right, left - right), (h + top + bottom, top - bottom))
+    for axis, (length, lopsided) in enumerate(axes):
+        enlarged = 2 * length
+        along_x = inverse[:, axis, 0] * (out_w / enlarged)
+        along_y = inverse[:, axis, 1] * (out_h / enlarged)
+        offset = (4 * at[:, axis] + (2 * lopsided - 1)) / enlarged
+        rows.append(torch.stack([along_x, along_y, offset], dim=1))
+    matrices = torch.stack(rows, dim=1)
+    shape = [len(inverse), 1, out_h, out_w]
+    return F.affine_grid(matrices, shape, align_corners=False).to(dtype)
 
 
 # %% ../../nbs/training/geometry.ipynb #5ef16958
@@ -178,9 +176,13 @@ def _by_products(images, inverse, margin):
     left, top, right, bottom = margin
     h, w = images.shape[2:]
     points = _points(inverse, margin, (h, w), images.dtype)
-    x = _enlarging(h, top, bottom).to(images.dtype) @ (images @ _enlarging(w, left, right).T.to(images.dtype))
+    across = _enlarging(w, left, right).to(images.dtype)
+    down = _enlarging(h, top, bottom).to(images.dtype)
+    x = down @ (images @ across.T)
     x = grid_sample(x, points)
-    return _reducing(h).to(images.dtype) @ (x @ _reducing(w).T.to(images.dtype))
+    across = _reducing(w).to(images.dtype)
+    down = _reducing(h).to(images.dtype)
+    return down @ (x @ across.T)
 
 
 # %% ../../nbs/training/geometry.ipynb #a5118bd8

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .randomness import send
+
 # %% ../../nbs/training/transformations.ipynb #79008763
 GROUPS = {
     "blit": ("xflip", "rotate90", "xint"),  # pixels move, and none is interpolated
@@ -71,6 +73,11 @@ class Draws:
     uniform: Tensor  # [n, 10] in [0, 1)
     normal: Tensor  # [n, 12]
     seeds: Tensor  # [n], of the noise that is added pixel by pixel; stays on the CPU
+
+    def to(self, device) -> "Draws":
+        "On a device, without waiting; the seeds stay."
+        gates, uniform, normal = (send(t, device) for t in (self.gates, self.uniform, self.normal))
+        return Draws(gates, uniform, normal, self.seeds)
 
     def part(self, i: int, n: int) -> "Draws":
         "The rows of every n-th sample from the i-th on."
