@@ -309,7 +309,11 @@ def test_variations_are_repeatable_and_breed(ex):
 def test_curve_of_a_constant_direction_is_zero(session):
     c = curve(session, Recipe(seed=2), "pca 1")
     here = session.judge(session.draw(session.ws(Recipe(seed=2))))[0]
-    assert c.logits.shape == (11, len(session.judge.attribute_names)) and c.mean > 0 and np.allclose(c.logits[5], here, atol=1e-4)
+    assert (
+        c.logits.shape == (11, len(session.judge.attribute_names))
+        and c.mean > 0
+        and np.allclose(c.logits[5], here, atol=1e-4)
+    )
     session.steps["still"] = lambda s: torch.zeros(8)
     assert curve(session, Recipe(seed=2), "still").mean == pytest.approx(0, abs=1e-6)
     del session.steps["still"]
