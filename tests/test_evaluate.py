@@ -135,7 +135,8 @@ def test_report_says_where_it_comes_from(report):
     assert report["data"]["sha256"] == SynthFaces(32).identity["sha256"]
     judge = {"name": JUDGE, "sha256": load_detector().sha256}
     assert report["detector"] == judge
-    second = {"name": BANK, "sha256": load_detector(BANK).sha256}
+    unread = load_bank(BANK).reliable(side=32).left_out
+    second = {"name": BANK, "sha256": load_detector(BANK).sha256, "left_out": unread}
     assert {k: v for k, v in report["bank"].items() if k != "auc"} == second
     assert set(report["bank"]["auc"]) == set(load_bank(BANK).reliable(side=32).attribute_names)
     assert report["distance"]["name"] == f"maps-{JUDGE}"

@@ -48,13 +48,14 @@ def test_a_regressor_keeps_its_word_under_all_four_conditions(name, crowd):
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_a_regressor_reads_all_attributes_at_both_sizes(name):
-    table = read_card(name)["scores"]["r2"]
-    for side in ("64", "32"):
-        assert min(table[side].values()) >= LEAST_R2, (name, side)
-    blurred = least_r2(read_card(name))[64]
-    assert set(blurred) == {*NINE, *OTHERS}
-    assert min(blurred.values()) >= LEAST_R2, blurred
+def test_a_regressor_reads_all_but_grey_hair_at_both_sizes(name):
+    "Grey hair of the bald cannot be seen; so it has no title and no score."
+    worst = least_r2(read_card(name))
+    assert set(worst) == {32, 64}
+    for table in worst.values():
+        assert set(table) == {*NINE, *OTHERS}
+        assert {n for n, r in table.items() if r < LEAST_R2} <= {"grey"}, table
+    assert set(load_bank(name).reliable().attribute_names) >= {*NINE, *OTHERS} - {"grey"}
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
@@ -138,8 +139,9 @@ def short_sighted(tmp_path):
 def test_what_is_read_badly_has_no_place_in_a_bank(short_sighted):
     bank = load_bank(short_sighted)
     for side, left in ((64, ("age", "yaw")), (256, ("age", "yaw")), (32, ("yaw",)), (None, ("yaw",))):
-        with pytest.warns(UserWarning, match="R² below 0.8, so they are left out: .*smile"):
-            assert bank.reliable(side=side).attribute_names == left
+        kept = bank.reliable(side=side)
+        assert kept.attribute_names == left
+        assert set(kept.left_out) == {"age", "smile", "yaw"} - set(left) and kept.left_out["smile"] == 0.5
 
 
 def small_generator(side):
@@ -150,8 +152,7 @@ def small_generator(side):
 
 def test_what_is_read_badly_gives_no_slider_its_title(short_sighted):
     how = dict(judge=str(short_sighted), device="cpu", components=2, samples=100)
-    with pytest.warns(UserWarning, match="so they are left out: age, smile"):
-        session = Session(small_generator(32), **how)
+    session = Session(small_generator(32), **how)
     assert session.judge.attribute_names == ("yaw",)
     assert title(session, "pca 1").split()[0] == "yaw"
     with pytest.warns(UserWarning, match="short-sighted reads nothing off pictures of less than 32 pixels"):
@@ -160,8 +161,8 @@ def test_what_is_read_badly_gives_no_slider_its_title(short_sighted):
 
 def test_what_is_read_badly_is_not_scored(short_sighted, tmp_path):
     ask = EvalConfig("synthfaces-hsr", str(tmp_path), scores=("als",), paths=3, frames=3, bank=str(short_sighted))
-    with pytest.warns(UserWarning, match="so they are left out: age, smile"):
-        report, _ = evaluate_run(ask)
+    report, _ = evaluate_run(ask)
+    assert report["bank"]["left_out"] == {"age": 0.79, "smile": 0.5}
     assert set(report["scores"]["als_by_attribute[short-sighted]"]) == {"yaw"}
 
 

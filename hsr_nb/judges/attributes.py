@@ -43,6 +43,7 @@ class AttributeBank:
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}
         self.r2 = r2 or {}
+        self.left_out: dict[str, float] = {}  # attribute -> R², of those that `reliable` took away for it
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
@@ -71,23 +72,30 @@ class AttributeBank:
     ) -> "AttributeBank":
         """Without the attributes whose AUC is known to be lower, or whose R² is known to be below `LEAST_R2`.
 
-        Warnings name them. ValueError if none is left."""
-        kept = _without_poor(self, "AUC", self.auc, least)
-        return _without_poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)
+        A warning names the former, `left_out` the latter. ValueError if none is left."""
+        poor = _poor(self, "AUC", self.auc, least)
+        if poor:
+            names = ", ".join(poor)
+            warnings.warn(
+                f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {names}",
+                stacklevel=2,
+            )
+        kept = self.select([n for n in self.attribute_names if n not in poor]) if poor else self
+        unread = _poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)
+        if not unread:
+            return kept
+        readable = kept.select([n for n in kept.attribute_names if n not in unread])
+        readable.left_out = unread
+        return readable
 
 
 # %% ../../nbs/judges/attributes.ipynb #1ddd21f4
-def _without_poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> AttributeBank:
-    poor = [n for n in bank.attribute_names if known.get(n, 1) < least]
-    if not poor:
-        return bank
+def _poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> dict[str, float]:
+    "Those of a bank's attributes that are known to be read worse. ValueError where all are."
+    poor = {n: known[n] for n in bank.attribute_names if known.get(n, 1) < least}
     if len(poor) == len(bank.attribute_names):
         raise ValueError(f"{bank.name} reads none of its attributes with an {measure} of {least} or more")
-    warnings.warn(
-        f"{bank.name} reads these attributes with an {measure} below {least}, so they are left out: {', '.join(poor)}",
-        stacklevel=3,
-    )
-    return bank.select([n for n in bank.attribute_names if n not in poor])
+    return poor
 
 
 # %% ../../nbs/judges/attributes.ipynb #492f61ba

@@ -50,7 +50,7 @@ def judges(s: Subject) -> dict:
 
     found = {"detector": named(s.detector)}
     if "als" in s.cfg.scores:
-        found["bank"] = named(s.bank) | {"auc": s.bank.auc}
+        found["bank"] = named(s.bank) | {"auc": s.bank.auc, "left_out": s.bank.left_out}
     if "is" in s.cfg.scores:
         found["classifier"] = named(s.classifier)
     if "ppl" in s.cfg.scores:
