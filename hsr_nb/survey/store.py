@@ -118,10 +118,11 @@ class Ledger:
             raise DataError(f"{path} holds the answers to another survey")
 
     @contextmanager
-    def change(self) -> Iterator[sqlite3.Connection]:
-        "A transaction: all of the block, or nothing. NotStored when the disk refuses."
+    def change(self, pulled_plug: bool = True) -> Iterator[sqlite3.Connection]:
+        "A transaction: all of the block, or nothing. NotStored when the disk refuses. Survives a killed process, always."
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if pulled_plug else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
@@ -215,8 +216,8 @@ class Store:
             db.execute("UPDATE sessions SET practised = 1 WHERE session = ?", (session,))
 
     def show(self, session: str, pos: int) -> bool:
-        "A picture is about to be sent; True for the first time. On the disk before the picture leaves."
-        with self.ledger.change() as db:
+        "A picture is about to be sent; True for the first time. Written before the picture leaves."
+        with self.ledger.change(pulled_plug=False) as db:
             query = "UPDATE sessions SET shown = ? WHERE session = ? AND shown < ?"
             return bool(db.execute(query, (pos + 1, session, pos + 1)).rowcount)
 
