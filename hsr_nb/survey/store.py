@@ -119,7 +119,7 @@ class Ledger:
 
     @contextmanager
     def change(self, pulled_plug: bool = True) -> Iterator[sqlite3.Connection]:
-        "A transaction: all of the block, or nothing. NotStored when the disk refuses. Survives a killed process, always."
+        "A transaction: all of the block, or nothing. NotStored when the disk refuses. A killed process loses none."
         with self._lock:
             try:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if pulled_plug else 'NORMAL'}")
