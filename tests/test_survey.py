@@ -864,11 +864,20 @@ def test_the_example_is_whole_and_its_panel_is_called_simulated():
     counts = [i["source"] for i in made.key.items.values() if i["role"] == "scored"]
     assert {s: counts.count(s) for s in counts} == {"real": 20, "baseline": 10, "hsr": 10}
     assert made.key.about["truncation"] == 0.7
+    told = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    for row in made.key.about["separability"]:  # what gives the classes away is told with the example
+        leak = "yes" if row["leak"] else ""
+        assert f"| {row['number'].replace('_', ' ')} | {row['auc']:.2f} | {row['p']:.2g} | {leak} |" in told, row
     records, _ = read_answers(EXAMPLE / "simulated-panel.jsonl")
     assert all(r["session"].startswith(SIMULATED) for r in records)
     assert analyse(EXAMPLE / "simulated-panel.jsonl", key_file(EXAMPLE / "faces"), repeats=100)["simulated"]
     results = list((ROOT / "data/results").glob("survey-simulated-panel-*.json"))
     assert results and all(json.loads(p.read_text())["config"]["simulated"] for p in results)
+    measured = {row["what"]: row for path in results for row in json.loads(path.read_text())["rows"]}
+    for row in made.key.about["separability"]:
+        assert measured[f"AUC of {row['number']}"]["value"] == row["auc"]
+        assert measured[f"AUC of {row['number']}"]["leak"] == row["leak"]
+    assert {"p_such", "p_these"} < set(measured["hsr - baseline"]) and "for these pictures only" in str(measured)
     assert sum(p.stat().st_size for p in EXAMPLE.rglob("*") if p.is_file()) < 1_500_000
     assert os.path.getsize(EXAMPLE / "simulated-panel.jsonl") < 800_000
 

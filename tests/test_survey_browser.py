@@ -127,6 +127,11 @@ def test_a_whole_session_by_mouse_or_finger(tmp_path, size):
         page.get_by_text("Thank you").wait_for()
         fits(page), names_are_told(page), shot(page, f"end-{size[0]}")
         score = int(re.search(r"right (\d+) times of 8", page.content())[1])
+        press(page.get_by_role("link", name="Where the pictures are from"))
+        page.get_by_text("SynthFaces").wait_for()
+        fits(page), names_are_told(page), shot(page, f"credits-{size[0]}")
+        press(page.get_by_role("link", name="Back"))
+        page.get_by_role("heading", name="Thank you").wait_for()
         press(page.get_by_role("link", name="Show me where I was wrong"))
         page.get_by_role("heading", name="Where you were wrong").wait_for()
         assert page.locator(".gallery img").count() == 8 - score

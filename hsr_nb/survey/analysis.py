@@ -179,6 +179,7 @@ def _modelled(model: dict | None) -> list[str]:
     return [f"Log-odds of being fooled: {found}. Estimator: {model['estimator']}."]
 
 
+# %% ../../nbs/survey/analysis.ipynb #bdf54cbf
 def summary_lines(found: dict) -> list[str]:
     "The results in a few lines of Markdown."
     n, of, balanced = found["questions"], found["rates"], found["balanced"]

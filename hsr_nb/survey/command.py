@@ -180,6 +180,7 @@ def _withdraw(cfg: Withdraw) -> int:
     return 0
 
 
+# %% ../../nbs/survey/command.ipynb #0fb0ff5c
 def _write_privately(path, text: str):
     "A file that only its owner may read, from its first byte on."
     with whole(path, new=True) as made:

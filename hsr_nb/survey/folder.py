@@ -93,6 +93,7 @@ class Survey:
         return item
 
 
+# %% ../../nbs/survey/folder.ipynb #2608aa7b
 TERMS = {  # of the built-in data sets
     "synthfaces": "faces drawn by a program (SynthFaces), part of the package hsr_nb, Apache-2.0",
     "digits": "scanned digits (UCI, E. Alpaydin and C. Kaynak, 1998), CC BY 4.0",

@@ -255,6 +255,7 @@ def review_page(survey: Survey, wrong: list[str]) -> str:
     return page(words, words.html("end.review.heading"), shown + back)
 
 
+# %% ../../nbs/survey/pages.ipynb #322c3aa4
 def stop_page(survey: Survey, session: str) -> str:
     "Go on, close the page, or have everything deleted."
     words = survey.words

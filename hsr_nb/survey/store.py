@@ -88,6 +88,17 @@ def _add_shown(db: sqlite3.Connection):
     db.execute("UPDATE sessions SET shown = (SELECT COUNT(*) FROM answers a WHERE a.session = sessions.session)")
 
 
+def _emptied(db: sqlite3.Connection) -> bool:
+    "Empty the write-ahead file, which holds old pages. False where somebody still reads an older state."
+    db.execute("PRAGMA busy_timeout = 200")  # milliseconds; other people are waiting
+    try:
+        (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError:
+        busy = 1
+    db.execute("PRAGMA busy_timeout = 10000")
+    return not busy
+
+
 def _today() -> str:
     return datetime.date.today().isoformat()
 
@@ -118,15 +129,15 @@ class Ledger:
             raise DataError(f"{path} holds the answers to another survey")
 
     @contextmanager
-    def change(self) -> Iterator[sqlite3.Connection]:
-        "A transaction: all of the block, or nothing. NotStored when the disk refuses."
+    def change(self, pulled_plug: bool = True) -> Iterator[sqlite3.Connection]:
+        "A transaction: all of the block, or nothing. NotStored when the disk refuses. A killed process loses none."
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if pulled_plug else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
-                if self.unswept:
-                    self._sweep()
+                self.unswept = self.unswept and not _emptied(self._db)
             except sqlite3.OperationalError as e:
                 raise NotStored(f"{self.path.name}: {e}") from None
             finally:
@@ -145,19 +156,8 @@ class Ledger:
     def sweep(self) -> bool:
         "Remove from the disk what was deleted. False while somebody else reads the old state: each change tries again."
         with self._lock:
-            self.unswept = True
-            return self._sweep()
-
-    def _sweep(self) -> bool:
-        "Empty the write-ahead file, which holds old pages; who reads an older state keeps SQLite from it."
-        self._db.execute("PRAGMA busy_timeout = 200")  # milliseconds; other people are waiting
-        try:
-            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.OperationalError:
-            busy = 1
-        self._db.execute("PRAGMA busy_timeout = 10000")
-        self.unswept = bool(busy)
-        return not busy
+            self.unswept = not _emptied(self._db)
+            return not self.unswept
 
     def close(self):
         with self._lock, self._reading:
@@ -182,6 +182,7 @@ Outcome = Literal["stored", "before", "ahead"]
 MAX_EMPTY = 10_000  # sessions without an answer; above that the oldest ones go
 
 
+# %% ../../nbs/survey/store.ipynb #802464ce
 class Store:
     "The answers to one survey."
 
@@ -215,8 +216,8 @@ class Store:
             db.execute("UPDATE sessions SET practised = 1 WHERE session = ?", (session,))
 
     def show(self, session: str, pos: int) -> bool:
-        "A picture is about to be sent; True for the first time. On the disk before the picture leaves."
-        with self.ledger.change() as db:
+        "A picture is about to be sent; True for the first time. Written before the picture leaves."
+        with self.ledger.change(pulled_plug=False) as db:
             query = "UPDATE sessions SET shown = ? WHERE session = ? AND shown < ?"
             return bool(db.execute(query, (pos + 1, session, pos + 1)).rowcount)
 

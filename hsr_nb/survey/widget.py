@@ -208,6 +208,7 @@ class Before:
         widget.show()
 
 
+# %% ../../nbs/survey/widget.ipynb #a56ca1c5
 class During:
     "What a press does while pictures are asked."
 
@@ -237,6 +238,7 @@ class During:
         self.widget.show()
 
 
+# %% ../../nbs/survey/widget.ipynb #18b2395c
 class After:
     "The screens for who stops, and for who has answered all."
 
