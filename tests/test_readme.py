@@ -69,7 +69,7 @@ def test_every_line_is_read_as_it_stands():
         elif command == "papermill":
             assert (ROOT / words[2]).is_file()
         else:
-            assert options(CONFIGS[command], command)(words)
+            assert options(CONFIGS[command], command, positional=command != "hsr_data")(words)
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,8 @@ SMALL = {
     "batch": 8,
     "hsr.head_hidden": 8,
     "hsr.start_kimg": 0.008,
+    "hsr.head_init": "prefit",
+    "hsr.target_norm": "standardised",
     "hsr.prefit_kimg": 0.024,
     "hsr.norm_kimg": 0.064,
     "hsr.interval": 1,
