@@ -8,7 +8,9 @@ __all__ = ["QUIET", "options", "sentence", "run", "bar", "busy", "pick_device"]
 # %% ../../nbs/base/shell.ipynb #43415982
 import contextlib
 import dataclasses
+import functools
 import io
+import operator
 import sys
 import threading
 import typing
@@ -22,7 +24,16 @@ from .errors import Failure, printable
 from .signals import sigterm_exits, two_end_it
 
 # %% ../../nbs/base/shell.ipynb #b9256232
-METAVARS = {"network": "RUN", "source": "SOURCE", "dest": "DEST"}  # field -> its name in the help
+METAVARS = {  # a field that must be given -> its name in the help
+    "network": "RUN",
+    "source": "SOURCE",
+    "dest": "DEST",
+    "folder": "SURVEY",
+    "out": "OUT",
+    "real": "REAL",
+    "fakes": "LABEL=SOURCE",
+    "session": "SESSION",
+}
 
 
 def _with_metavars(tyro, config):
@@ -31,12 +42,12 @@ def _with_metavars(tyro, config):
     named = {
         field.name: typing.Annotated[hints[field.name], tyro.conf.arg(metavar=METAVARS[field.name])]
         for field in dataclasses.fields(config)
-        if field.name in METAVARS
+        if field.name in METAVARS and field.default is dataclasses.MISSING
     }
     if not named:
         return config
     body = {"__annotations__": named, "__doc__": config.__doc__, "__module__": config.__module__}
-    return dataclass(frozen=True)(type(config.__name__, (config,), body))
+    return dataclass(frozen=True, kw_only=True)(type(config.__name__, (config,), body))
 
 
 # %% ../../nbs/base/shell.ipynb #09e5f90b
@@ -92,13 +103,12 @@ def options(
             raise ImportError('the command line needs tyro: pip install "hsr_nb[cli]"') from None
         how = {} if default is None else {"default": default}
         style = (tyro.conf.PositionalRequiredArgs,) if positional else ()
-        plain = bool(how) or not dataclasses.is_dataclass(config)  # defaults, or one of several dataclasses
-        kind = config if plain else _with_metavars(tyro, config)
+        configs = typing.get_args(config) or (config,)  # one dataclass, or one of several
+        named = {c if how else _with_metavars(tyro, c): c for c in configs}
         with _refusals_as_sentences(name):
-            found = tyro.cli(kind, prog=name, args=args, config=style, **how)
-        if kind is config:
-            return found
-        return config(**{field.name: getattr(found, field.name) for field in dataclasses.fields(config)})
+            found = tyro.cli(functools.reduce(operator.or_, named), prog=name, args=args, config=style, **how)
+        kind = named[type(found)]
+        return found if how else kind(**{field.name: getattr(found, field.name) for field in dataclasses.fields(kind)})
 
     return read
 

@@ -288,10 +288,12 @@ def _sheet(run: Run):
 
 def catch_up_sheet(run: Run):
     "Draw the sheet of the last checkpoint where there was no time for it."
-    name = f"fakes{run.s.count['nimg']:09d}"
-    if run.folder.writes and run.s.count["nimg"] and not (run.folder.path / "samples" / f"{name}.png").exists():
+    number = f"{run.s.count['nimg']:09d}"
+    checkpoint = run.folder.path / "checkpoints" / f"{number}.safetensors"
+    sheet = run.folder.path / "samples" / f"fakes{number}.png"
+    if run.folder.writes and run.s.count["nimg"] and checkpoint.exists() and not sheet.exists():
         with busy("a sheet of samples", on=run.shows):
-            run.folder.picture(name, _sheet(run))
+            run.folder.picture(sheet.stem, _sheet(run))
 
 
 # %% ../../nbs/training/run.ipynb #7358b1d0
