@@ -827,6 +827,39 @@ def test_an_older_checkpoint_is_read_with_a_note(tmp_path):
         load_checkpoint(tmp_path / "x")
 
 
+def test_damaged_moments_and_counts_are_refused(tmp_path):
+    "What only a run that goes on looks at."
+    from fuzz_inputs import small_config
+
+    from hsr_nb.interop import save_safetensors
+    from hsr_nb.training.state import build_state, flatten, restore, save_state
+
+    cfg = small_config()
+    s = build_state(cfg, (3, 8, 8))
+    for p in s.G.parameters():
+        p.grad = torch.zeros_like(p)
+    s.opt_G.step()
+    file = save_state(tmp_path / "x.safetensors", s, cfg, {"name": "digits", "sha256": "0" * 64})
+    tensors, meta = load_checkpoint(file)
+    assert tensors.keys() == flatten(s).keys()
+    restore(s, file)
+    moment = next(name for name in tensors if name.startswith("opt_G.") and name.endswith(".exp_avg"))
+    other = moment.removesuffix("exp_avg") + "another"
+    wrong = {
+        "expected": tensors | {moment: torch.zeros(1)},
+        "another": {other if name == moment else name: v for name, v in tensors.items()},
+        "how far": tensors | {"pl_mean": torch.zeros(2)},
+    }
+    for what, changed in wrong.items():
+        save_safetensors(file, changed, meta)
+        with pytest.raises(CheckpointError, match=f"x.safetensors.*{what}"):
+            restore(s, file)
+    for count in ({}, {"nimg": 8}, None):
+        save_safetensors(file, tensors, {k: v for k, v in (meta | {"count": count}).items() if v is not None})
+        with pytest.raises(CheckpointError, match="x.safetensors does not say how far"):
+            restore(s, file)
+
+
 # ---- metadata
 
 

@@ -138,6 +138,7 @@ def start(
     return s, forced
 
 
+# %% ../../nbs/training/run.ipynb #c2802573
 def _note_other_counts(path: Path, then: dict, now: dict, device):
     "Warn where a run goes on with another number of processes, or of threads on a CPU."
     reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
@@ -152,6 +153,7 @@ def _note_other_counts(path: Path, then: dict, now: dict, device):
             )
 
 
+# %% ../../nbs/training/run.ipynb #1d72898b
 def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
     "Write down what was asked for, where it runs, and on which images."
     about = provenance(device)

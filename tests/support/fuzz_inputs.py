@@ -108,14 +108,16 @@ def change_value(rng, value):
         elif isinstance(container, dict):
             container[rng.choice((ESCAPES, LONG, "", "a.b.c", "__class__"))] = container.pop(key)
         else:
-            container[key:key] = [copy.deepcopy(container[key])] * rng.choice((1, 500, 20_000))
+            item = container[key]
+            times = min(rng.choice((1, 500, 20_000)), max(1, MOST // len(json.dumps(item))))
+            container[key:key] = [copy.deepcopy(item)] * times
     return value
 
 
 def as_text(value) -> str:
     text = json.dumps(value)
     for number, raw in enumerate(RAW):
-        text = text.replace(f'"RAW{number}"', raw)
+        text = text.replace(f'"RAW{number}"', raw, 10)
     return text
 
 

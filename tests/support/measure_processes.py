@@ -71,18 +71,15 @@ def trained(run: Path, steps: int, processes: int, noise: str, **changes) -> Pat
     return run
 
 
-def apart(a: Path, b: Path) -> dict[str, float]:
-    "The distance of two runs' generators and of their averages, relative to the length of the first one's weights."
+def apart(a: Path, b: Path) -> float:
+    "The distance of two runs' averaged generators, relative to the length of the first one's weights."
     first, second = (load_checkpoint(run)[0] for run in (a, b))
-    found = {}
-    for net in ("G", "G_ema"):
-        names = [name for name in first if name.startswith(net + ".")]
-        one, other = (torch.cat([t[name].double().flatten() for name in names]) for t in (first, second))
-        found[net] = float(f"{(one - other).norm() / one.norm():.1e}")
-    return found
+    names = [name for name in first if name.startswith("G_ema.")]
+    one, other = (torch.cat([t[name].double().flatten() for name in names]) for t in (first, second))
+    return float((one - other).norm() / one.norm())
 
 
-def continued(folder: Path, first: int, then: int, noise: str) -> dict:
+def continued(folder: Path, first: int, then: int, noise: str) -> float:
     "How far a run that changes the number of processes halfway is from one that keeps it."
     kept = trained(folder / f"kept-{first}-{then}-{noise}", STEPS // 2, first, noise)
     changed = Path(shutil.copytree(kept, kept.with_name(kept.name + "-changed")))
@@ -91,7 +88,7 @@ def continued(folder: Path, first: int, then: int, noise: str) -> dict:
     return apart(kept, changed)
 
 
-def from_the_start(folder: Path, noise: str, **changes) -> dict:
+def from_the_start(folder: Path, noise: str, **changes) -> float:
     name = f"{noise}-{len(changes)}"
     one = trained(folder / f"one-{name}", STEPS, 1, noise, **changes)
     two = trained(folder / f"two-{name}", STEPS, 2, noise, **changes)
@@ -102,7 +99,7 @@ def measure() -> list[dict]:
     rows = []
 
     def add(what, noise, value):
-        rows.append({"what": what, "noise": noise} | value)
+        rows.append({"what": what, "noise": noise, "relative difference": float(f"{value:.1e}")})
         print(rows[-1], flush=True)
 
     with tempfile.TemporaryDirectory() as name:
