@@ -301,6 +301,7 @@ def _cifar():
     )
 
 
+# %% ../../nbs/training/config.ipynb #eae8599e
 def _first(name):
     "StyleGAN1: as published, but for a batch that does not change, or at the size of tiny32."
     if name == "tiny32v1":
@@ -330,7 +331,7 @@ def _low_shot(gpus):
     )
 
 
-# %% ../../nbs/training/config.ipynb #047aa565
+# %% ../../nbs/training/config.ipynb #d9752ba4
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)

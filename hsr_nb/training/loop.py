@@ -378,9 +378,7 @@ def train_step(step: Step, rampup: float | None):
     "Gmain, Greg, Dmain, Dreg, average. [StyleGAN2] appendix B."
     s, loss = step.s, step.cfg.loss
     n = s.count["step"]
-    lod = grow(s, step.cfg)
-    if lod:
-        step.real = faded(step.real, lod)
+    step.real = faded(step.real, grow(s, step.cfg))
     if s.hsr is not None and not s.hsr.fitted and hsr_due(step):
         fit_heads(step)
     if step.due("g_main"):
