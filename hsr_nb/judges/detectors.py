@@ -30,7 +30,7 @@ from ..base.state_dicts import load_strict
 from ..base.whole import sha256
 from .backbones import build_net, check_name, prepare, without_classifier
 from .cards import embedded, float_weights, read_embedded
-from .dense import DenseAttributeNet
+from .dense import DenseAttributeNet, pooled
 from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
 from .sizes import check_side
 
@@ -48,15 +48,21 @@ def halving_convolutions(widths: Sequence[int]) -> nn.Sequential:
 
 
 class AttributeNet(FeatureNet):
-    "A plain convolutional regressor; its pooled last map is the feature vector."
+    "A plain convolutional regressor; the averages of some of its maps are the feature vector."
 
     has_maps = True
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96), attributes: int = 9):
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 48, 72, 96),
+        attributes: int = 9,
+        feature_stages: Sequence[int] = (-1,),  # whose maps are averaged to the feature vector
+    ):
         super().__init__()
-        self.num_features = widths[-1]
+        self.num_features = sum(widths[stage] for stage in feature_stages)
+        self.feature_stages = tuple(feature_stages)
         self.body = halving_convolutions(widths)
-        self.head = nn.Linear(self.num_features, attributes)
+        self.head = nn.Linear(widths[-1], attributes)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         "The map behind every second convolution, that is one per resolution, fine to coarse."
@@ -68,10 +74,10 @@ class AttributeNet(FeatureNet):
         return out
 
     def features(self, x: Tensor) -> Tensor:
-        return self.body(x).mean((2, 3))  # [N, 3, H, W] -> [N, widths[-1]]
+        return pooled(self.maps(x), self.feature_stages)  # [N, 3, H, W] -> [N, num_features]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))  # -> [N, attributes]
+        return self.head(self.body(x).mean((2, 3)))  # -> [N, attributes]
 
 
 # %% ../../nbs/judges/detectors.ipynb #d2f3ac67
