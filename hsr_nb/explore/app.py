@@ -11,6 +11,7 @@ import threading
 import webbrowser
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -40,7 +41,7 @@ FLAGS = (
 )
 
 
-def _app() -> type:
+def _app() -> Any:  # a class
     "Voilà with a rule before all others, and a browser that is told the token."
     from tornado.routing import Matcher, Rule
     from tornado.web import ErrorHandler
