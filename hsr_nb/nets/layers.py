@@ -6,6 +6,8 @@
 __all__ = ["FILTER", "normalize_2nd_moment", "FullyConnectedLayer", "Conv2dLayer", "MinibatchStdLayer"]
 
 # %% ../../nbs/nets/layers.ipynb #9a1f9c25
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -87,7 +89,7 @@ class Conv2dLayer(nn.Module):
 
     def forward(self, x: Tensor, gain: float = 1.0, impl: str = "auto") -> Tensor:
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        resample = dict(up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1)
+        resample: dict[str, Any] = dict(up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1)
         resample["f"] = self.resample_filter
         how = dict(scale=self.weight_gain, impl=impl) | resample
         return plain_layer(x, self.weight, self.bias, self.activation, gain, clamp, **how)
