@@ -92,6 +92,29 @@ def test_resume_equals_uninterrupted(whole, tmp_path):
     assert [drop(r) for r in read_metrics(whole)] == [drop(r) for r in read_metrics(tmp_path / "run")]
 
 
+@pytest.mark.parametrize("saving", ("loss.reuse_fakes", "net.cpu_bfloat16"))
+def test_savings_resume_exactly_and_are_off_by_default(saving, tmp_path):
+    "The pictures of a step are no state, and what is kept of networks in bfloat16 is float32."
+    plain = config(tmp_path / "plain", kimg=0.032, **{"hsr.teacher": "none"})
+    run(plain)
+    off = override(plain, run_dir=str(tmp_path / "off"), **{saving: False})
+    run(off)
+    same(state_of(tmp_path / "plain"), state_of(tmp_path / "off"))
+    on = override(plain, run_dir=str(tmp_path / "on"), **{saving: True})
+    run(on)
+    pieces = override(on, run_dir=str(tmp_path / "pieces"), kimg=0.016)
+    run(pieces)
+    run(override(pieces, kimg=0.032))
+    whole, resumed = state_of(tmp_path / "on"), state_of(tmp_path / "pieces")
+    same(whole, resumed)
+    assert all(v.dtype == torch.float32 for v in whole.values())
+    assert not torch.equal(
+        whole["G_ema.synthesis.b8.conv0.weight"], state_of(tmp_path / "off")["G_ema.synthesis.b8.conv0.weight"]
+    )
+    image = load_generator(tmp_path / "on")(torch.zeros(1, 16), torch.zeros(1, 0), noise_mode="const")
+    assert image.dtype == torch.float32
+
+
 def test_resume_after_kill(whole, tmp_path):
     "Killed without warning after a checkpoint: what follows the checkpoint is lost, nothing else."
     cfg = config(tmp_path / "run", kimg=1000, snapshot_kimg=0.064, **{"data.labels": True})
@@ -232,9 +255,11 @@ def torchrun(cfg, n=2):
     subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("reuse", (False, True))
+def test_two_processes_equal_one(reuse, tmp_path):
     "Penalties, HSR, mixing, minibatch-std and augmentation included; only rounding may differ."
     common = {
+        "loss.reuse_fakes": reuse,
         "augment.kind": "ada",
         "augment.groups": "bgcfnc",
         "augment.target": 0.05,

@@ -242,7 +242,7 @@ def row_of(cell: Cell, cfg: RecipeConfig) -> dict | None:
 
 def score_key(rows: list[dict], name: str) -> str:
     "The full name of a score, judge included. KeyError where no row has it."
-    found = sorted({key for row in rows for key in row if key.split("[")[0] == name})
+    found = sorted({key for row in rows for key in row if key.split("[")[0] == name and key.endswith("]")})
     if len(found) != 1:
         raise KeyError(f"one score named {name} was expected, found {found}")
     return found[0]

@@ -1,0 +1,124 @@
+"The search for a recipe: it goes on where it was stopped, halves by its rule, and trains what it says."
+
+import dataclasses
+import json
+import time
+
+import pytest
+import torch
+
+from hsr_nb.interop import load_checkpoint
+from hsr_nb.studies import recipe, recipe_rules
+from hsr_nb.studies.recipe import Cell, RecipeConfig, Search, go_on, train_cell
+from hsr_nb.studies.recipe_rules import CANDIDATES, TODAY, Candidate
+from hsr_nb.training import override, preset, train
+
+TINY = {"net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    "Three candidates, two stretches, very small networks."
+    chosen = {
+        key: dataclasses.replace(CANDIDATES[key], changes=CANDIDATES[key].changes | TINY)
+        for key in (TODAY, "b16", "reuse8")
+    }
+    stretches = {0.064: 1, 0.128: 1}
+    for module in (recipe, recipe_rules):
+        monkeypatch.setattr(module, "CANDIDATES", chosen)
+        monkeypatch.setattr(module, "STRETCHES", stretches)
+    monkeypatch.setattr(recipe, "SMALL64_KIMG", 0.032)
+    monkeypatch.setattr(recipe, "CHUNK", 32)
+    costs = {TODAY: 10.0, "b16": 12.0, "reuse8": 16.0}
+    monkeypatch.setattr(recipe, "measure_costs", lambda name, keys: {key: costs[key] for key in keys})
+
+
+def asked(tmp_path, **changes):
+    where = dict(folder=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    return RecipeConfig(**where, seeds=(0,), report_seeds=(3,), n=200, reals=200, pairs=8, **changes)
+
+
+def invented(cell, cfg, better):
+    "A report beside a checkpoint, as if it had been measured."
+    request = recipe.request(cell, cfg)
+    scores = {"fid[judge]": 1.0 if cell.setting == better else 2.0, "recall[judge]": 0.1}
+    return {
+        "format": "hsr_nb report 1",
+        "data": {"name": "d"},
+        "detector": {"name": "judge"},
+        "psi": 1.0,
+        "n": request.n,
+        "reals": request.reals,
+        "pairs": request.pairs,
+        "asked": list(request.scores),
+        "network": {"file": cell.checkpoint.name},
+        "scores": scores,
+    }, request.out
+
+
+def test_a_search_goes_on_halves_and_reports(small, tmp_path, monkeypatch):
+    said = []
+    cfg = asked(tmp_path)
+
+    def measure(request):
+        cell = next(c for c in known if str(c.checkpoint) == request.network)
+        report, out = invented(cell, cfg, better="reuse8")
+        with open(out, "w") as f:
+            json.dump(report, f)
+
+    known = []
+    kept = Search.stretch
+
+    def noting(self, *args):
+        found = kept(self, *args)
+        known.extend(found)
+        return found
+
+    monkeypatch.setattr(Search, "stretch", noting)
+    monkeypatch.setattr(recipe, "evaluate_run", measure)
+    assert not go_on(dataclasses.replace(cfg, minutes=0.0), said.append) and not said
+    assert go_on(dataclasses.replace(cfg, train_only=True), said.append)
+    assert [line.split(":")[0].split()[-1] for line in said] == [TODAY, "b16", "reuse8"]
+    said.clear()
+    assert go_on(cfg, said.append)
+    table = json.loads(next((tmp_path / "out").glob("recipe-*.json")).read_text())
+    seen = [(row["preset"], row["kimg_of_today"], row["seed"], row["setting"]) for row in table["rows"]]
+    assert seen[:3] == [("tiny32", 0.064, 0, key) for key in (TODAY, "b16", "reuse8")]
+    assert {row[3] for row in seen if row[1] == 0.128} == {TODAY, "reuse8"}  # b16 was the worse one
+    assert ("tiny32", 0.128, 3, "reuse8") in seen and ("small64", 0.032, 0, "reuse8") in seen
+    images = {row["setting"]: row["kimg"] for row in table["rows"] if row["kimg_of_today"] == 0.064}
+    assert images == {TODAY: 0.064, "b16": 0.048, "reuse8": 0.04}  # the same time each
+    assert all(row["cpu_sec_per_kimg"] > 0 and row["threads"] == [1] for row in table["rows"])
+    said.clear()
+    assert go_on(cfg, said.append) and not said  # nothing twice
+
+
+def test_a_cell_in_pieces_equals_one_that_ran_through(small, tmp_path):
+    whole = Cell("tiny32", "reuse8", 0, 0.064, 96, str(tmp_path / "whole"))
+    train(override(whole.config, kimg=0.096), progress=False)
+    pieces = Cell("tiny32", "reuse8", 0, 0.064, 96, str(tmp_path / "pieces"))
+    assert not train_cell(pieces, [64, 96], until=0.0)
+    assert train_cell(pieces, [64, 96], until=time.monotonic() + 600)
+    a, b = (load_checkpoint(cell.checkpoint)[0] for cell in (whole, pieces))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    kept = sorted(int(file.stem) for file in (pieces.run_dir / "checkpoints").glob("*.safetensors"))
+    assert kept == [64, 96]  # the end of a stretch stays, what lies between does not
+    notes = [json.loads(line) for line in (pieces.run_dir / "cost.jsonl").read_text().splitlines()]
+    assert [note["new"] for note in notes] == [32, 32, 32]
+
+
+def test_two_searches_in_one_folder_are_one_too_many(small, tmp_path, capsys):
+    from hsr_nb.base.whole import lock
+
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with lock(folder / ".lock"):
+        assert recipe.main(["--folder", str(folder), "--out", "None"]) == 2
+    assert "in use" in capsys.readouterr().err
+
+
+def test_candidates_are_relative_to_their_preset():
+    half = Candidate("half of everything", batch=1 / 2, width=1 / 2)
+    for name in ("tiny32", "small64"):
+        before, after = preset(name), override(preset(name), **half.settings(name))
+        assert (after.batch, after.net.channel_base) == (before.batch // 2, before.net.channel_base // 2)
