@@ -13,6 +13,7 @@ __all__ = [
     "mixed_labels",
     "check_budget",
     "Subject",
+    "independent_maps",
     "attribute_bank",
     "class_judge",
     "picture_distance",
@@ -38,6 +39,7 @@ from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
+from ..judges.maps import MapsDetector
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
 from ..nets import Generator
@@ -200,6 +202,21 @@ class Subject:
         return collect_features(self.images(), self.detector)
 
     @cached_property
+    def maps(self) -> MapsDetector:
+        "The judges of the yardstick; the network's teacher is refused."
+        return independent_maps(self)
+
+    @cached_property
+    def real_maps(self) -> Tensor:
+        "What they see of the real pictures."
+        return reference_features(self.ds, self.maps, self.budget.reals, self.cfg.cache, self.cfg.batch)
+
+    @cached_property
+    def fake_maps(self) -> Tensor:
+        "What they see of the generated pictures."
+        return collect_features(self.images(), self.maps)
+
+    @cached_property
     def bank(self) -> AttributeBank:
         "The attribute classifiers that are known to be reliable."
         return attribute_bank(self)
@@ -222,6 +239,14 @@ class Subject:
 
 
 # %% ../../nbs/studies/subject.ipynb #8c5412fb
+def independent_maps(s: Subject) -> MapsDetector:
+    "The judges of the yardstick; the network's teacher is refused."
+    maps = MapsDetector(device=s.device)
+    for judge in maps.judges:
+        require_independent(judge, s.meta.get("teacher"))
+    return maps
+
+
 def attribute_bank(s: Subject) -> AttributeBank:
     "The attribute classifiers that were asked for; the network's teacher is refused."
     with _naming(s.cfg.bank):

@@ -125,7 +125,8 @@ def check_sweep(cfg: SweepConfig):
 def jobs(cfg: SweepConfig) -> list[dict]:  # run_dir, parameters of the notebook, and of arms: score, row
     "The trunk of every seed, each followed by its arms. ValueError for settings that make no sense."
     check_sweep(cfg)
-    score = {"scores": ("fid", "pr", "ppl", "als"), "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
+    scores = ("yardstick", "fid", "pr", "ppl", "als")
+    score = {"scores": scores, "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
     common = {k: read_value(v) for k, v in cfg.settings.items()}
     found = []
     for seed in cfg.seeds:

@@ -118,10 +118,10 @@ class TrainConfig:
     seed: int = 0
     tick_kimg: float = 4  # between two lines of metrics.jsonl
     snapshot_kimg: float = 200  # between two checkpoints and sample sheets
-    metrics: tuple[str, ...] = ()  # scores of G_ema while training: fid, kid
+    metrics: tuple[str, ...] = ()  # scores of G_ema while training: yardstick (the primary one), fid, kid
     metric_ticks: int = 10  # ticks between two measurements
     metric_images: int = 1000  # generated pictures of a measurement; real ones: as many, or all there are
-    metric_detector: str = "synthfaces-attributes"  # network whose features are compared
+    metric_detector: str = "synthfaces-attributes"  # network whose features are compared; yardstick has its own
     run_dir: str = "runs/run"
     device: str = "auto"  # auto, cpu, cuda, ...
     compile: str = "auto"  # torch.compile for phases that are differentiated once: on, off; auto: on a GPU

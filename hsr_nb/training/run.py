@@ -301,7 +301,8 @@ def train(
             remember(folder.path / "data.json", checked)
         s, forced = start(cfg, ds, procs, device, folder, force)
         if scores.names and s.hsr is not None:
-            require_independent(scores.detector, s.hsr.teacher.identity())
+            for judge in scores.members():
+                require_independent(judge, s.hsr.teacher.identity())
         record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
         with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
             run = Run(cfg, ds, procs, device, folder, scores, s, interrupt)
