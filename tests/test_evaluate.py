@@ -13,6 +13,7 @@ from hsr_nb.base.whole import sha256
 from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
 from hsr_nb.judges.cards import read_card
+from hsr_nb.judges.maps import YARDSTICK
 from hsr_nb.metrics import fid, load_detector
 from hsr_nb.metrics.fidelity import fid_se
 from hsr_nb.nets import Generator
@@ -111,7 +112,8 @@ def test_report_holds_every_score(run, report):
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report))
     assert not list(run.glob(".report*"))
     ppl = f"ppl2_wend[maps-{JUDGE}]"
-    assert set(report["scores"]) == {f"{k}{D}" for k in SCORES} | {ppl, f"{ppl}_se"}
+    primary = {f"yardstick[{YARDSTICK}]", f"yardstick_se[{YARDSTICK}]"}
+    assert set(report["scores"]) == {f"{k}{D}" for k in SCORES} | {ppl, f"{ppl}_se"} | primary
     assert set(report["scores"][f"als_by_attribute{D}"]) == set(load_detector().attribute_names)
     assert all(math.isfinite(v) for v in numbers(report))
     low, high = report["scores"][f"als_interval{D}"]
@@ -452,7 +454,8 @@ def test_features_that_are_not_finite(run, tmp_path, monkeypatch):
         return torch.full((len(x), self.num_features), float("nan"))
 
     monkeypatch.setattr("hsr_nb.judges.detectors.Detector.__call__", broken)
-    for score in ("fid", "kid", "pr"):
+    monkeypatch.setattr("hsr_nb.judges.maps.MapsDetector.__call__", broken)
+    for score in ("yardstick", "fid", "kid", "pr"):
         with pytest.raises(ValueError, match="not finite"):
             evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY, scores=(score,)))
     assert not list(tmp_path.iterdir())
