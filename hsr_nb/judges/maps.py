@@ -24,8 +24,11 @@ LEVELS = (1, 2)  # 0 is the map at half the input's resolution
 PLACES = 2  # a side: maps are averaged over the quarters of the picture
 
 
-def body_maps(body: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    "The map at the end of each resolution, fine to coarse, of the body of an embedded judge."
+def body_maps(
+    body,  # of an embedded judge: layers in a row, or a network with .maps
+    x: Tensor,  # [n, 3, H, W], normalised
+) -> Iterator[Tensor]:
+    "The map at the end of each resolution, fine to coarse."
     if not isinstance(body, nn.Sequential):
         yield from body.maps(x)
         return

@@ -204,13 +204,15 @@ class Candidate:
     look: Callable  # uint8 pictures -> features
     frechet: bool = False  # else the kernel distance
     most: int | None = None  # pictures, where looking is slow
+    maps: slice = slice(None)  # which of the maps, where who looks has several
 
     def between(self, real: Tensor, fake: Tensor):
         "Something with .distance(kept)."
         if self.frechet:
             return FrechetOfGroups(real, fake)
         blocks = getattr(self.look, "blocks", (real.shape[1],))
-        return kernel_of_groups(real, fake, blocks)
+        kept = [torch.cat(x.split(list(blocks), 1)[self.maps], 1) for x in (real, fake)]
+        return kernel_of_groups(*kept, blocks[self.maps])
 
 
 def candidates(
@@ -235,8 +237,8 @@ def candidates(
             Candidate(f"kernel[{attributes}]", pooled),
             Candidate(f"frechet[{identity}]", embedding, frechet=True),
             Candidate(f"kernel[{identity}]", embedding),
-            Candidate(f"kernel[maps-{attributes}]", MapsDetector(attributes)),
-            Candidate(f"kernel[maps-{identity}]", MapsDetector(identity)),
+            Candidate(f"kernel[maps-{attributes}]", both, maps=slice(2)),
+            Candidate(f"kernel[maps-{identity}]", both, maps=slice(2, 4)),
             Candidate(f"yardstick[{both.name}]", both),
         ]
     for name in teachers:
@@ -288,7 +290,7 @@ def run_seed(
 ) -> Iterator[dict]:
     "Rows of one seed: of every subject, and of every pair and candidate."
     measured: dict[str, list] = {}
-    unseen = None
+    unseen = real[0][: asked.beside]
     for subject in asked.subjects:
         batches = pictures(subject, asked.n, seed, asked.folder)
         if batches is None:
@@ -319,7 +321,7 @@ def run_test(
     ds = SynthFaces(32)
     reals = torch.cat([ds.images(range(i, min(i + 250, asked.n))) for i in range(0, asked.n, 250)])
     real = look_at(tested, reals)
-    rows = []
+    rows: list[dict] = []
     for seed in asked.seeds:
         rows += run_seed(asked, seed, tested, real, tell)
     return rows
