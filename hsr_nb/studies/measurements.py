@@ -33,13 +33,13 @@ from ..metrics.als import als_report, bootstrap_als, score_paths
 from ..metrics.fidelity import fid_se
 from ..metrics.yardstick import yardstick
 from .request import SCORES
-from .subject import Subject
+from .subject import Subject, seen_in_maps
 
 
 # %% ../../nbs/studies/measurements.ipynb #ff5c1206
 def yardstick_scores(s: Subject) -> dict:
     "Kernel distance in the maps of two judges, with its standard error. [KID]"
-    return yardstick(s.real_maps, s.fake_maps, s.maps)
+    return yardstick(*seen_in_maps(s), s.maps)
 
 
 def fid_scores(s: Subject) -> dict:

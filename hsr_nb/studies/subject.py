@@ -14,6 +14,7 @@ __all__ = [
     "check_budget",
     "Subject",
     "independent_maps",
+    "seen_in_maps",
     "attribute_bank",
     "class_judge",
     "picture_distance",
@@ -207,16 +208,6 @@ class Subject:
         return independent_maps(self)
 
     @cached_property
-    def real_maps(self) -> Tensor:
-        "What they see of the real pictures."
-        return reference_features(self.ds, self.maps, self.budget.reals, self.cfg.cache, self.cfg.batch)
-
-    @cached_property
-    def fake_maps(self) -> Tensor:
-        "What they see of the generated pictures."
-        return collect_features(self.images(), self.maps)
-
-    @cached_property
     def bank(self) -> AttributeBank:
         "The attribute classifiers that are known to be reliable."
         return attribute_bank(self)
@@ -245,6 +236,12 @@ def independent_maps(s: Subject) -> MapsDetector:
     for judge in maps.judges:
         require_independent(judge, s.meta.get("teacher"))
     return maps
+
+
+def seen_in_maps(s: Subject) -> tuple[Tensor, Tensor]:  # features of real and of generated pictures
+    "What the judges of the yardstick see."
+    real = reference_features(s.ds, s.maps, s.budget.reals, s.cfg.cache, s.cfg.batch)
+    return real, collect_features(s.images(), s.maps)
 
 
 def attribute_bank(s: Subject) -> AttributeBank:

@@ -50,7 +50,7 @@ from .checks import check_config, check_same_run, check_settings, differences, o
 from .config import TrainConfig
 from .gpu import compiles, fast_math
 from .loop import Stats, Step, measure_targets, train_step
-from .monitor import Scores
+from .monitor import Scores, members
 from .parallel import Processes, join
 from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
 from .state import TrainState, build_state, restore, transfer
@@ -301,7 +301,7 @@ def train(
             remember(folder.path / "data.json", checked)
         s, forced = start(cfg, ds, procs, device, folder, force)
         if scores.names and s.hsr is not None:
-            for judge in scores.members():
+            for judge in members(scores.judges):
                 require_independent(judge, s.hsr.teacher.identity())
         record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
         with Interrupt() as interrupt, progress_bar(cfg, s, progress and procs.rank == 0) as bar:
