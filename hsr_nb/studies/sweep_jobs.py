@@ -82,6 +82,7 @@ TRUNK = {"loss.pl_weight": 0, "hsr.teacher": "none"}
 MEASURED = ("yardstick", "fid", "pr", "ppl", "als")  # scores of every arm, the primary one first
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #023bfd88
 def read_value(v):
     "A setting from a shell: JSON where it is JSON, else text."
     if not isinstance(v, str):
