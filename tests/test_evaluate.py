@@ -12,6 +12,7 @@ import torch
 from hsr_nb.base.whole import sha256
 from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
+from hsr_nb.judges import load_bank
 from hsr_nb.judges.cards import read_card
 from hsr_nb.judges.maps import YARDSTICK
 from hsr_nb.metrics import fid, load_detector
@@ -25,6 +26,7 @@ from hsr_nb.studies.subject import Subject
 ROOT = Path(__file__).parents[1]
 TINY = dict(n=110, pairs=8, paths=4, frames=5, resamples=4, device="cpu", batch=64)
 JUDGE = "synthfaces-attributes"
+BANK = "synthfaces-attributes-b"
 D = f"[{JUDGE}]"
 
 
@@ -113,10 +115,13 @@ def test_report_holds_every_score(run, report):
     assert not list(run.glob(".report*"))
     ppl = f"ppl2_wend[maps-{JUDGE}]"
     primary = {f"yardstick[{YARDSTICK}]", f"yardstick_se[{YARDSTICK}]"}
-    assert set(report["scores"]) == {f"{k}{D}" for k in SCORES} | {ppl, f"{ppl}_se"} | primary
-    assert set(report["scores"][f"als_by_attribute{D}"]) == set(load_detector().attribute_names)
+    als = {f"{k}[{BANK}]" for k in SCORES if k.startswith("als")}
+    others = {f"{k}{D}" for k in SCORES if not k.startswith("als")}
+    assert set(report["scores"]) == als | others | {ppl, f"{ppl}_se"} | primary
+    reliable = load_bank(BANK).reliable(side=32).attribute_names
+    assert set(report["scores"][f"als_by_attribute[{BANK}]"]) == set(reliable)
     assert all(math.isfinite(v) for v in numbers(report))
-    low, high = report["scores"][f"als_interval{D}"]
+    low, high = report["scores"][f"als_interval[{BANK}]"]
     assert low <= high
     for k in ("precision", "recall"):
         low, high = report["scores"][f"{k}_interval{D}"]
@@ -132,8 +137,10 @@ def test_report_says_where_it_comes_from(report):
     assert report["data"]["sha256"] == SynthFaces(32).identity["sha256"]
     judge = {"name": JUDGE, "sha256": load_detector().sha256}
     assert report["detector"] == judge
-    assert {k: v for k, v in report["bank"].items() if k != "auc"} == judge
-    assert set(report["bank"]["auc"]) == set(load_detector().attribute_names)
+    unread = load_bank(BANK).reliable(side=32).left_out
+    second = {"name": BANK, "sha256": load_detector(BANK).sha256, "left_out": unread}
+    assert {k: v for k, v in report["bank"].items() if k != "auc"} == second
+    assert set(report["bank"]["auc"]) == set(load_bank(BANK).reliable(side=32).attribute_names)
     assert report["distance"]["name"] == f"maps-{JUDGE}"
     assert [report[k] for k in ("n", "reals", "pairs", "paths", "frames", "seed", "psi")] == [110, 110, 8, 4, 5, 0, 1.0]
     assert "small" in report["budget"]
@@ -204,10 +211,10 @@ def test_another_detector_is_named_and_its_file_checked(run, tmp_path, monkeypat
     good, bad = tmp_path / "w.safetensors", tmp_path / "bad.safetensors"
     ask = dict(detector="test_resnet", weights=str(good))
     found, _ = evaluate_run(EvalConfig(str(run), str(tmp_path), **TINY, scores=("kid", "ppl"), **ask))
-    ppl = f"ppl2_wend[maps-{JUDGE}]"
+    ppl = f"ppl2_wend[maps-{BANK}]"
     assert set(found["scores"]) == {"kid[test_resnet]", "kid_std[test_resnet]", ppl, f"{ppl}_se"}
     assert found["detector"] == {"name": "test_resnet", "sha256": sha256(good)}
-    assert found["distance"]["sha256"] == load_detector().sha256
+    assert found["distance"]["sha256"] == load_detector(BANK).sha256
     bad.write_bytes(b"nonsense")
     for wrong, says in (
         (dict(detector="test_resnet"), "HSR_NB_TEST_RESNET"),

@@ -44,11 +44,11 @@ def test_it_orders_faces_with_faults(maps, real, seed):
 
 
 def test_it_is_the_kernel_distance(real):
-    blocks = (600, 360)
+    blocks = (real.shape[1] - 360, 360)
     other = real[300:] * 1.1
     one, two = in_units_of_reals(real[:300], other, blocks)
     found = yardstick(real[:300], other, "toy")["yardstick[toy]"]
-    whole = mmd2(*(x.double() for x in in_units_of_reals(real[:300], other, (960,))))
+    whole = mmd2(*(x.double() for x in in_units_of_reals(real[:300], other, (real.shape[1],))))
     assert found == pytest.approx(whole, abs=1e-6)
     assert KernelSums(one, two).distance() == pytest.approx(mmd2(one.double(), two.double()), abs=1e-6)
 

@@ -128,7 +128,8 @@ def drawn_readings(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 + 4.4 * len(curves), 3), dpi=64, layout="constrained")
+    height = max(3, 0.3 * len(now))
+    figure = Figure(figsize=(4 + 4.4 * len(curves), height), dpi=64, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     bars, *panels = figure.subplots(1, 1 + len(curves))
     _plot_bars(bars, now, before)

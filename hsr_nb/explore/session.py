@@ -31,6 +31,7 @@ __all__ = [
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -198,9 +199,15 @@ def _name(net) -> str:
 
 
 def _judge(judge: str | None, A: Generator, device, allow_code: Sequence[str]) -> AttributeBank | None:
-    "The judge of a session; None without one, and where it cannot read such pictures."
-    readable = judge and A.img_channels in (1, 3)
-    return load_bank(judge, device=device, allow_code=allow_code) if readable else None
+    "The judge of a session, as far as it reads such pictures; None without one, and where it reads nothing off them."
+    if not judge or A.img_channels not in (1, 3):
+        return None
+    bank = load_bank(judge, device=device, allow_code=allow_code)
+    least = min(bank.r2, default=0)
+    if A.img_resolution < least:
+        warnings.warn(f"{bank.name} reads nothing off pictures of less than {least} pixels", stacklevel=3)
+        return None
+    return bank.reliable(side=A.img_resolution)
 
 
 def _network(net, device: torch.device) -> Generator:

@@ -8,7 +8,6 @@ __all__ = ["AttributeBank", "load_bank", "load_classifier"]
 # %% ../../nbs/judges/attributes.ipynb #3d031e20
 import hashlib
 import io
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +18,9 @@ from torch import Tensor
 
 from ..base.errors import shown
 from ..base.pictures import to_uint8
-from ..base.state_dicts import load_strict
-from ..base.whole import sha256
-from .backbones import build_net, prepare, without_classifier
-from .cards import float_weights
-from .detectors import AttributeNet, Detector, FeatureNet, Pooled, load_detector
+from .backbones import prepare
+from .detectors import Detector, load_detector, load_detector_file
+from .sizes import LEAST_R2, least_r2, r2_at
 
 
 # %% ../../nbs/judges/attributes.ipynb #fd8f0508
@@ -37,6 +34,7 @@ class AttributeBank:
         attribute_names: Iterable[str],
         fn: Callable[[Tensor], Tensor],  # uint8 [n, C, H, W] -> [n, A], or [n] for one attribute
         auc: dict | None = None,  # attribute -> AUC on held-out pictures, where a card tells it
+        r2: dict[int, dict[str, float]] | None = None,  # side -> attribute -> lowest R², where a card tells it
     ):
         self.name = name
         self.sha256 = sha256
@@ -44,6 +42,8 @@ class AttributeBank:
         self.fn = fn
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}
+        self.r2 = r2 or {}
+        self.left_out: dict[str, float] = {}  # attribute -> R², of those that `reliable` took away for it
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
@@ -63,20 +63,39 @@ class AttributeBank:
             if name not in self.attribute_names:
                 raise ValueError(f"{self.name} has no attribute {name!r}; it has {', '.join(self.attribute_names)}")
         columns = [self.attribute_names.index(n) for n in names]
-        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc)
+        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2)
 
-    def reliable(self, least: float = 0.9) -> "AttributeBank":
-        "Without the attributes whose AUC is known to be lower, which a warning names. ValueError if none is left."
-        poor = [n for n in self.attribute_names if self.auc.get(n, 1) < least]
-        if not poor:
-            return self
-        if len(poor) == len(self.attribute_names):
-            raise ValueError(f"{self.name} reads none of its attributes with an AUC of {least} or more")
-        warnings.warn(
-            f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {', '.join(poor)}",
-            stacklevel=2,
-        )
-        return self.select([n for n in self.attribute_names if n not in poor])
+    def reliable(
+        self,
+        least: float = 0.9,  # AUC
+        side: int | None = None,  # of the pictures that are to be read; None: any
+    ) -> "AttributeBank":
+        """Without the attributes whose AUC is known to be lower, or whose R² is known to be below `LEAST_R2`.
+
+        A warning names the former, `left_out` the latter. ValueError if none is left."""
+        poor = _poor(self, "AUC", self.auc, least)
+        if poor:
+            names = ", ".join(poor)
+            warnings.warn(
+                f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {names}",
+                stacklevel=2,
+            )
+        kept = self.select([n for n in self.attribute_names if n not in poor]) if poor else self
+        unread = _poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)
+        if not unread:
+            return kept
+        readable = kept.select([n for n in kept.attribute_names if n not in unread])
+        readable.left_out = unread
+        return readable
+
+
+# %% ../../nbs/judges/attributes.ipynb #1ddd21f4
+def _poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> dict[str, float]:
+    "Those of a bank's attributes that are known to be read worse. ValueError where all are."
+    poor = {n: known[n] for n in bank.attribute_names if known.get(n, 1) < least}
+    if len(poor) == len(bank.attribute_names):
+        raise ValueError(f"{bank.name} reads none of its attributes with an {measure} of {least} or more")
+    return poor
 
 
 # %% ../../nbs/judges/attributes.ipynb #492f61ba
@@ -85,30 +104,7 @@ SUFFIXES = (".pt", ".ts", ".safetensors")
 
 def _of_judge(judge: Detector) -> AttributeBank:
     auc = judge.card.get("scores", {}).get("auc")
-    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc)
-
-
-def _from_card(path, device):
-    "A .safetensors file whose card says how its network is built."
-    file = path.with_suffix(".json")
-    if not file.is_file():
-        raise FileNotFoundError(f"{path.name} needs its card beside it: {file.name}")
-    card = json.loads(file.read_text())
-    for key in ("attributes", "input"):
-        if key not in card:
-            raise ValueError(f"{file.name} has no entry {key!r}")
-    state = float_weights(path)
-    net: FeatureNet
-    if "timm" in card:
-        kwargs = {"num_classes": len(card["attributes"])} | card["timm"].get("kwargs", {})
-        timm_net = build_net(card["timm"]["name"], kwargs)
-        load_strict(timm_net, without_classifier(timm_net, state), path.name)
-        net = Pooled(timm_net, card["input"]["size"])
-    else:
-        net = AttributeNet(**card["architecture"]["kwargs"])
-        load_strict(net, state, path.name)
-    known = {"name": card.get("name", path.stem), "sha256": sha256(path)}
-    return _of_judge(Detector(net, card | known, device))
+    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc, least_r2(judge.card))
 
 
 # %% ../../nbs/judges/attributes.ipynb #75a38836
@@ -153,11 +149,13 @@ def _joined(folder, banks):
         raise ValueError(f"{folder} contains no classifier (.safetensors, .pt or .ts)")
     names = []
     auc = {}
+    r2: dict[int, dict[str, float]] = {}
     for bank in banks:
         names += bank.attribute_names
         auc |= bank.auc
+        r2 |= {side: r2.get(side, {}) | table for side, table in bank.r2.items()}
     digest = hashlib.sha256("".join(bank.sha256 for bank in banks).encode()).hexdigest()
-    return AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc)
+    return AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc, r2)
 
 
 # %% ../../nbs/judges/attributes.ipynb #80e5ed7c
@@ -176,7 +174,7 @@ def load_bank(
     if path.suffix in SUFFIXES and not path.is_file():
         raise FileNotFoundError(f"classifier not found: {path}")
     if path.suffix == ".safetensors":
-        return _from_card(path, device)
+        return _of_judge(load_detector_file(path, device))
     if path.suffix in SUFFIXES:
         return _from_torchscript(path, names or (path.stem,), tuple(size), device, allow_code)
     judge = load_detector(str(source), device)

@@ -4,27 +4,35 @@
 
 # %% auto #0
 __all__ = [
+    "ARCHITECTURES",
     "IMAGENET",
     "halving_convolutions",
     "AttributeNet",
     "Detector",
     "InceptionDetector",
     "Pooled",
+    "build_regressor",
+    "load_detector_file",
     "load_embedded_detector",
     "load_detector",
     "require_independent",
 ]
 
 # %% ../../nbs/judges/detectors.ipynb #ebae5f1c
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..base.state_dicts import load_strict
+from ..base.whole import sha256
 from .backbones import build_net, check_name, prepare, without_classifier
-from .cards import embedded, read_embedded
+from .cards import embedded, float_weights, read_embedded
+from .dense import DenseAttributeNet
 from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
+from .sizes import check_side
 
 
 # %% ../../nbs/judges/detectors.ipynb #31f84057
@@ -42,11 +50,22 @@ def halving_convolutions(widths: Sequence[int]) -> nn.Sequential:
 class AttributeNet(FeatureNet):
     "A plain convolutional regressor; its pooled last map is the feature vector."
 
+    has_maps = True
+
     def __init__(self, widths: Sequence[int] = (24, 48, 72, 96), attributes: int = 9):
         super().__init__()
         self.num_features = widths[-1]
         self.body = halving_convolutions(widths)
         self.head = nn.Linear(self.num_features, attributes)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        "The map behind every second convolution, that is one per resolution, fine to coarse."
+        out = []
+        for i, layer in enumerate(self.body):
+            x = layer(x)
+            if i % 6 == 5:  # convolution, norm and ReLU, twice
+                out.append(x)
+        return out
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))  # [N, 3, H, W] -> [N, widths[-1]]
@@ -77,10 +96,12 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
+        check_side(self.card, images, refuse=False)
         return self.net.features(self.prepare(images))  # [n, num_features]
 
     @torch.no_grad()
     def attributes(self, images: Tensor) -> Tensor:
+        check_side(self.card, images, refuse=True)
         return self.net(self.prepare(images))  # [n, attributes], 0..1 but not clamped
 
     def _check(self, images):
@@ -115,25 +136,64 @@ class Pooled(FeatureNet):
 
 
 # %% ../../nbs/judges/detectors.ipynb #fbe410a3
+ARCHITECTURES: dict[str, type[FeatureNet]] = {
+    "hsr_nb.judges.detectors.AttributeNet": AttributeNet,
+    "hsr_nb.judges.dense.DenseAttributeNet": DenseAttributeNet,
+}
+
+
+def build_regressor(card: dict) -> FeatureNet:
+    "The attribute network that a card describes, not yet filled. ValueError for a class that this package has not."
+    architecture = card["architecture"]
+    named = architecture.get("class", "hsr_nb.judges.detectors.AttributeNet")
+    if named not in ARCHITECTURES:
+        raise ValueError(f"a card names the network {named!r}; there are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[named](**architecture["kwargs"])
+
+
 IMAGENET = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+def _filled(card: dict, state: dict[str, Tensor], source: str) -> FeatureNet:
+    "The network of a card with its weights: one of timm's, or an attribute network."
+    if "timm" not in card:
+        net = build_regressor(card)
+        load_strict(net, state, source)
+        return net
+    classes = {"num_classes": len(card["attributes"])} if card.get("attributes") else {}
+    timm_net = build_net(card["timm"]["name"], classes | card["timm"].get("kwargs", {}))
+    load_strict(timm_net, without_classifier(timm_net, state), source)
+    return Pooled(timm_net, card["input"]["size"])
+
+
+def load_detector_file(
+    path,  # .safetensors, with its card (.json) beside it
+    device="cpu",
+) -> Detector:
+    "A detector of one's own. FileNotFoundError and ValueError where the card is missing or says too little."
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"classifier not found: {path}")
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{path.name} needs its card beside it: {file.name}")
+    card = json.loads(file.read_text())
+    for key in ("attributes", "input"):
+        if key not in card:
+            raise ValueError(f"{file.name} has no entry {key!r}")
+    known = {"name": card.get("name", path.stem), "sha256": sha256(path)}
+    return Detector(_filled(card, float_weights(path), path.name), card | known, device)
+
+
+# %% ../../nbs/judges/detectors.ipynb #230559df
 def load_embedded_detector(name: str, device="cpu", folder=None) -> Detector:
     "A detector that ships with the package: a judge, or a teacher that judges what it did not teach."
     state, card = read_embedded(name, folder)
-    net: FeatureNet
-    if "timm" in card:
-        timm_net = build_net(card["timm"]["name"], card["timm"]["kwargs"])
-        load_strict(timm_net, without_classifier(timm_net, state), f"{name}.safetensors")
-        net = Pooled(timm_net, card["input"]["size"])
-    else:
-        net = AttributeNet(**card["architecture"]["kwargs"])
-        load_strict(net, state, f"{name}.safetensors")
-    return Detector(net, {"attributes": [], **card}, device)
+    return Detector(_filled(card, state, f"{name}.safetensors"), {"attributes": [], **card}, device)
 
 
 def load_detector(
-    name: str = "synthfaces-attributes",  # embedded, "inception", "vgg16" or a timm network
+    name: str = "synthfaces-attributes",  # embedded, "inception", "vgg16", a timm network, or a file with its card
     device="cpu",
     folder=None,  # where embedded networks live; None: in the package
     weights=None,  # local file, for a network that is not embedded
@@ -142,6 +202,8 @@ def load_detector(
     "Load a detector. Raises WeightsNotFound (at once, saying which file is wanted) and ValueError."
     if name in embedded(folder):
         return load_embedded_detector(name, device, folder)
+    if name.endswith(".safetensors"):
+        return load_detector_file(name, device)
     if name not in ("inception", "vgg16"):
         check_name(name, ("inception", "vgg16", *embedded(folder)))
     state, digest, name_of_scores = read_published(name, weights, allow_download)

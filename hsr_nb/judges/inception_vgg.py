@@ -194,8 +194,12 @@ class FeatureNet(nn.Module):
     "A network whose feature vectors are compared: `features` [N, num_features], and its own answer by calling it."
 
     num_features: int
+    has_maps = False  # whether `maps` gives one per resolution
 
     def features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def maps(self, x: Tensor) -> list[Tensor]:
         raise NotImplementedError
 
 

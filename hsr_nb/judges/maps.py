@@ -17,9 +17,10 @@ from .backbones import prepare
 from .cards import read_card
 from .detectors import load_detector
 from .identity import load_identity
+from .pairs import reporting_judge
 
 # %% ../../nbs/judges/maps.ipynb #651351ce
-YARDSTICK = "synthfaces-attributes+synthfaces-identity"  # the judges of the primary score
+YARDSTICK = f"{reporting_judge('attributes')}+{reporting_judge('identity')}"  # the judges of the primary score
 LEVELS = (1, 2)  # 0 is the map at half the input's resolution
 PLACES = 2  # a side: maps are averaged over the quarters of the picture
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..base.state_dicts import load_strict
 from .backbones import without_classifier
-from .detectors import AttributeNet, Detector
+from .detectors import Detector
 from .inception_vgg import VGG16_PLAN, read_published, vgg16_convolutions
 
 
@@ -96,30 +96,23 @@ class LPIPS:
 
 # %% ../../nbs/judges/perceptual.ipynb #c1f0ccd1
 class DetectorDistance:
-    "The formula of [LPIPS] eq. 1, unweighted, on the ReLU maps of an embedded judge: float pictures x 2 -> [N]."
+    "The formula of [LPIPS] eq. 1, unweighted, on the maps of an embedded judge: float pictures x 2 -> [N]."
 
     def __init__(self, detector: Detector):
-        if not isinstance(detector.net, AttributeNet):
+        if not detector.net.has_maps:
             raise ValueError(f"{detector.name} has no maps at hand: this distance reads those of an embedded judge")
         self.detector = detector
-        self.body = detector.net.body
         self.name = f"maps-{detector.name}"
         self.sha256 = detector.sha256
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        "The map behind every second convolution, that is one per resolution."
+        "One per resolution, fine to coarse."
         spec = self.detector.card["input"]
         mean = torch.tensor(spec["mean"], device=x.device).reshape(1, -1, 1, 1)
         std = torch.tensor(spec["std"], device=x.device).reshape(1, -1, 1, 1)
         x = (x.expand(-1, 3, -1, -1) + 1) / 2
         x = F.adaptive_avg_pool2d(x, tuple(spec["size"]))  # unlike the detector itself: no clamp, no bytes
-        x = (x - mean) / std
-        out = []
-        for i, layer in enumerate(self.body):
-            x = layer(x)
-            if i % 6 == 5:  # convolution, norm and ReLU, twice
-                out.append(x)
-        return out
+        return self.detector.net.maps((x - mean) / std)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         return map_distance(self.maps(a), self.maps(b))

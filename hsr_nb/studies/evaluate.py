@@ -52,7 +52,7 @@ def judges(s: Subject) -> dict:
     if "yardstick" in s.cfg.scores:
         found["yardstick"] = named(s.maps)
     if "als" in s.cfg.scores:
-        found["bank"] = named(s.bank) | {"auc": s.bank.auc}
+        found["bank"] = named(s.bank) | {"auc": s.bank.auc, "left_out": s.bank.left_out}
     if "is" in s.cfg.scores:
         found["classifier"] = named(s.classifier)
     if "ppl" in s.cfg.scores:

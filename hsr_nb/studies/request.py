@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from ..judges.inception_vgg import variable
+from ..judges.pairs import reporting_judge
 
 # %% ../../nbs/studies/request.ipynb #ccbbbc20
 SCORES = ("yardstick", "fid", "kid", "pr", "is", "ppl", "als")
@@ -42,13 +43,13 @@ class EvalConfig:
     frames: int = 11  # of each path; scores of different numbers cannot be compared
     psi: float = 1.0  # truncation; the path length is always measured without
     seed: int = 0  # of latents and noise
-    # network whose features are compared: embedded, inception, vgg16 or a timm network
+    # network whose features are compared: embedded, inception, vgg16, a timm network, or a file with its card
     detector: str = "synthfaces-attributes"
     # its file, where it is not embedded; or its environment variable, such as HSR_NB_INCEPTION
     weights: str | None = None
     # attribute classifiers: an embedded judge, a .safetensors file with its card, or a folder of such files;
     # TorchScript (.pt, .ts) is code and wants --allow-code
-    bank: str = "synthfaces-attributes"
+    bank: str = reporting_judge("attributes")
     # of the inception score: inception, a .safetensors file with its card, or TorchScript, one logit per class;
     # TorchScript (.pt, .ts) is code and wants --allow-code
     classifier: str | None = None

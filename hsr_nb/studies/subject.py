@@ -41,6 +41,7 @@ from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
 from ..judges.maps import MapsDetector
+from ..judges.pairs import reporting_judge, require_reporting
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
 from ..nets import Generator
@@ -245,11 +246,12 @@ def seen_in_maps(s: Subject) -> tuple[Tensor, Tensor]:  # features of real and o
 
 
 def attribute_bank(s: Subject) -> AttributeBank:
-    "The attribute classifiers that were asked for; the network's teacher is refused."
+    "Those asked for, as far as they read such pictures; the teacher is refused, and judges that report no numbers."
     with _naming(s.cfg.bank):
-        bank = load_bank(s.cfg.bank, device=s.device, allow_code=s.cfg.allow_code).reliable()
+        bank = load_bank(s.cfg.bank, device=s.device, allow_code=s.cfg.allow_code)
     require_independent(bank, s.meta.get("teacher"))
-    return bank
+    require_reporting(bank)
+    return bank.reliable(side=s.G.img_resolution)
 
 
 def class_judge(s: Subject) -> AttributeBank:
@@ -268,5 +270,5 @@ def picture_distance(s: Subject):
     if vgg and linear:
         with _naming(f"{vgg} and {linear}"):
             return LPIPS(vgg, linear, s.device)
-    has_maps = hasattr(s.detector.net, "body")
-    return DetectorDistance(s.detector if has_maps else load_detector(device=s.device))
+    has_maps = s.detector.net.has_maps
+    return DetectorDistance(s.detector if has_maps else load_detector(reporting_judge("attributes"), s.device))
