@@ -162,7 +162,7 @@ def notebook(name, out, **parameters):
 
 def demo():
     out = RUNS / "demo"
-    notebook("train", out / "notebook.ipynb", run_dir=out)
+    notebook("train", out / "notebook.ipynb", run_dir=out, metrics='["yardstick"]')
     print(f"\nsample grid   {out / 'samples' / 'grid.png'}")
     print(f"loss curves   {out / 'curves.png'}")
     print(f"notebook      {out / 'notebook.ipynb'}")

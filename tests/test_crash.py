@@ -28,6 +28,7 @@ from hsr_nb.base.whole import _machine
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.checkpoint import checkpoints
 from hsr_nb.interop.safetensors import save_safetensors
+from hsr_nb.judges.maps import YARDSTICK
 from hsr_nb.training import override, preset, read_metrics, train
 from hsr_nb.training.checks import open_data
 from hsr_nb.training.config import TrainConfig
@@ -387,11 +388,12 @@ def measured(cfg, out):
 
 
 def test_scores_of_two_processes_are_those_of_one(tmp_path):
-    cfg = config(tmp_path, pictures(tmp_path / "images", 131), metrics=("fid", "kid"), metric_images=117)
+    cfg = config(tmp_path, pictures(tmp_path / "images", 131), metrics=("yardstick", "fid", "kid"), metric_images=117)
     measured(cfg, tmp_path / "one.json")
     assert [ended(p) for p in two(measured, cfg, tmp_path / "two.json")] == [0, 0]
     one, both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
-    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")}
+    primary = {f"yardstick[{YARDSTICK}]", f"yardstick_se[{YARDSTICK}]"}
+    assert set(one) == {f"{k}[synthfaces-attributes]" for k in ("fid", "kid", "kid_std")} | primary
     assert all(v > 0 for v in one.values())
     assert one == pytest.approx(both, rel=1e-5)
 

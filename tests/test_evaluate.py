@@ -14,6 +14,7 @@ from hsr_nb.data import SynthFaces
 from hsr_nb.interop import CheckpointError, save_safetensors
 from hsr_nb.judges import load_bank
 from hsr_nb.judges.cards import read_card
+from hsr_nb.judges.maps import YARDSTICK
 from hsr_nb.metrics import fid, load_detector
 from hsr_nb.metrics.fidelity import fid_se
 from hsr_nb.nets import Generator
@@ -113,9 +114,10 @@ def test_report_holds_every_score(run, report):
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report))
     assert not list(run.glob(".report*"))
     ppl = f"ppl2_wend[maps-{JUDGE}]"
+    primary = {f"yardstick[{YARDSTICK}]", f"yardstick_se[{YARDSTICK}]"}
     als = {f"{k}[{BANK}]" for k in SCORES if k.startswith("als")}
     others = {f"{k}{D}" for k in SCORES if not k.startswith("als")}
-    assert set(report["scores"]) == als | others | {ppl, f"{ppl}_se"}
+    assert set(report["scores"]) == als | others | {ppl, f"{ppl}_se"} | primary
     reliable = load_bank(BANK).reliable(side=32).attribute_names
     assert set(report["scores"][f"als_by_attribute[{BANK}]"]) == set(reliable)
     assert all(math.isfinite(v) for v in numbers(report))
@@ -459,7 +461,8 @@ def test_features_that_are_not_finite(run, tmp_path, monkeypatch):
         return torch.full((len(x), self.num_features), float("nan"))
 
     monkeypatch.setattr("hsr_nb.judges.detectors.Detector.__call__", broken)
-    for score in ("fid", "kid", "pr"):
+    monkeypatch.setattr("hsr_nb.judges.maps.MapsDetector.__call__", broken)
+    for score in ("yardstick", "fid", "kid", "pr"):
         with pytest.raises(ValueError, match="not finite"):
             evaluate_run(EvalConfig(str(run), str(tmp_path / "r.json"), **TINY, scores=(score,)))
     assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ ALIKE = {  # entries that must agree, and what they are called
     "psi": "psi",
 }
 ALIKE_FOR = {  # entries that must agree where both reports have the score
+    "yardstick": ("yardstick",),
     "als": ("bank", "paths", "frames"),
     "ppl": ("distance", "pairs"),
     "is": ("classifier",),

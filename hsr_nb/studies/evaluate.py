@@ -49,6 +49,8 @@ def judges(s: Subject) -> dict:
         return {"name": judge.name, "sha256": judge.sha256}
 
     found = {"detector": named(s.detector)}
+    if "yardstick" in s.cfg.scores:
+        found["yardstick"] = named(s.maps)
     if "als" in s.cfg.scores:
         found["bank"] = named(s.bank) | {"auc": s.bank.auc, "left_out": s.bank.left_out}
     if "is" in s.cfg.scores:

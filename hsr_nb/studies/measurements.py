@@ -6,6 +6,7 @@
 __all__ = [
     "MEASURE",
     "NOTES",
+    "yardstick_scores",
     "fid_scores",
     "kid_scores",
     "share_interval",
@@ -30,11 +31,17 @@ from ..base.shell import bar
 from ..metrics import fid, inception_score, kid, ppl, precision_recall
 from ..metrics.als import als_report, bootstrap_als, score_paths
 from ..metrics.fidelity import fid_se
+from ..metrics.yardstick import yardstick
 from .request import SCORES
-from .subject import Subject
+from .subject import Subject, seen_in_maps
 
 
 # %% ../../nbs/studies/measurements.ipynb #ff5c1206
+def yardstick_scores(s: Subject) -> dict:
+    "Kernel distance in the maps of two judges, with its standard error. [KID]"
+    return yardstick(*seen_in_maps(s), s.maps)
+
+
 def fid_scores(s: Subject) -> dict:
     "Fréchet distance with its standard error. [FID]"
     found = fid(s.real, s.fake, s.detector)
@@ -108,6 +115,7 @@ def als_scores(s: Subject) -> dict:
 
 # %% ../../nbs/studies/measurements.ipynb #50c2437c
 MEASURE = {
+    "yardstick": yardstick_scores,
     "fid": fid_scores,
     "pr": pr_scores,
     "als": als_scores,
@@ -116,6 +124,7 @@ MEASURE = {
     "ppl": ppl_scores,
 }
 NOTES = {
+    "yardstick": "_se: jackknife over ten groups of both sets of pictures, of which at most 5000 each count",
     "fid": "fid_se: standard deviation over bootstrap resamples of both sets of pictures",
     "kid": "kid_std: spread over 100 subsets of at most 1000 and at most half of the pictures, which overlap; "
     "no standard error",

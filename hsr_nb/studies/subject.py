@@ -13,6 +13,8 @@ __all__ = [
     "mixed_labels",
     "check_budget",
     "Subject",
+    "independent_maps",
+    "seen_in_maps",
     "attribute_bank",
     "class_judge",
     "picture_distance",
@@ -38,6 +40,7 @@ from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
 from ..judges.detectors import load_detector, require_independent
+from ..judges.maps import MapsDetector
 from ..judges.pairs import reporting_judge, require_reporting
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
@@ -201,6 +204,11 @@ class Subject:
         return collect_features(self.images(), self.detector)
 
     @cached_property
+    def maps(self) -> MapsDetector:
+        "The judges of the yardstick; the network's teacher is refused."
+        return independent_maps(self)
+
+    @cached_property
     def bank(self) -> AttributeBank:
         "The attribute classifiers that are known to be reliable."
         return attribute_bank(self)
@@ -223,6 +231,20 @@ class Subject:
 
 
 # %% ../../nbs/studies/subject.ipynb #8c5412fb
+def independent_maps(s: Subject) -> MapsDetector:
+    "The judges of the yardstick; the network's teacher is refused."
+    maps = MapsDetector(device=s.device)
+    for judge in maps.judges:
+        require_independent(judge, s.meta.get("teacher"))
+    return maps
+
+
+def seen_in_maps(s: Subject) -> tuple[Tensor, Tensor]:  # features of real and of generated pictures
+    "What the judges of the yardstick see."
+    real = reference_features(s.ds, s.maps, s.budget.reals, s.cfg.cache, s.cfg.batch)
+    return real, collect_features(s.images(), s.maps)
+
+
 def attribute_bank(s: Subject) -> AttributeBank:
     "Those asked for, as far as they read such pictures; the teacher is refused, and judges that report no numbers."
     with _naming(s.cfg.bank):

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "TRUNK",
+    "MEASURED",
     "ALONE",
     "SweepConfig",
     "read_value",
@@ -78,8 +79,10 @@ class SweepConfig:
 
 # %% ../../nbs/studies/sweep_jobs.ipynb #eb5228c5
 TRUNK = {"loss.pl_weight": 0, "hsr.teacher": "none"}
+MEASURED = ("yardstick", "fid", "pr", "ppl", "als")  # scores of every arm, the primary one first
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #023bfd88
 def read_value(v):
     "A setting from a shell: JSON where it is JSON, else text."
     if not isinstance(v, str):
@@ -128,7 +131,7 @@ def check_sweep(cfg: SweepConfig):
 def jobs(cfg: SweepConfig) -> list[dict]:  # run_dir, parameters of the notebook, and of arms: score, row
     "The trunk of every seed, each followed by its arms. ValueError for settings that make no sense."
     check_sweep(cfg)
-    score = {"scores": ("fid", "pr", "ppl", "als"), "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
+    score = {"scores": MEASURED, "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
     common = {k: read_value(v) for k, v in cfg.settings.items()}
     found = []
     for seed in cfg.seeds:

@@ -143,10 +143,10 @@ class TrainConfig:
     seed: int = 0
     tick_kimg: float = 4  # between two lines of metrics.jsonl
     snapshot_kimg: float = 200  # between two checkpoints and sample sheets
-    metrics: tuple[str, ...] = ()  # scores of G_ema while training: fid, kid
+    metrics: tuple[str, ...] = ()  # scores of G_ema while training: yardstick (the primary one), fid, kid
     metric_ticks: int = 10  # ticks between two measurements
     metric_images: int = 1000  # generated pictures of a measurement; real ones: as many, or all there are
-    metric_detector: str = "synthfaces-attributes"  # network whose features are compared
+    metric_detector: str = "synthfaces-attributes"  # network whose features are compared; yardstick has its own
     run_dir: str = "runs/run"
     device: str = "auto"  # auto, cpu, cuda, ...
     compile: str = "auto"  # torch.compile for phases that are differentiated once: on, off; auto: on a GPU
@@ -331,7 +331,7 @@ def _low_shot(gpus):
     )
 
 
-# %% ../../nbs/training/config.ipynb #d9752ba4
+# %% ../../nbs/training/config.ipynb #047aa565
 def preset(
     name: str,  # one of `PRESETS`
     resolution: int | None = None,  # of the images; None: the preset's own (256 for `auto`)

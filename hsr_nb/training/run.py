@@ -54,7 +54,7 @@ from .config import TrainConfig
 from .gpu import compiles, fast_math
 from .growing import compile_setting
 from .loop import Stats, Step, measure_targets, train_step
-from .monitor import Scores
+from .monitor import Scores, members
 from .outlook import about_data, about_networks, forecast, where
 from .parallel import Processes, first_warns, join
 from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
@@ -322,7 +322,8 @@ def train(
                 remember(folder.path / "data.json", checked)
             s, forced = start(cfg, ds, procs, device, folder, force, shows)
             if scores.names and s.hsr is not None:
-                require_independent(scores.detector, s.hsr.teacher.identity())
+                for judge in members(scores.judges):
+                    require_independent(judge, s.hsr.teacher.identity())
             record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
             if shows:
                 print(f"{where(device, procs.world)}; {about_data(cfg, ds)}", file=sys.stderr)

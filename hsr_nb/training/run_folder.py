@@ -201,7 +201,7 @@ def best_checkpoints(run_dir) -> dict:  # {score: {"checkpoint", "nimg", "score"
         if nimg not in files:
             continue
         for name, score in row.items():
-            if not name.startswith(("fid[", "kid[")):
+            if not name.startswith(("yardstick[", "fid[", "kid[")):
                 continue
             if name not in best or score < best[name]["score"]:
                 best[name] = {"checkpoint": files[nimg], "nimg": nimg, "score": score}
