@@ -75,11 +75,8 @@ class AttributeBank:
         A warning names the former, `left_out` the latter. ValueError if none is left."""
         poor = _poor(self, "AUC", self.auc, least)
         if poor:
-            names = ", ".join(poor)
-            warnings.warn(
-                f"{self.name} reads these attributes with an AUC below {least}, so they are left out: {names}",
-                stacklevel=2,
-            )
+            said = f"reads these attributes with an AUC below {least}, so they are left out: {', '.join(poor)}"
+            warnings.warn(f"{self.name} {said}", stacklevel=2)
         kept = self.select([n for n in self.attribute_names if n not in poor]) if poor else self
         unread = _poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)
         if not unread:
