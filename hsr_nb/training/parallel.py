@@ -81,6 +81,7 @@ class Processes:
                 dist.barrier()
 
 
+# %% ../../nbs/training/parallel.ipynb #2e03be94
 class Lost(Failure):
     "Another process has failed or gone; what is wrong is its story, and this process cannot go on without it."
 
