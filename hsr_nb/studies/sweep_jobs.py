@@ -114,6 +114,7 @@ def _job(cfg: SweepConfig, seed: int, name: str, kimg: float, settings: dict) ->
     }
 
 
+# %% ../../nbs/studies/sweep_jobs.ipynb #3a05a821
 def check_sweep(cfg: SweepConfig):
     "ValueError for settings of a sweep that make no sense."
     if not 0 < cfg.baseline_kimg < cfg.kimg:

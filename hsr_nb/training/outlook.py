@@ -11,6 +11,7 @@ __all__ = [
     "where",
     "about_data",
     "about_networks",
+    "before_run",
     "seconds_a_step",
     "duration",
     "advice",
@@ -71,6 +72,7 @@ def where(device: torch.device, processes: int) -> str:
     return said if processes == 1 else f"{said}, {processes} processes"
 
 
+# %% ../../nbs/training/outlook.ipynb #be85dc50
 def about_data(cfg: TrainConfig, ds) -> str:
     "Which images a run sees."
     channels, height, width = ds.image_shape
@@ -92,6 +94,11 @@ def about_networks(cfg: TrainConfig, s: TrainState) -> str:
         return f"{networks}; without HSR: --hsr.teacher {names} or any network of timm would teach"
     often = "every step" if cfg.hsr.interval == 1 else f"every {cfg.hsr.interval} steps"
     return f"{networks}; HSR {often} from {cfg.hsr.start_kimg:g} kimg, teacher {s.hsr.teacher.name}"
+
+
+def before_run(cfg: TrainConfig, ds, s: TrainState, device: torch.device, processes: int) -> str:
+    "Two lines: where and on what, and the networks."
+    return f"{where(device, processes)}; {about_data(cfg, ds)}\n{about_networks(cfg, s)}"
 
 
 # %% ../../nbs/training/outlook.ipynb #8bc86940
@@ -139,13 +146,13 @@ def forecast(
     device: torch.device,
     steps: list[dict[str, float]],
     nimg: int,  # images that the run has seen
-    hsr_due: bool,  # whether HSR took part
 ) -> str:
     "How long a run will take, and how much memory it has needed."
     a_step = seconds_a_step(cfg, steps)
     left = max(cfg.kimg * 1000 - nimg, 0) / cfg.batch * a_step
     memory = peak_memory(device)
-    before = "" if hsr_due or cfg.hsr.teacher == "none" else " before HSR begins"
+    taught = cfg.hsr.teacher == "none" or nimg > cfg.hsr.start_kimg * 1000
+    before = "" if taught else " before HSR begins"
     said = f"about {duration(a_step)} a step of {cfg.batch} images{before}"
     said += f": {duration(left)} to {cfg.kimg:g} kimg" if left else ""
     needed = "" if memory is None else f", with {gib(memory)} of memory"

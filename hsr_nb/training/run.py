@@ -29,7 +29,6 @@ __all__ = [
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +51,9 @@ from ..judges.detectors import require_independent
 from .checks import check_config, check_same_run, check_settings, differences, kept_settings, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
-from .growing import compile_setting
 from .loop import Stats, Step, measure_targets, train_step
-from .monitor import Scores, members
-from .outlook import about_data, about_networks, forecast, where
+from .monitor import Scores
+from .outlook import before_run, forecast
 from .parallel import Processes, first_warns, join
 from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
 from .state import TrainState, build_state, restore, transfer
@@ -138,34 +136,15 @@ def start(
     return s, forced
 
 
-# %% ../../nbs/training/run.ipynb #c2802573
-def _note_other_counts(path: Path, then: dict, now: dict, device):
-    "Warn where a run goes on with another number of processes, or of threads on a CPU."
-    reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
-    if device.type == "cpu":
-        reasons["threads"] = "sums are rounded in another order"
-    for name, why in reasons.items():
-        if type(then.get(name)) is int and then[name] != now[name]:
-            warnings.warn(
-                f"{path} was trained with {then[name]} {name} so far and goes on with {now[name]}: {why}, "
-                "so numbers may differ from those of a run that keeps the count",
-                stacklevel=4,
-            )
-
-
-# %% ../../nbs/training/run.ipynb #1d72898b
 def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
     "Write down what was asked for, where it runs, and on which images."
     about = provenance(device)
     about["data"] = ds.identity
     about["seed"] = cfg.seed
-    about["compiled"] = compiles(compile_setting(cfg), device)
+    about["compiled"] = compiles(cfg.compile, device)
     about["tf32"] = device.type == "cuda"
     about["processes"] = procs.world
-    about["threads"] = torch.get_num_threads()
     about["earlier"] = earlier_sessions(folder.path, nimg)
-    if folder.writes and about["earlier"]:
-        _note_other_counts(folder.path, about["earlier"][-1], about, device)
     if forced:
         about["forced"] = forced
     folder.write_json("config.json", cfg.to_dict())
@@ -217,7 +196,7 @@ class Tick:
         "A line of the log: the means since the last tick. TrainingFailed where one is not finite."
         nimg = s.count["nimg"]
         row = {"nimg": nimg, "kimg": nimg / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
-        row |= self.stats.means(procs) | s.augment.report()
+        row |= self.stats.means(procs)
         images = nimg - self.nimg
         seconds = time.perf_counter() - self.began
         s.count["seconds"] += seconds
@@ -291,9 +270,8 @@ def _sheet(run: Run):
 def catch_up_sheet(run: Run):
     "Draw the sheet of the last checkpoint where there was no time for it."
     number = f"{run.s.count['nimg']:09d}"
-    checkpoint = run.folder.path / "checkpoints" / f"{number}.safetensors"
     sheet = run.folder.path / "samples" / f"fakes{number}.png"
-    if run.folder.writes and run.s.count["nimg"] and checkpoint.exists() and not sheet.exists():
+    if run.folder.writes and (run.folder.path / f"checkpoints/{number}.safetensors").exists() and not sheet.exists():
         with busy("a sheet of samples", on=run.shows):
             run.folder.picture(sheet.stem, _sheet(run))
 
@@ -322,12 +300,10 @@ def train(
                 remember(folder.path / "data.json", checked)
             s, forced = start(cfg, ds, procs, device, folder, force, shows)
             if scores.names and s.hsr is not None:
-                for judge in members(scores.judges):
-                    require_independent(judge, s.hsr.teacher.identity())
+                require_independent(scores.detector, s.hsr.teacher.identity())
             record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
             if shows:
-                print(f"{where(device, procs.world)}; {about_data(cfg, ds)}", file=sys.stderr)
-                print(about_networks(cfg, s), file=sys.stderr, flush=True)
+                print(before_run(cfg, ds, s, device, procs.world), file=sys.stderr, flush=True)
             interrupt.steps = True
             run = Run(cfg, ds, procs, device, folder, scores, s, interrupt, shows)
             with progress_bar(cfg, s, shows) as bar:
@@ -351,20 +327,20 @@ def real_batches(run: Run):
 
 def one_step(run: Run, real, watch: Watch, stats: Stats):
     "The next real images, and a step with them. Left where the run was told to stop in the middle."
-    cfg, s = run.cfg, run.s
+    cfg = run.cfg
     transferred = cfg.init_from is not None and cfg.init_mode != "branch"
     images, labels = next(real)
     images = images.to(run.device, non_blocking=True).float() / 127.5 - 1
     labels = labels.to(run.device, non_blocking=True)
-    step = Step(cfg, s, run.procs, run.ds.labels, len(run.ds), images, labels, stats, watch)
+    step = Step(cfg, run.s, run.procs, run.ds.labels, len(run.ds), images, labels, stats, watch)
     with fast_math(run.device):
         train_step(step, rampup=None if transferred else cfg.opt.ema_rampup)
 
 
 def leave(run: Run, bar):
     "Say where the run was stopped, and end."
+    at = f"{run.s.count['nimg'] / 1000:g} of {run.cfg.kimg:g} kimg"
     if run.shows:
-        at = f"{run.s.count['nimg'] / 1000:g} of {run.cfg.kimg:g} kimg"
         bar.write(f"stopped by SIGTERM at {at}; the same command goes on from here", file=sys.stderr)
     raise Stopped()
 
@@ -381,6 +357,7 @@ def leave_within(run: Run, bar, tick: Tick, heavy: bool):
     leave(run, bar)
 
 
+# %% ../../nbs/training/run.ipynb #3ac4c131
 def go_on(run: Run, bar):
     "Steps, ticks and checkpoints, until enough images have been shown or a signal has come."
     watch = Watch(run.told, run.procs.world == 1, run.device, bar)
@@ -401,8 +378,7 @@ def steps(run: Run, bar, watch: Watch):
         bar.update(0)
         last = run.done
         if watch.step_ends(last) and run.shows:
-            taught = s.count["nimg"] > cfg.hsr.start_kimg * 1000
-            bar.write(forecast(cfg, run.device, watch.steps, s.count["nimg"], taught), file=sys.stderr)
+            bar.write(forecast(cfg, run.device, watch.steps, s.count["nimg"]), file=sys.stderr)
         stop = run.told()
         saves = last or stop or run.passed(cfg.snapshot_kimg)
         if saves or run.passed(cfg.tick_kimg):
