@@ -252,7 +252,8 @@ def generated(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[T
         return images, c, None
     with torch.no_grad():
         ws, w_mean = style(step, lat)
-        return step.s.fast_G(ws), lat.c, w_mean
+        images = step.s.fast_G(ws)
+    return images, lat.c, w_mean
 
 
 def d_main(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
@@ -352,7 +353,10 @@ def train_step(step: Step, rampup: float | None):
             measure_lengths(step, latents)
         run_phase(step, g_path_length, "G", loss.pl_interval, latents)
         s.pl_mean.lerp_(step.pl_batch_mean, loss.pl_decay)
-    run_phase(step, d_main, "D", 1, None if loss.reuse_fakes else step.latents("d_main"))
+    fresh = None
+    if not loss.reuse_fakes:
+        fresh = step.latents("d_main")
+    run_phase(step, d_main, "D", 1, fresh)
     if loss.r1_gamma and n % loss.r1_interval == 0:
         run_phase(step, d_r1, "D", loss.r1_interval, None)
     update_ema(s, step.cfg, rampup)
