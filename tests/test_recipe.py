@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hsr_nb.interop import load_checkpoint
-from hsr_nb.studies import recipe, recipe_rules
-from hsr_nb.studies.recipe import Cell, RecipeConfig, Search, go_on, train_cell
+from hsr_nb.studies import recipe, recipe_cells, recipe_rules
+from hsr_nb.studies.recipe import RecipeConfig, go_on
+from hsr_nb.studies.recipe_cells import Cell, train_cell
 from hsr_nb.studies.recipe_rules import CANDIDATES, TODAY, Candidate
 from hsr_nb.training import override, preset, train
 
@@ -24,11 +25,11 @@ def small(monkeypatch):
         for key in (TODAY, "b16", "reuse8")
     }
     stretches = {0.064: 1, 0.128: 1}
-    for module in (recipe, recipe_rules):
+    for module in (recipe, recipe_cells, recipe_rules):
         monkeypatch.setattr(module, "CANDIDATES", chosen)
-        monkeypatch.setattr(module, "STRETCHES", stretches)
+    monkeypatch.setattr(recipe, "STRETCHES", stretches)
     monkeypatch.setattr(recipe, "SMALL64_KIMG", 0.032)
-    monkeypatch.setattr(recipe, "CHUNK", 32)
+    monkeypatch.setattr(recipe_cells, "CHUNK", 32)
     costs = {TODAY: 10.0, "b16": 12.0, "reuse8": 16.0}
     monkeypatch.setattr(recipe, "measure_costs", lambda name, keys: {key: costs[key] for key in keys})
 
@@ -67,14 +68,14 @@ def test_a_search_goes_on_halves_and_reports(small, tmp_path, monkeypatch):
             json.dump(report, f)
 
     known = []
-    kept = Search.stretch
+    kept = recipe.stretch
 
-    def noting(self, *args):
-        found = kept(self, *args)
+    def noting(*args):
+        found = kept(*args)
         known.extend(found)
         return found
 
-    monkeypatch.setattr(Search, "stretch", noting)
+    monkeypatch.setattr(recipe, "stretch", noting)
     monkeypatch.setattr(recipe, "evaluate_run", measure)
     assert not go_on(dataclasses.replace(cfg, minutes=0.0), said.append) and not said
     assert go_on(dataclasses.replace(cfg, train_only=True), said.append)

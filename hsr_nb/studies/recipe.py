@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = [
-    "CHUNK",
     "KEY",
     "RecipeConfig",
-    "cost_meter",
-    "measure_costs",
-    "Cell",
-    "images_of",
-    "train_chunk",
-    "train_cell",
     "request",
     "report_of",
     "row_of",
     "score_key",
     "scored",
+    "measured",
+    "published",
     "Search",
+    "costs_of",
+    "stretch",
+    "ranked",
+    "plan",
+    "with_stops",
+    "publish",
     "line",
     "go_on",
     "answer",
@@ -28,7 +29,6 @@ __all__ = [
 # %% ../../nbs/studies/recipe.ipynb #a10fb1d0
 import dataclasses
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -49,16 +49,13 @@ from hsr_nb.studies.recipe_rules import (
 )
 
 from ..base.bounded_json import read_json
-from ..base.provenance import git_commit, result_file, write_result
+from ..base.provenance import result_file, write_result
 from ..base.shell import options, run
-from ..base.whole import append_line, lock, write_json
-from ..data.registry import open_dataset
-from ..interop.checkpoint import checkpoints
-from ..training.config import TrainConfig, override, preset
-from ..training.run import train
-from .benchmark import CYCLE, training_cycle
+from ..base.whole import lock, write_json
+from ..training.config import override, preset
 from .comparison import read_report
 from .evaluate import evaluate_run
+from .recipe_cells import Cell, measure_costs, train_cell
 from .request import EvalConfig
 
 
@@ -79,105 +76,6 @@ class RecipeConfig:
     pairs: int = 500  # of the path length
     threads: int = 1  # of the processor
     out: str | None = "data/results"  # folder of the table; None: not written
-
-
-# %% ../../nbs/studies/recipe.ipynb #7922cf46
-def cost_meter(name: str, changes: dict) -> Callable[[], float]:
-    "A function that trains a preset for one lazy cycle and returns processor seconds per thousand images."
-    cfg = override(preset(name), **changes)
-    faces = open_dataset(cfg.data.path, resolution=cfg.data.resolution)
-    cycle = training_cycle(name, "cpu", **changes)
-
-    def measured():
-        began = time.process_time()
-        for i in range(CYCLE):
-            faces.images(range(i * cfg.batch, (i + 1) * cfg.batch))
-        cycle()
-        return (time.process_time() - began) / (CYCLE * cfg.batch) * 1000
-
-    return measured
-
-
-def measure_costs(name: str, candidates: list[str], rounds: int = 3) -> dict[str, float]:
-    "Processor seconds per thousand images of every candidate, the median of some rounds after one to warm up."
-    meters = {key: cost_meter(name, CANDIDATES[key].settings(name)) for key in candidates}
-    times: dict[str, list[float]] = {key: [] for key in candidates}
-    for i in range(rounds + 1):
-        for key, measured in meters.items():
-            seconds = measured()
-            if i:
-                times[key].append(seconds)
-    return {key: round(statistics.median(v), 3) for key, v in times.items()}
-
-
-# %% ../../nbs/studies/recipe.ipynb #6bcf5c25
-CHUNK = 4000  # images between two looks at the clock
-
-
-@dataclass(frozen=True)
-class Cell:
-    "A candidate on a seed, trained for a stretch."
-
-    preset: str
-    setting: str  # a name in `CANDIDATES`
-    seed: int
-    kimg: float  # of today's preset, which takes as long
-    images: int  # that this candidate sees in that time
-    folder: str  # of the whole search
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.folder, self.preset, f"seed{self.seed}", self.setting)
-
-    @property
-    def checkpoint(self) -> Path:
-        "Where the stretch ends."
-        return self.run_dir / "checkpoints" / f"{self.images:09d}.safetensors"
-
-    @property
-    def config(self) -> TrainConfig:
-        where = {"run_dir": str(self.run_dir), "seed": self.seed, "device": "cpu", "snapshot_kimg": 1e9}
-        return override(preset(self.preset), **CANDIDATES[self.setting].settings(self.preset) | where)
-
-
-def images_of(run_dir) -> int:
-    "How many images a run has seen."
-    found = checkpoints(run_dir)
-    return int(found[-1].stem) if found else 0
-
-
-def train_chunk(cell: Cell, goal: int):
-    "Train up to so many images, and note what they cost, also when a signal ends it early."
-    cfg = cell.config
-    kimg = (goal - cfg.batch / 2) / 1000  # half a batch less, so that rounding cannot add one
-    before = images_of(cell.run_dir)
-    began = time.process_time()
-    try:
-        train(override(cfg, kimg=kimg), progress=False)
-    finally:
-        seconds = time.process_time() - began
-        now = images_of(cell.run_dir)
-        if now > before:
-            note = {"images": now, "new": now - before, "cpu_seconds": round(seconds, 3)}
-            about = {"threads": torch.get_num_threads(), "git": git_commit()}
-            append_line(cell.run_dir / "cost.jsonl", json.dumps(note | about))
-
-
-def train_cell(cell: Cell, stops: list[int], until: float) -> bool:
-    """Train a cell until it is done (True) or the clock (`time.monotonic`) says `until`.
-
-    Checkpoints that end no stretch (`stops`, image counts) are removed once the next one is there."""
-    batch = cell.config.batch
-    while not cell.checkpoint.exists():
-        if time.monotonic() > until:
-            return False
-        goal = (images_of(cell.run_dir) + CHUNK) // batch * batch
-        train_chunk(cell, min(goal, cell.images))
-        for old in checkpoints(cell.run_dir)[:-1]:
-            if int(old.stem) not in stops:
-                old.unlink()
-                (cell.run_dir / "samples" / f"fakes{old.stem}.png").unlink(missing_ok=True)
-    return True
 
 
 # %% ../../nbs/studies/recipe.ipynb #5889fbe6
@@ -253,52 +151,30 @@ def scored(rows: list[dict | None], name: str) -> bool:
     return all(row is not None and any(key.split("[")[0] == name for key in row) for row in rows)
 
 
-# %% ../../nbs/studies/recipe.ipynb #7ee3edec
+# %% ../../nbs/studies/recipe.ipynb #c54c260d
+def measured(cfg: RecipeConfig) -> dict:
+    "What the scores of the table depend on."
+    kept = dataclasses.asdict(cfg)
+    return {k: kept[k] for k in ("yardstick", "detector", "n", "reals", "pairs")}
+
+
+def published(cfg: RecipeConfig) -> dict:
+    "An earlier table that was made with the same yardstick, or {}."
+    if cfg.out is None:
+        return {}
+    file = result_file(cfg.out, "recipe")
+    found = read_json(file, most=100_000_000) if file.is_file() else {}
+    return found if found.get("config", {}).get("measured") == measured(cfg) else {}
+
+
+# %% ../../nbs/studies/recipe.ipynb #150bb7b1
 class Search:
-    "The cells of a search, what is known about them, and the table."
+    "A search: what was asked for, the cells that have been planned, and an earlier table."
 
     def __init__(self, cfg: RecipeConfig):
         self.cfg = cfg
         self.cells: list[Cell] = []
-        self.old = self._published()
-
-    def _published(self) -> dict:
-        "An earlier table that was made with the same yardstick, or {}."
-        if self.cfg.out is None:
-            return {}
-        file = result_file(self.cfg.out, "recipe")
-        found = read_json(file, most=100_000_000) if file.is_file() else {}
-        return found if found.get("config", {}).get("measured") == self.measured else {}
-
-    @property
-    def measured(self) -> dict:
-        "What the scores of the table depend on."
-        kept = dataclasses.asdict(self.cfg)
-        return {k: kept[k] for k in ("yardstick", "detector", "n", "reals", "pairs")}
-
-    def costs(self, name: str, candidates: list[str]) -> dict[str, float]:
-        "Processor seconds per thousand images; measured once, for they decide the image counts."
-        file = Path(self.cfg.folder, f"costs-{name}.json")
-        known = read_json(file) if file.is_file() else self.old.get("config", {}).get("costs", {}).get(name, {})
-        new = [key for key in candidates if key not in known]
-        if new:
-            fresh = measure_costs(name, list(dict.fromkeys([TODAY, *new])))
-            pace = known.get(TODAY, fresh[TODAY]) / fresh[TODAY]  # of the machine, then and now
-            known |= {key: round(fresh[key] * pace, 3) for key in new}
-        if new or not file.is_file():
-            write_json(file, known)
-        return known
-
-    def stretch(self, name: str, settings: list[str], seeds, kimg: float, among: list[str]) -> list[Cell]:
-        "The cells of some candidates, seed after seed; their costs are measured among these."
-        costs = self.costs(name, among)
-        found = []
-        for seed in seeds:
-            for setting in settings:
-                batch = override(preset(name), **CANDIDATES[setting].settings(name)).batch
-                images = images_for(kimg, batch, costs[setting], costs[TODAY])
-                found.append(Cell(name, setting, seed, kimg, images, self.cfg.folder))
-        return found
+        self.old = published(cfg)
 
     def row(self, cell: Cell) -> dict | None:
         "What is known of a cell: from its folder, or from an earlier table."
@@ -311,58 +187,91 @@ class Search:
                 return old
         return None
 
-    def ranked(self, cells: list[Cell]) -> list[str] | None:
-        "The candidates of a stretch, the best first; None where scores are missing."
-        rows = [self.row(cell) for cell in cells]
-        if not scored(rows, self.cfg.yardstick) or not scored(rows, "recall"):
-            return None
-        known = [row for row in rows if row is not None]
-        recall = score_key(known, "recall")
-        return ranking(known, score_key(known, self.cfg.yardstick), recall, self.cfg.reals)
 
-    def plan(self) -> Iterator[tuple[Cell, list[int]]]:  # a cell, and the image counts that its run keeps
-        "Every cell in order, until scores are missing."
-        left = list(CANDIDATES)
+# %% ../../nbs/studies/recipe.ipynb #bd9ce938
+def costs_of(search: Search, name: str, candidates: list[str]) -> dict[str, float]:
+    "Processor seconds per thousand images; measured once, for they decide the image counts."
+    file = Path(search.cfg.folder, f"costs-{name}.json")
+    known = read_json(file) if file.is_file() else search.old.get("config", {}).get("costs", {}).get(name, {})
+    new = [key for key in candidates if key not in known]
+    if new:
+        fresh = measure_costs(name, list(dict.fromkeys([TODAY, *new])))
+        pace = known.get(TODAY, fresh[TODAY]) / fresh[TODAY]  # of the machine, then and now
+        known |= {key: round(fresh[key] * pace, 3) for key in new}
+    if new or not file.is_file():
+        write_json(file, known)
+    return known
+
+
+def stretch(search: Search, name: str, settings: list[str], seeds, kimg: float, among: list[str]) -> list[Cell]:
+    "The cells of some candidates, seed after seed; their costs are measured among these."
+    costs = costs_of(search, name, among)
+    found = []
+    for seed in seeds:
+        for setting in settings:
+            batch = override(preset(name), **CANDIDATES[setting].settings(name)).batch
+            images = images_for(kimg, batch, costs[setting], costs[TODAY])
+            found.append(Cell(name, setting, seed, kimg, images, search.cfg.folder))
+    return found
+
+
+# %% ../../nbs/studies/recipe.ipynb #62566cd6
+def ranked(search: Search, cells: list[Cell]) -> list[str] | None:
+    "The candidates of a stretch, the best first; None where scores are missing."
+    rows = [search.row(cell) for cell in cells]
+    if not scored(rows, search.cfg.yardstick) or not scored(rows, "recall"):
+        return None
+    known = [row for row in rows if row is not None]
+    recall = score_key(known, "recall")
+    return ranking(known, score_key(known, search.cfg.yardstick), recall, search.cfg.reals)
+
+
+def plan(search: Search) -> Iterator[tuple[Cell, list[int]]]:  # a cell, and the image counts that its run keeps
+    "Every cell in order, until scores are missing."
+    left = list(CANDIDATES)
+    four = left
+    for kimg, keep in STRETCHES.items():
         four = left
-        for kimg, keep in STRETCHES.items():
-            four = left
-            cells = self.stretch("tiny32", left, self.cfg.seeds, kimg, list(CANDIDATES))
-            yield from self._with_stops(cells)
-            ranked = self.ranked(cells)
-            if ranked is None:
-                return
-            left = survivors(ranked, keep)
-        longest = max(STRETCHES)
-        two = list(dict.fromkeys([TODAY, *left]))
-        yield from self._with_stops(self.stretch("tiny32", two, self.cfg.report_seeds, longest, list(CANDIDATES)))
-        yield from self._with_stops(self.stretch("small64", four, self.cfg.seeds, SMALL64_KIMG, four))
+        cells = stretch(search, "tiny32", left, search.cfg.seeds, kimg, list(CANDIDATES))
+        yield from with_stops(search, cells)
+        order = ranked(search, cells)
+        if order is None:
+            return
+        left = survivors(order, keep)
+    longest = max(STRETCHES)
+    two = list(dict.fromkeys([TODAY, *left]))
+    yield from with_stops(search, stretch(search, "tiny32", two, search.cfg.report_seeds, longest, list(CANDIDATES)))
+    yield from with_stops(search, stretch(search, "small64", four, search.cfg.seeds, SMALL64_KIMG, four))
 
-    def _with_stops(self, cells: list[Cell]) -> Iterator[tuple[Cell, list[int]]]:
-        "Each cell with the ends of all stretches of its run."
-        for cell in cells:
-            self.cells.append(cell)
-            kimgs = STRETCHES if cell.preset == "tiny32" else (cell.kimg,)
-            stops = []
-            for kimg in kimgs:
-                (same,) = self.stretch(cell.preset, [cell.setting], [cell.seed], kimg, list(CANDIDATES))
-                stops.append(same.images)
-            yield cell, stops
 
-    def publish(self) -> Path | None:
-        "Write what is known as a table: every cell that has been planned so far."
-        if self.cfg.out is None:
-            return None
-        rows = [row for row in (self.row(cell) for cell in self.cells) if row is not None]
-        costs = {file.stem[6:]: read_json(file) for file in sorted(Path(self.cfg.folder).glob("costs-*.json"))}
-        settings = {name: dataclasses.asdict(candidate) for name, candidate in CANDIDATES.items()}
-        config = {
-            "measured": self.measured,
-            "stretches": {str(kimg): keep for kimg, keep in STRETCHES.items()},
-            "threads": self.cfg.threads,
-            "costs": costs,
-            "candidates": settings,
-        }
-        return write_result(self.cfg.out, "recipe", config, rows)
+# %% ../../nbs/studies/recipe.ipynb #6e7f077d
+def with_stops(search: Search, cells: list[Cell]) -> Iterator[tuple[Cell, list[int]]]:
+    "Each cell with the ends of all stretches of its run."
+    for cell in cells:
+        search.cells.append(cell)
+        kimgs = STRETCHES if cell.preset == "tiny32" else (cell.kimg,)
+        stops = []
+        for kimg in kimgs:
+            (same,) = stretch(search, cell.preset, [cell.setting], [cell.seed], kimg, list(CANDIDATES))
+            stops.append(same.images)
+        yield cell, stops
+
+
+def publish(search: Search) -> Path | None:
+    "Write what is known as a table: every cell that has been planned so far."
+    if search.cfg.out is None:
+        return None
+    rows = [row for row in (search.row(cell) for cell in search.cells) if row is not None]
+    costs = {file.stem[6:]: read_json(file) for file in sorted(Path(search.cfg.folder).glob("costs-*.json"))}
+    settings = {name: dataclasses.asdict(candidate) for name, candidate in CANDIDATES.items()}
+    config = {
+        "measured": measured(search.cfg),
+        "stretches": {str(kimg): keep for kimg, keep in STRETCHES.items()},
+        "threads": search.cfg.threads,
+        "costs": costs,
+        "candidates": settings,
+    }
+    return write_result(search.cfg.out, "recipe", config, rows)
 
 
 # %% ../../nbs/studies/recipe.ipynb #877c79ab
@@ -380,21 +289,21 @@ def go_on(cfg: RecipeConfig, say: Callable[[str], Any] = print) -> bool:
     torch.set_num_threads(cfg.threads)
     with lock(Path(cfg.folder, ".lock")):
         search = Search(cfg)
-        for cell, stops in search.plan():
+        for cell, stops in plan(search):
             row = search.row(cell)
             known = row is not None and (cfg.train_only or scored([row], cfg.yardstick))
             if known:
                 continue
             if time.monotonic() > until or not train_cell(cell, stops, until):
-                search.publish()
+                publish(search)
                 return False
             if not cfg.train_only:
                 evaluate_run(request(cell, cfg))
-            search.publish()
+            publish(search)
             now = search.row(cell)
             if now is not None:
                 say(line(now))
-        search.publish()
+        publish(search)
     return True
 
 
