@@ -25,10 +25,12 @@ __all__ = [
 ]
 
 # %% ../../nbs/training/loop.ipynb #72a05ce3
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ from ..base.streams import stream, stream_seed
 from ..hsr.linearity import linearity
 from ..hsr.targets import prefit
 from .config import TrainConfig
+from .growing import active_ws, faded, grow
 from .losses import path_length_loss, path_lengths, r1_penalty, says_fake, says_real
 from .parallel import Processes
 from .randomness import Latents, draw_latents, send
@@ -56,6 +59,8 @@ class Step:
     real: Tensor  # [batch / processes, C, H, W] in [-1, 1]
     real_c: Tensor  # [batch / processes, c_dim]
     stats: "Stats"
+    watch: Callable[[str], object] = str  # is told what begins; it may raise, and then the rest of the step is left
+    now: str | None = None  # the phase that runs
     pl_batch_mean: Tensor = field(init=False)  # mean path length of the whole batch, once the phase knows it
     drawn: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # part -> G's pictures and labels, to reuse
 
@@ -70,22 +75,42 @@ class Step:
         n = self.procs.world * self.rounds
         return [(self.procs.rank + self.procs.world * r, n) for r in range(self.rounds)]
 
+    def due(self, phase: str) -> bool:
+        """Whether a phase of this step is still to be done.
+
+        Between two phases a step can be left, and those that are done are part of the state."""
+        done = self.s.count.setdefault("phases", [])
+        if self.now is not None:
+            done.append(self.now)
+        self.now = None
+        if phase in done:
+            return False
+        if not self.drawn:  # what G's game has drawn for D lives in this step only, so it is not left before D's turn
+            self.watch(phase)
+        self.now = phase
+        return True
+
     def latents(self, phase: str, n: int | None = None) -> Latents:
         "This step's latents for a phase, for the first n of the whole batch."
         rng = stream(self.cfg.seed, phase, self.s.count["nimg"])
         mixing = self.cfg.loss.style_mixing
-        num_ws = self.s.G.num_ws
+        num_ws = active_ws(self.s.G)
         lat = draw_latents(self.cfg.batch, self.cfg.net.z_dim, num_ws, self.labels, self.num_labels, mixing, rng)
         z_mix = None if lat.z_mix is None else lat.z_mix[:n]
         return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
 
     def seed_noise(self, phase: str, part: int):
-        "Per-pixel noise and augmentation draw from PyTorch's own generator, seeded anew for every part."
+        "Per-pixel noise is drawn from PyTorch's own generator, seeded anew for every part."
         seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
         # torch.manual_seed seeds every kind of device there is, in a millisecond
         torch.default_generator.manual_seed(seed)
         if self.real.is_cuda:
             torch.cuda.default_generators[self.real.get_device()].manual_seed(seed)
+
+    def augmented(self, images: Tensor, part: tuple[int, int], what: str) -> Tensor:
+        "A part's images as the discriminator sees them; each has draws of its own in the whole batch."
+        rng = stream(self.cfg.seed, "augment", what, self.s.count["nimg"])
+        return self.s.augment(images, generator=rng, part=part)
 
 
 # %% ../../nbs/training/loop.ipynb #8f13023e
@@ -156,6 +181,7 @@ def fit_heads(step: Step):
 
     @torch.no_grad()
     def parts(k):
+        step.watch("fit_heads")
         latents = step.latents(f"prefit{k}")
         for p, n in step.parts():
             step.seed_noise(f"prefit{k}", p)
@@ -164,7 +190,12 @@ def fit_heads(step: Step):
             yield feats, img
 
     batches = math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch)
-    prefit(s.hsr, parts, batches, step.procs.average)
+    before = copy.deepcopy(s.hsr.heads.state_dict())
+    try:
+        prefit(s.hsr, parts, batches, step.procs.average)
+    except BaseException:  # who is left in the middle begins anew
+        s.hsr.heads.load_state_dict(before)
+        raise
 
 
 def linearity_loss(step: Step, part: tuple[int, int]) -> Tensor:
@@ -187,14 +218,14 @@ def linearity_loss(step: Step, part: tuple[int, int]) -> Tensor:
 
 # %% ../../nbs/training/loop.ipynb #18635aa4
 def g_main(step: Step, lat: Latents, part: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    "The generator's game, and HSR when it is due. Goodfellow et al. 2014; [HSR]."
+    "The generator's game, and HSR when it is due. [GAN]; [HSR]."
     s, settings = step.s, step.cfg.hsr
     ws, w_mean = style(step, lat)
     hsr = s.hsr if hsr_due(step, settings.interval) else None
     img, feats = s.fast_G(ws, taps=() if hsr is None else hsr.taps)
     if step.cfg.loss.reuse_fakes:
         step.drawn[part[0]] = img.detach(), lat.c
-    loss = says_real(s.fast_D(s.augment(img), lat.c)).mean()
+    loss = says_real(s.fast_D(step.augmented(img, part, "G"), lat.c)).mean()
     step.stats.add("loss/G", loss)
     if hsr is not None:
         hsr_loss, per_tap = hsr(feats, img)
@@ -257,12 +288,12 @@ def generated(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[T
 
 
 def d_main(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    "The discriminator's game on generated and real images. Goodfellow et al. 2014."
+    "The discriminator's game on generated and real images. [GAN]"
     s = step.s
     r = part[0] // step.procs.world
     images, c, w_mean = generated(step, lat, part)
-    fake = s.augment(images), c
-    real = s.augment(step.real[r :: step.rounds]), step.real_c[r :: step.rounds]
+    fake = step.augmented(images, part, "D fake"), c
+    real = step.augmented(step.real[r :: step.rounds], part, "D real"), step.real_c[r :: step.rounds]
     logits_fake, logits_real = both_logits(s.fast_D, step.cfg.net.mbstd_group, fake, real)
     s.augment.observe(logits_real)
     loss_fake = says_fake(logits_fake).mean()
@@ -271,15 +302,19 @@ def d_main(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tens
     step.stats.add("loss/D_real", loss_real)
     step.stats.add("sign/fake", logits_fake.sign())
     step.stats.add("sign/real", logits_real.sign())
-    return loss_fake + loss_real, w_mean
+    loss = loss_fake + loss_real
+    if step.cfg.loss.r1_gamma and not step.cfg.loss.lazy:
+        loss = loss + d_r1(step, None, part)[0]
+    return loss, w_mean
 
 
 # %% ../../nbs/training/loop.ipynb #1684e673
 def d_r1(step: Step, lat: Latents | None, part: tuple[int, int]) -> tuple[Tensor, None]:
-    "The R1 penalty at real images. Mescheder et al. 2018."
+    "The R1 penalty at real images. [R1]"
     s = step.s
     r = part[0] // step.procs.world
-    penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], s.augment)
+    augment = partial(step.augmented, part=part, what="R1")
+    penalty, logits = r1_penalty(s.D, step.real[r :: step.rounds], step.real_c[r :: step.rounds], augment)
     s.augment.observe(logits)
     step.stats.add("r1", penalty)
     return penalty.mean() * step.cfg.loss.r1_gamma / 2, None
@@ -344,22 +379,26 @@ def train_step(step: Step, rampup: float | None):
     "Gmain, Greg, Dmain, Dreg, average. [StyleGAN2] appendix B."
     s, loss = step.s, step.cfg.loss
     n = s.count["step"]
+    step.real = faded(step.real, grow(s, step.cfg))
     if s.hsr is not None and not s.hsr.fitted and hsr_due(step):
         fit_heads(step)
-    run_phase(step, g_main, "G", 1, step.latents("g_main"))
-    if loss.pl_weight and n % loss.pl_interval == 0:
+    if step.due("g_main"):
+        run_phase(step, g_main, "G", 1, step.latents("g_main"))
+    if loss.pl_weight and n % loss.pl_interval == 0 and step.due("g_path_length"):
         latents = step.latents("g_path_length", step.cfg.batch // loss.pl_batch_shrink)
         if step.rounds > 1:
             measure_lengths(step, latents)
         run_phase(step, g_path_length, "G", loss.pl_interval, latents)
         s.pl_mean.lerp_(step.pl_batch_mean, loss.pl_decay)
-    fresh = None
-    if not loss.reuse_fakes:
-        fresh = step.latents("d_main")
-    run_phase(step, d_main, "D", 1, fresh)
-    if loss.r1_gamma and n % loss.r1_interval == 0:
+    if step.due("d_main"):
+        fresh = None
+        if not loss.reuse_fakes:
+            fresh = step.latents("d_main")
+        run_phase(step, d_main, "D", 1, fresh)
+    if loss.r1_gamma and loss.lazy and n % loss.r1_interval == 0 and step.due("d_r1"):
         run_phase(step, d_r1, "D", loss.r1_interval, None)
+    s.count.pop("phases")
     update_ema(s, step.cfg, rampup)
-    s.augment.adjust(n, step.cfg.batch)
+    s.augment.adjust(n, step.cfg.batch, step.procs)
     s.count["nimg"] += step.cfg.batch
     s.count["step"] += 1

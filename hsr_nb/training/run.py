@@ -29,6 +29,7 @@ __all__ = [
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,9 @@ from ..judges.detectors import require_independent
 from .checks import check_config, check_same_run, check_settings, differences, kept_settings, open_data
 from .config import TrainConfig
 from .gpu import compiles, fast_math
+from .growing import compile_setting
 from .loop import Stats, Step, measure_targets, train_step
-from .monitor import Scores
+from .monitor import Scores, members
 from .outlook import before_run, forecast
 from .parallel import Processes, first_warns, join
 from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
@@ -136,15 +138,34 @@ def start(
     return s, forced
 
 
+# %% ../../nbs/training/run.ipynb #c2802573
+def _note_other_counts(path: Path, then: dict, now: dict, device):
+    "Warn where a run goes on with another number of processes, or of threads on a CPU."
+    reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
+    if device.type == "cpu":
+        reasons["threads"] = "sums are rounded in another order"
+    for name, why in reasons.items():
+        if type(then.get(name)) is int and then[name] != now[name]:
+            warnings.warn(
+                f"{path} was trained with {then[name]} {name} so far and goes on with {now[name]}: {why}, "
+                "so numbers may differ from those of a run that keeps the count",
+                stacklevel=4,
+            )
+
+
+# %% ../../nbs/training/run.ipynb #1d72898b
 def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
     "Write down what was asked for, where it runs, and on which images."
     about = provenance(device)
     about["data"] = ds.identity
     about["seed"] = cfg.seed
-    about["compiled"] = compiles(cfg.compile, device)
+    about["compiled"] = compiles(compile_setting(cfg), device)
     about["tf32"] = device.type == "cuda"
     about["processes"] = procs.world
+    about["threads"] = torch.get_num_threads()
     about["earlier"] = earlier_sessions(folder.path, nimg)
+    if folder.writes and about["earlier"]:
+        _note_other_counts(folder.path, about["earlier"][-1], about, device)
     if forced:
         about["forced"] = forced
     folder.write_json("config.json", cfg.to_dict())
@@ -196,7 +217,7 @@ class Tick:
         "A line of the log: the means since the last tick. TrainingFailed where one is not finite."
         nimg = s.count["nimg"]
         row = {"nimg": nimg, "kimg": nimg / 1000, "step": s.count["step"], "pl/mean": float(s.pl_mean)}
-        row |= self.stats.means(procs)
+        row |= self.stats.means(procs) | s.augment.report()
         images = nimg - self.nimg
         seconds = time.perf_counter() - self.began
         s.count["seconds"] += seconds
@@ -300,7 +321,8 @@ def train(
                 remember(folder.path / "data.json", checked)
             s, forced = start(cfg, ds, procs, device, folder, force, shows)
             if scores.names and s.hsr is not None:
-                require_independent(scores.detector, s.hsr.teacher.identity())
+                for judge in members(scores.judges):
+                    require_independent(judge, s.hsr.teacher.identity())
             record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
             if shows:
                 print(before_run(cfg, ds, s, device, procs.world), file=sys.stderr, flush=True)
