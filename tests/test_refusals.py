@@ -183,7 +183,7 @@ ROWS = {
     "hsr_survey": {
         "": ("build, serve, analyse",),
         "buil": ("buil", "build, serve, analyse"),
-        "build": ("OUT", "REAL", "LABEL=SOURCE", "--help"),
+        "build": ("OUT", "REAL", "--help"),
         "build s photos synthfaces-hsr": ("fakes", "LABEL=SOURCE", "synthfaces-hsr"),
         "build s nope a=synthfaces-hsr": ("nope",),
         "serve nope": ("nope", "survey.json", "hsr_survey build"),
