@@ -8,8 +8,8 @@ from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Discriminator, Generator
 from hsr_nb.training import override, preset, read_metrics, train
 from hsr_nb.training.gpu import fast_math
-from hsr_nb.training.loop import Stats, Step, train_step
-from hsr_nb.training.parallel import Processes
+from hsr_nb.training.loop import Step, train_step
+from hsr_nb.training.parallel import Processes, Stats
 from hsr_nb.training.randomness import send
 from hsr_nb.training.state import build_state
 

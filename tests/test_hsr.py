@@ -26,9 +26,9 @@ from hsr_nb.nets import Generator
 from hsr_nb.training import config_from_dict, override, preset, read_metrics, train
 from hsr_nb.training.augment import NoAugment
 from hsr_nb.training.config import PRESETS, HSRConfig
-from hsr_nb.training.loop import Stats, Step, g_main, style, train_step
+from hsr_nb.training.loop import Step, g_main, style, train_step
 from hsr_nb.training.losses import says_real
-from hsr_nb.training.parallel import Processes
+from hsr_nb.training.parallel import Processes, Stats
 from hsr_nb.training.state import build_state, flatten
 
 os.environ["HF_HUB_OFFLINE"] = "1"

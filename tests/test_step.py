@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hsr_nb.base.streams import stream
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.training import gpu, loop, override, preset, train
-from hsr_nb.training.loop import Stats, Step, train_step
-from hsr_nb.training.parallel import Processes
+from hsr_nb.training.loop import Step, train_step
+from hsr_nb.training.parallel import Processes, Stats
 from hsr_nb.training.state import build_state, flatten
 
 SMALL = {

@@ -69,7 +69,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor], texts: dict[str, str]
         for name in places:
             v = tensors[name].detach().cpu().contiguous()
             sums[name] = tensor_sums(v)
-            f.write(v.reshape(-1).view(torch.uint8).numpy())
+            f.write(v.reshape(-1).view(torch.uint8).numpy().data)
         f.seek(0)
         f.write(_header(texts, places, group_digests(tensors, sums)))
 

@@ -32,8 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..base.provenance import write_result
 from ..training.config import TrainConfig, override, preset
 from ..training.gpu import fast_math
-from ..training.loop import Stats, Step, train_step
-from ..training.parallel import join
+from ..training.loop import Step, train_step
+from ..training.parallel import Stats, join
 from ..training.state import TrainState, build_state
 from .axes import NO_HSR
 

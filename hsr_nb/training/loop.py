@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     "Step",
-    "Stats",
+    "seed_noise",
     "style",
     "hsr_due",
     "measure_targets",
@@ -41,7 +41,7 @@ from ..hsr.targets import prefit
 from .config import TrainConfig
 from .growing import active_ws, faded, grow
 from .losses import path_length_loss, path_lengths, r1_penalty, says_fake, says_real
-from .parallel import Processes
+from .parallel import Processes, Stats
 from .randomness import Latents, draw_latents, send
 from .state import TrainState
 
@@ -58,7 +58,7 @@ class Step:
     num_labels: int
     real: Tensor  # [batch / processes, C, H, W] in [-1, 1]
     real_c: Tensor  # [batch / processes, c_dim]
-    stats: "Stats"
+    stats: Stats
     watch: Callable[[str], object] = str  # is told what begins; it may raise, and then the rest of the step is left
     now: str | None = None  # the phase that runs
     pl_batch_mean: Tensor = field(init=False)  # mean path length of the whole batch, once the phase knows it
@@ -99,37 +99,20 @@ class Step:
         z_mix = None if lat.z_mix is None else lat.z_mix[:n]
         return Latents(lat.z[:n], lat.c[:n], z_mix, lat.cutoff)
 
-    def seed_noise(self, phase: str, part: int):
-        "Per-pixel noise is drawn from PyTorch's own generator, seeded anew for every part."
-        seed = stream_seed(self.cfg.seed, phase, self.s.count["nimg"], part)
-        # torch.manual_seed seeds every kind of device there is, in a millisecond
-        torch.default_generator.manual_seed(seed)
-        if self.real.is_cuda:
-            torch.cuda.default_generators[self.real.get_device()].manual_seed(seed)
-
     def augmented(self, images: Tensor, part: tuple[int, int], what: str) -> Tensor:
         "A part's images as the discriminator sees them; each has draws of its own in the whole batch."
         rng = stream(self.cfg.seed, "augment", what, self.s.count["nimg"])
         return self.s.augment(images, generator=rng, part=part)
 
 
-# %% ../../nbs/training/loop.ipynb #8f13023e
-class Stats:
-    "Running means of named scalars, kept on the device so that no step waits for a number."
-
-    def __init__(self):
-        self.sums = {}
-
-    def add(self, name: str, value: Tensor):
-        "Count the mean of `value` once."
-        total, n = self.sums.get(name, (0, 0))
-        self.sums[name] = total + value.detach().float().mean(), n + 1
-
-    def means(self, procs: Processes) -> dict[str, float]:
-        "The means over all processes since the last call."
-        out = {name: float(procs.mean(total / n)) for name, (total, n) in self.sums.items()}
-        self.sums = {}
-        return out
+# %% ../../nbs/training/loop.ipynb #82943a98
+def seed_noise(step: Step, phase: str, part: int):
+    "Seed PyTorch's own generator, from which noise of the pixels is drawn, anew for every part."
+    seed = stream_seed(step.cfg.seed, phase, step.s.count["nimg"], part)
+    # torch.manual_seed seeds every kind of device there is, in a millisecond
+    torch.default_generator.manual_seed(seed)
+    if step.real.is_cuda:
+        torch.cuda.default_generators[step.real.get_device()].manual_seed(seed)
 
 
 # %% ../../nbs/training/loop.ipynb #be152a2b
@@ -184,17 +167,19 @@ def fit_heads(step: Step):
         step.watch("fit_heads")
         latents = step.latents(f"prefit{k}")
         for p, n in step.parts():
-            step.seed_noise(f"prefit{k}", p)
+            seed_noise(step, f"prefit{k}", p)
             ws, _ = style(step, latents.part(p, n, step.real.device))
             img, feats = s.G.synthesis(ws, taps=s.hsr.taps)
             yield feats, img
 
     batches = math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch)
-    before = copy.deepcopy(s.hsr.heads.state_dict())
+    hsr = s.hsr
+    assert hsr is not None  # who calls has asked
+    before = copy.deepcopy(hsr.heads.state_dict())
     try:
-        prefit(s.hsr, parts, batches, step.procs.average)
+        prefit(hsr, parts, batches, step.procs.average)
     except BaseException:  # who is left in the middle begins anew
-        s.hsr.heads.load_state_dict(before)
+        hsr.heads.load_state_dict(before)
         raise
 
 
@@ -329,7 +314,7 @@ def run_phase(step: Step, phase, net: str, gain: float, latents: Latents | None)
     opt.zero_grad(set_to_none=True)
     w_means = []
     for p, n in step.parts():
-        step.seed_noise(phase.__name__, p)
+        seed_noise(step, phase.__name__, p)
         lat = None if latents is None else latents.part(p, n, step.real.device)
         loss, w_mean = phase(step, lat, (p, n))
         (loss * (gain / step.rounds)).backward()
@@ -352,7 +337,7 @@ def measure_lengths(step: Step, latents: Latents):
     s.differentiate("")
     means = []
     for p, n in step.parts():
-        step.seed_noise("g_path_length", p)
+        seed_noise(step, "g_path_length", p)
         ws, _ = style(step, latents.part(p, n, step.real.device))
         lengths = path_lengths(s.G.synthesis, ws, pl_noise(step, (p, n)), create_graph=False)
         means.append(lengths.mean())

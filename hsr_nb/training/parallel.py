@@ -8,6 +8,7 @@ __all__ = [
     "PATIENCE",
     "PeerLost",
     "Processes",
+    "Stats",
     "keep_freed_memory",
     "join",
     "from_first",
@@ -109,6 +110,25 @@ class Processes:
         if self.world > 1:
             with _meeting():
                 dist.barrier()
+
+
+# %% ../../nbs/training/parallel.ipynb #8f13023e
+class Stats:
+    "Running means of named scalars, kept on the device so that no step waits for a number."
+
+    def __init__(self):
+        self.sums = {}
+
+    def add(self, name: str, value: Tensor):
+        "Count the mean of `value` once."
+        total, n = self.sums.get(name, (0, 0))
+        self.sums[name] = total + value.detach().float().mean(), n + 1
+
+    def means(self, procs: Processes) -> dict[str, float]:
+        "The means over all processes since the last call."
+        out = {name: float(procs.mean(total / n)) for name, (total, n) in self.sums.items()}
+        self.sums = {}
+        return out
 
 
 # %% ../../nbs/training/parallel.ipynb #32854a2d

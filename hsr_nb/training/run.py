@@ -6,8 +6,6 @@
 __all__ = [
     "TrainingFailed",
     "Run",
-    "start",
-    "record",
     "catch_up",
     "check_finite",
     "Tick",
@@ -29,7 +27,6 @@ __all__ = [
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,24 +38,21 @@ from tqdm import tqdm
 
 from ..base.errors import Failure
 from ..base.pictures import image_grid
-from ..base.provenance import provenance
 from ..base.shell import QUIET, busy
 from ..base.streams import stream
 from ..data.checked import remember
 from ..data.sampler import batches
-from ..interop.checkpoint import checkpoints
-from ..interop.safetensors import load_safetensors
 from ..judges.detectors import require_independent
-from .checks import check_config, check_same_run, check_settings, differences, kept_settings, open_data
+from .begin import record, start
+from .checks import check_config, check_settings, open_data
 from .config import TrainConfig
-from .gpu import compiles, fast_math
-from .growing import compile_setting
-from .loop import Stats, Step, measure_targets, train_step
+from .gpu import fast_math
+from .loop import Step, train_step
 from .monitor import Scores, members
 from .outlook import before_run, forecast
-from .parallel import Processes, first_warns, join
-from .run_folder import RunFolder, earlier_sessions, keep, point_to_best
-from .state import TrainState, build_state, restore, transfer
+from .parallel import Processes, Stats, first_warns, join
+from .run_folder import RunFolder, keep, point_to_best
+from .state import TrainState
 from .watch import SLOW, Interrupt, Left, Stopped, Watch, showing
 
 
@@ -104,75 +98,6 @@ class Run:
     def scores_due(self) -> bool:
         "Whether scores are measured here: every so many ticks, and for every regular checkpoint."
         return self.passed(self.cfg.tick_kimg * self.cfg.metric_ticks) or self.passed(self.cfg.snapshot_kimg)
-
-
-# %% ../../nbs/training/run.ipynb #8a915731
-def start(
-    cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool, shows: bool = False
-) -> tuple[TrainState, list[str]]:
-    "A fresh state, a resumed one, or one initialised from another run; and what was forced."
-    with busy("networks and teacher", on=shows):
-        s = build_state(cfg, ds.image_shape, ds.label_dim, device)
-    forced: list[str] = []
-    found = checkpoints(cfg.run_dir)
-    if found:
-        newest = found[-1]
-        _, meta = load_safetensors(newest)
-        teacher = None if s.hsr is None else s.hsr.teacher.identity()
-        keep = kept_settings(meta, cfg, procs.world)
-        forced = check_same_run(differences(meta, cfg, ds.identity, teacher), newest, force, keep)
-        restore(s, newest)
-    elif cfg.init_from is not None:
-        if cfg.init_mode in ("transfer", "shared"):
-            transfer(s, cfg.init_from, shared=cfg.init_mode == "shared")
-        elif cfg.init_mode == "branch":
-            restore(s, cfg.init_from, heads_may_differ=True)
-        else:
-            raise ValueError(f"init_mode must be transfer, shared or branch, not {cfg.init_mode!r}")
-    with busy("what the teacher sees in real images", on=shows):
-        measure_targets(s, cfg, ds, procs, device)
-    rows = folder.rows()
-    if rows:
-        folder.rewrite_log([r for r in rows if r["nimg"] <= s.count["nimg"]])
-    procs.wait()
-    return s, forced
-
-
-# %% ../../nbs/training/run.ipynb #c2802573
-def _note_other_counts(path: Path, then: dict, now: dict, device):
-    "Warn where a run goes on with another number of processes, or of threads on a CPU."
-    reasons = {"processes": "noise is drawn for other parts of the batch, and sums are rounded in another order"}
-    if device.type == "cpu":
-        reasons["threads"] = "sums are rounded in another order"
-    for name, why in reasons.items():
-        if type(then.get(name)) is int and then[name] != now[name]:
-            warnings.warn(
-                f"{path} was trained with {then[name]} {name} so far and goes on with {now[name]}: {why}, "
-                "so numbers may differ from those of a run that keeps the count",
-                stacklevel=4,
-            )
-
-
-# %% ../../nbs/training/run.ipynb #1d72898b
-def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
-    "Write down what was asked for, where it runs, and on which images."
-    about = provenance(device)
-    about["data"] = ds.identity
-    about["seed"] = cfg.seed
-    about["compiled"] = compiles(compile_setting(cfg), device)
-    about["tf32"] = device.type == "cuda"
-    about["processes"] = procs.world
-    about["threads"] = torch.get_num_threads()
-    about["earlier"] = earlier_sessions(folder.path, nimg)
-    if folder.writes and about["earlier"]:
-        _note_other_counts(folder.path, about["earlier"][-1], about, device)
-    if forced:
-        about["forced"] = forced
-    folder.write_json("config.json", cfg.to_dict())
-    folder.write_json("provenance.json", about)
-    if nimg == 0:
-        first = ds.images(range(min(64, len(ds))))
-        folder.picture("reals", image_grid(first, 8))
 
 
 # %% ../../nbs/training/run.ipynb #21061740

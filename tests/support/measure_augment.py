@@ -18,8 +18,8 @@ from hsr_nb.base.provenance import provenance
 from hsr_nb.base.streams import stream
 from hsr_nb.training import override, preset
 from hsr_nb.training.augment import AugmentPipe
-from hsr_nb.training.loop import Stats, Step, train_step
-from hsr_nb.training.parallel import Processes, keep_freed_memory
+from hsr_nb.training.loop import Step, train_step
+from hsr_nb.training.parallel import Processes, Stats, keep_freed_memory
 from hsr_nb.training.state import build_state
 
 ARMS = {
