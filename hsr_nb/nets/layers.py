@@ -6,14 +6,13 @@
 __all__ = ["FILTER", "normalize_2nd_moment", "FullyConnectedLayer", "Conv2dLayer", "MinibatchStdLayer"]
 
 # %% ../../nbs/nets/layers.ipynb #9a1f9c25
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ..ops.activation import bias_act
-from ..ops.epilogue import plain_layer
+from ..ops.activation import ACTIVATIONS, bias_act
+from ..ops.epilogue import SLOPES
 from ..ops.resample import setup_filter
+from ..ops.resampled_conv import conv2d_resample
 
 # %% ../../nbs/nets/layers.ipynb #027c0417
 FILTER = (1, 3, 3, 1)  # the resampling filter of every StyleGAN2 checkpoint
@@ -88,11 +87,16 @@ class Conv2dLayer(nn.Module):
         self.padding = kernel_size // 2
 
     def forward(self, x: Tensor, gain: float = 1.0, impl: str = "auto") -> Tensor:
+        g = ACTIVATIONS[self.activation].gain * gain
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        resample: dict[str, Any] = dict(up=self.up, down=self.down, padding=self.padding, flip_weight=self.up == 1)
-        resample["f"] = self.resample_filter
-        how = dict(scale=self.weight_gain, impl=impl) | resample
-        return plain_layer(x, self.weight, self.bias, self.activation, gain, clamp, **how)
+        # a positively homogeneous activation can take its gain in the weights
+        early = g if self.activation in SLOPES and g > 0 else 1.0
+        w = (self.weight * (self.weight_gain * early)).to(x.dtype)
+        b = None if self.bias is None else (self.bias * early).to(x.dtype)
+        x = conv2d_resample(
+            x, w, self.resample_filter, self.up, self.down, self.padding, flip_weight=self.up == 1, impl=impl
+        )
+        return bias_act(x, b, act=self.activation, gain=g / early, clamp=clamp, impl=impl)
 
 
 # %% ../../nbs/nets/layers.ipynb #411befeb

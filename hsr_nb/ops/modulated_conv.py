@@ -82,22 +82,6 @@ def styled_conv2d(
     return conv2d_resample(x, w.to(x.dtype), impl=impl, **resample), d
 
 
-# %% ../../nbs/ops/modulated_conv.ipynb #0731ada6
-def _few_outputs(x, weight, resample) -> bool:
-    "Whether a convolution is a product of few rows with every pixel's features."
-    pointwise = weight.shape[2:] == (1, 1) and resample["up"] == resample["down"] == 1 and resample["padding"] == 0
-    rows = weight.shape[0]
-    return pointwise and rows <= 4 and rows < x.shape[2] * x.shape[3]
-
-
-def _weighted_sums(x, weight, styles):
-    "A 1 x 1 convolution with per-sample weights: [N, O, I] times [N, I, H * W]."
-    n, _, h, w = x.shape
-    kernels = weight.flatten(1) * styles[:, None]  # [N, O, I]
-    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, -1)  # a view where x is channels_last
-    return (kernels.to(x.dtype) @ pixels.mT).reshape(n, -1, h, w)
-
-
 # %% ../../nbs/ops/modulated_conv.ipynb #6f0d535b
 def modulated_conv2d(
     x: Tensor,  # [N, I, H, W]
@@ -117,11 +101,7 @@ def modulated_conv2d(
     impl = choose_impl(impl, x.device)
     if impl == "reference":
         return _modulated_reference(x, weight, styles, noise, demodulate, resample)
-    if impl == "torch" and not demodulate and x.shape[0] > 1 and _few_outputs(x, weight, resample):
-        _check_styles(x, weight, styles)
-        y, d = _weighted_sums(x, weight, styles), None
-    else:
-        y, d = styled_conv2d(x, weight, styles, demodulate, impl=impl, **resample)
+    y, d = styled_conv2d(x, weight, styles, demodulate, impl=impl, **resample)
     if d is None:
         return y if noise is None else y + noise.to(y.dtype)
     d = d.to(y.dtype)[:, :, None, None]

@@ -16,11 +16,11 @@ from .resample import _extended, down_padding, parse_padding, up_padding, upfird
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #87a3a34e
-def _conv(x, w, stride=1, padding=(0, 0), groups=1, flip_weight=True, bias=None):
+def _conv(x, w, stride=1, padding=(0, 0), groups=1, flip_weight=True):
     "A plain convolution; flip_weight=True is PyTorch's correlation, False the true convolution."
     if not flip_weight:
         w = w.flip(2, 3)
-    return F.conv2d(x, w, bias, stride=stride, padding=padding, groups=groups)
+    return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #18fa1980
@@ -57,9 +57,9 @@ def _up_conv(x, w, f, up, padding, groups, flip_weight, flip_filter, impl):
 
 
 # %% ../../nbs/ops/resampled_conv.ipynb #4713b249
-def _conv2d_resample_fast(x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl, bias):
+def _conv2d_resample_fast(x, w, f, up, down, padding, groups, flip_weight, flip_filter, impl):
     fir = dict(flip_filter=flip_filter, impl=impl)
-    conv = dict(groups=groups, flip_weight=flip_weight, bias=bias)
+    conv = dict(groups=groups, flip_weight=flip_weight)
     pointwise = w.shape[2:] == (1, 1)
     if up == 1 and down == 1:
         x0, x1, y0, y1 = padding
@@ -96,7 +96,6 @@ def conv2d_resample(
     flip_weight: bool = True,  # True: correlation (PyTorch's conv2d), False: true convolution
     flip_filter: bool = False,  # as in `upfirdn2d`
     impl: str = "auto",  # auto, reference, torch or triton (of the filter; convolutions are PyTorch's)
-    bias: Tensor | None = None,  # [O], added by the convolution itself; not where it enlarges
 ) -> Tensor:  # [N, O, H * up / down, W * up / down] with "same" padding
     "Convolve with optional up- and downsampling. ValueError where weights and input do not fit. [StyleGAN2] section 4."
     if w.ndim != 4 or x.ndim != 4 or x.shape[1] != w.shape[1] * groups:
@@ -106,10 +105,7 @@ def conv2d_resample(
         p = _extended(p, *up_padding(f, up))
     if down > 1:
         p = _extended(p, *down_padding(f, down))
-    if bias is not None and up > 1:
-        raise ValueError(f"a bias is added where the convolution comes last, and with up={up} it does not")
     impl = choose_impl(impl, x.device)
     if impl == "reference":
-        y = _conv2d_resample_reference(x, w, f, up, down, p, groups, flip_weight, flip_filter)
-        return y if bias is None else y + bias[:, None, None]
-    return _conv2d_resample_fast(x, w, f, up, down, p, groups, flip_weight, flip_filter, impl, bias)
+        return _conv2d_resample_reference(x, w, f, up, down, p, groups, flip_weight, flip_filter)
+    return _conv2d_resample_fast(x, w, f, up, down, p, groups, flip_weight, flip_filter, impl)
