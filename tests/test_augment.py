@@ -358,7 +358,7 @@ def test_four_channels_and_tiny_pictures_are_refused_before_anything():
 
 def test_presets_say_whether_they_augment():
     kinds = {name: preset(name).augment.kind for name in PRESETS}
-    embedded = {"tiny32": "none", "small64": "none"}
+    embedded = {"tiny32": "none", "small64": "none", "tiny32v1": "none", "stylegan1": "none"}
     assert kinds == dict.fromkeys(PRESETS, "ada") | embedded | {"hsr256": "none", "low_shot": "diffaugment"}
     published = preset("paper256").augment
     assert (published.groups, published.target, published.ada_kimg, published.interval) == ("bgc", 0.6, None, 4)

@@ -280,7 +280,7 @@ except Exception as e:
     first, second = (p.communicate(timeout=100)[0].splitlines() for p in two(program, tmp_path))
     assert first[0] == second[0] == "{'from': 0} 0"
     assert first[1] == "ValueError photos holds no images"
-    assert second[1] == "Failure the first process could not go on: photos holds no images"
+    assert second[1] == "PeerLost the first process could not go on: photos holds no images"
 
 
 def test_the_others_end_when_the_first_is_killed(tmp_path):

@@ -80,8 +80,8 @@ ROWS = {
         "--source mixed --dest x.zip": ("mixed", "odd.png", "48x48", "--width"),
     },
     "hsr_train": {
-        "": ("preset", "tiny32, small64, auto"),
-        "huge": ("huge", "tiny32, small64, auto"),
+        "": ("preset", "tiny32, small64, tiny32v1, auto"),
+        "huge": ("huge", "tiny32, small64, tiny32v1, auto"),
         "tiny32 --data.pth x": ("--data.pth", "--data.path"),
         "tiny32 --kimg many": ("--kimg", "many", "thousands of real images"),
         "tiny32 --kimg": ("--kimg", "1 value"),

@@ -191,6 +191,12 @@ def understood(words):
         options(Command, name)(args)
     elif name == "papermill":
         require_parameters(args)
+    elif name.startswith("hsr_nb."):  # python -m
+        from hsr_nb.studies.few_images import FewImagesConfig
+        from hsr_nb.studies.recipe import RecipeConfig
+
+        own = {"hsr_nb.studies.few_images": FewImagesConfig, "hsr_nb.studies.recipe": RecipeConfig}
+        options(own[name], name)(args)
     else:
         require_settings(name, args)
 

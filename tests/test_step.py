@@ -300,7 +300,7 @@ def test_a_run_steps_under_fast_arithmetic(monkeypatch, tmp_path):
 
     monkeypatch.setattr(run, "fast_math", lambda device: gpu.fast_math(torch.device("cuda")))
     step = run.train_step
-    monkeypatch.setattr(run, "train_step", lambda *a: (inside.append(arithmetic()), step(*a)))
+    monkeypatch.setattr(run, "train_step", lambda *a, **k: (inside.append(arithmetic()), step(*a, **k)))
     before = arithmetic()
     changes = {"data.path": "digits", "kimg": 0.008, "run_dir": str(tmp_path / "run")}
     train(override(preset("tiny32"), **SMALL | changes), progress=False)

@@ -165,7 +165,7 @@ def test_only_loopback(tmp_path, capsys):
 @pytest.mark.slow
 def test_fifty_people_at_once(tmp_path):
     "50 sessions of 40 pictures, half a second for each: all stored, no error, 99 of 100 requests within 300 ms."
-    row = crowd(tmp_path, size=64)
+    row = crowd(tmp_path)
     print(f"\n{row}")
     assert row["answers_stored"] == row["answers_confirmed"] == 2000 and row["confirmed_but_lost"] == 0
     assert row["sessions"] == 50 and row["seconds"] < 60 and row["tracebacks"] == 0

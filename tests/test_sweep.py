@@ -120,7 +120,7 @@ def test_a_failing_arm_is_named_and_the_others_are_kept(ask, capfd):
     with pytest.raises(SweepFailed, match=r"1 of 3 runs failed, first .*teacher_synthfaces-tiny: .*meant to fail"):
         sweep(ask(fail="teacher_synthfaces-tiny"), told.append)
     assert [r["teacher"] for r in collect(ask())] == ["none"]
-    assert len(told) == 1 and told[0].startswith("seed 0, teacher none: fid[")
+    assert len(told) == 1 and told[0].startswith("seed 0, teacher none: yardstick[")
     table = next(Path(ask().out).glob("ablation-teacher-*.json"))  # was written when its first row came
     assert [r["teacher"] for r in json.loads(table.read_text())["rows"]] == ["none"]
     assert "Traceback" not in capfd.readouterr().err

@@ -225,10 +225,11 @@ import functools
 import json
 import sys
 
+import hsr_nb.training.begin as b
 import hsr_nb.training.run as r
 from hsr_nb.training import config_from_dict
 
-build = r.build_state
+build = b.build_state
 
 
 def const(*args):
@@ -237,7 +238,7 @@ def const(*args):
     return s
 
 
-r.build_state = const
+b.build_state = const
 r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)
 """
 

@@ -151,7 +151,7 @@ def measure(
     "Every score that was asked for. ValueError when one is not finite."
     scores: dict = {}
     seconds = {}
-    for name in bar(s.cfg.scores, "scores", delay=0):
+    for name in bar(s.cfg.scores, "scores"):
         start = time.perf_counter()
         found = MEASURE[name](s)
         require_finite(found)

@@ -12,6 +12,7 @@ __all__ = [
     "FOLLOW",
     "open_data",
     "flat_config",
+    "check_frozen",
     "check_settings",
     "check_config",
     "check_parts",
@@ -106,6 +107,19 @@ SHARES = ("loss.style_mixing", "loss.pl_decay", "opt.beta2")
 PRECISIONS = ("float16", "bfloat16")
 
 
+# %% ../../nbs/training/checks.ipynb #f0f2ee2e
+def check_frozen(cfg: TrainConfig, resolution: int):
+    "Refuse more frozen convolutions than a discriminator has."
+    single = cfg.net.architecture == "stylegan1"  # none of its convolutions can be frozen
+    of_D = "stylegan1" if single else cfg.net.d_architecture
+    layers = 0 if single else freezable_layers(resolution, of_D)
+    if not 0 <= cfg.net.freeze_d <= layers:
+        raise ValueError(
+            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({of_D}) of {resolution} "
+            f"pixels has 0 to {layers} convolutions that can be frozen"
+        )
+
+
 # %% ../../nbs/training/checks.ipynb #93c8e236
 def check_settings(cfg: TrainConfig, procs: Processes):
     "Refuse what is wrong whatever the images are: numbers that mean nothing, batches that do not split."
@@ -139,16 +153,11 @@ def check_config(cfg: TrainConfig, ds, procs: Processes):
     check_settings(cfg, procs)
     check_batch(len(ds), cfg.batch, cfg.data.mirror, procs.world, f"the data set {cfg.data.path!r}")
     resolution = ds.image_shape[1] * 4 // cfg.net.base_size[0]
-    check_growth(cfg, resolution)
+    if cfg.net.grow_kimg:
+        check_growth(cfg, resolution)
     check_augment(cfg, ds.image_shape)
-    single = cfg.net.architecture == "stylegan1"  # none of its convolutions can be frozen
-    of_D = "stylegan1" if single else cfg.net.d_architecture
-    layers = 0 if single else freezable_layers(resolution, of_D)
-    if not 0 <= cfg.net.freeze_d <= layers:
-        raise ValueError(
-            f"net.freeze_d is {cfg.net.freeze_d}, and a discriminator ({of_D}) of {resolution} "
-            f"pixels has 0 to {layers} convolutions that can be frozen"
-        )
+    if cfg.net.freeze_d:
+        check_frozen(cfg, resolution)
     if cfg.data.labels and not ds.label_dim:
         raise ValueError(f"data.labels is set, but {cfg.data.path!r} has no labels")
 
