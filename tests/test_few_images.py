@@ -92,7 +92,7 @@ def test_the_page_shows_the_table_and_what_is_not_there_yet(done, tmp_path):
         cells = json.loads(page.read_text())["cells"]
         shown = json.dumps([cell["outputs"] for cell in cells if cell["cell_type"] == "code"])
         assert ("nothing has been measured yet" in shown) == (results.name == "empty")
-        assert ("is harmless" in shown) == (results.name == "results")
+        assert ("ada is harmless" in shown) == (results.name == "results")
 
 
 def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):

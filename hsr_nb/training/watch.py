@@ -91,7 +91,9 @@ class Watch:
         "A phase begins. Left, in all processes, where one was told to stop."
         if phase != self.phase:
             self._note(phase)
-        if (self.slow or self.alone or phase == "fit_heads") and self.told():
+        # a light step is rather finished: its line of the log is whole then
+        asks = self.heavy if self.alone else self.slow
+        if (asks or phase == "fit_heads") and self.told():
             raise Left
 
     def _note(self, phase: str | None):
