@@ -64,6 +64,14 @@ class Left(Exception):
     "A step was left between two phases, for the run was told to stop."
 
 
+# %% ../../nbs/training/watch.ipynb #c10c4a11
+def _time(device: torch.device, waits: bool) -> float:
+    "The clock; in the first steps a GPU is waited for, so that each phase is given its own time."
+    if waits and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 # %% ../../nbs/training/watch.ipynb #6b6b0ef9
 class Watch:
     "What a step is doing and for how long, how long its phases take, and whether to leave it."
@@ -98,18 +106,12 @@ class Watch:
 
     def _note(self, phase: str | None):
         "Another phase begins, or with None what lies between steps."
-        now = self._time()
+        now = _time(self.device, waits=not self.forecast)
         if not self.forecast:
             name = self.phase or "rest"
             spent = self.steps[-1]
             spent[name] = spent.get(name, 0.0) + now - self.since
         self.phase, self.since = phase, now
-
-    def _time(self) -> float:
-        "The clock; in the first steps a GPU is waited for, so that each phase is given its own time."
-        if not self.forecast and self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def step_ends(self, last: bool) -> bool:
         "A step is done. True once, when it is time for a forecast: after the second, a slow first, or the last one."
