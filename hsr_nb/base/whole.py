@@ -137,7 +137,10 @@ def write_whole(path, data: bytes | str) -> Path:
 
 def write_json(path, value) -> Path:
     "Write a value as JSON, one item a line."
-    return write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # of a file name that is no text where this runs
+        text = json.dumps(value, indent=1)
+    return write_whole(path, text + "\n")
 
 
 # %% ../../nbs/base/whole.ipynb #f3a638fe
