@@ -62,7 +62,10 @@ def size_at(level: int, base_size: tuple[int, int] = (4, 4)) -> tuple[int, int]:
 # %% ../../nbs/nets/generator.ipynb #aeb43d10
 def low_precision_from(img_resolution: int, num_fp16_res: int) -> float:
     "The lowest level that runs in half precision when the `num_fp16_res` highest may; never below 8."
-    return max(2 * img_resolution // 2**num_fp16_res, 8) if num_fp16_res else math.inf
+    if not num_fp16_res:
+        return math.inf
+    most = min(num_fp16_res, 32)  # a file may claim any number, and no network has more levels than that
+    return max(2 * img_resolution // 2**most, 8)
 
 
 def dtype_at(level: int, img_resolution: int, num_fp16_res: int, low_precision: str = "float16") -> torch.dtype:
