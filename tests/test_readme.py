@@ -139,7 +139,8 @@ def test_every_line_runs_with_signs_of_life_and_in_little_memory(workplace):
         code, silent, memory, said = watch(start(f"{line} {more}", workplace))
         assert code == 0, (line, said[-2000:])
         assert memory < LARGE, (line, memory)
-        assert silent <= SILENT, (line, silent, said[-2000:])
+        at_once = 2 if "--workers 2" in line else 1  # the work of all processes is counted, and two work at a time
+        assert silent <= SILENT * at_once, (line, silent, said[-2000:])
     assert (workplace / "runs/faces/report.json").exists() and (workplace / "out.ipynb").exists()
 
 
