@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..base.shell import QUIET
+from ..base.shell import QUIET, meanwhile
 
 
 # %% ../../nbs/training/watch.ipynb #8d0fed29
@@ -155,17 +155,6 @@ def showing(watch: Watch, on: bool) -> Iterator[None]:
     if not on:
         yield
         return
-    done = threading.Event()
     every = 1.0 if sys.stderr.isatty() else QUIET
-
-    def keep_drawing():
-        while not done.wait(every):
-            draw(watch)
-
-    thread = threading.Thread(target=keep_drawing, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(lambda: draw(watch), every, every):
         yield
-    finally:
-        done.set()
-        thread.join()
