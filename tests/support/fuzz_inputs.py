@@ -110,7 +110,7 @@ def change_value(rng, value):
         else:
             item = container[key]
             times = min(rng.choice((1, 500, 20_000)), max(1, MOST // len(json.dumps(item))))
-            container[key:key] = [copy.deepcopy(item)] * times
+            container[key:key] = [copy.deepcopy(item) for _ in range(times)]  # one object would be changed everywhere
     return value
 
 
