@@ -170,6 +170,17 @@ ROWS = {
         "note.txt x.safetensors": ("note.txt", "safetensors, torch"),
         "cut.safetensors x.safetensors": ("cut.safetensors", "complete"),
     },
+    "hsr_invert": {
+        "": ("RUN", "--help"),
+        "nope note.txt": ("nope", "checkpoint or run folder", "synthfaces-baseline"),
+        "synthfaces-hsr nope.png": ("nope.png", "no picture or folder"),
+        "synthfaces-hsr empty": ("empty", "no pictures", ".png"),
+        "synthfaces-hsr note.txt": ("note.txt", "not an image"),
+        "synthfaces-hsr note.txt --space z": ("--space", "w+"),
+        "synthfaces-hsr note.txt --steps 0": ("steps", "0", "at least 1"),
+        "synthfaces-hsr note.txt --vgg x": ("--vgg", "--linear"),
+        "synthfaces-hsr note.txt --class-index 1": ("class.index", "1", "unconditional"),
+    },
     "hsr_sweep": {
         "--axis colour": ("axis", "colour", "plr_hsr"),
         "--seeds": ("seeds", "at least one"),

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "metrics": "judges nets ops data base",
     "training": "hsr metrics interop judges nets ops data base",
     "editing": "metrics interop judges nets ops data base",
+    "inversion": "metrics interop judges nets ops data base",
     "explore": "editing metrics interop judges nets ops data base",
     "survey": "interop judges nets data base",
     "studies": "explore editing training hsr metrics interop judges nets data untrusted ops base",
@@ -411,7 +412,7 @@ BY_HAND = ["run.py", "setup.py"]
 FORMATTED = ["nbs", "hsr_nb", "tests", *BY_HAND]
 TYPED = (  # packages that mypy passes over
     *("base", "untrusted", "judges", "ops", "nets", "hsr", "metrics"),
-    *("studies", "training", "data", "interop", "editing", "explore", "survey"),
+    *("studies", "training", "data", "interop", "editing", "inversion", "explore", "survey"),
 )
 
 

@@ -222,6 +222,7 @@ def require_settings(name, args):
     from hsr_nb.data.convert import ConvertConfig
     from hsr_nb.explore.generate import GenerateConfig
     from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
+    from hsr_nb.inversion.command import InvertConfig
     from hsr_nb.studies.evaluate import EvalConfig
     from hsr_nb.studies.sweep import SweepConfig
 
@@ -231,8 +232,9 @@ def require_settings(name, args):
         "hsr_eval": EvalConfig,
         "hsr_sweep": SweepConfig,
         "hsr_convert": NetworkConfig,
+        "hsr_invert": InvertConfig,
     }
-    positional = name in ("hsr_eval", "hsr_generate", "hsr_convert")
+    positional = name in ("hsr_eval", "hsr_generate", "hsr_convert", "hsr_invert")
     how = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     tyro.cli(configs[name], args=args, config=how)
 

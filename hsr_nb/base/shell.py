@@ -29,6 +29,7 @@ METAVARS = {  # a field that must be given -> its name in the help
     "source": "SOURCE",
     "dest": "DEST",
     "folder": "SURVEY",
+    "pictures": "PICTURE",
     "out": "OUT",
     "real": "REAL",
     "fakes": "LABEL=SOURCE",

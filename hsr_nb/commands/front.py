@@ -14,6 +14,7 @@ __all__ = [
     "hsr_eval",
     "hsr_sweep",
     "hsr_convert",
+    "hsr_invert",
     "parsed_help",
     "write_help",
 ]
@@ -36,6 +37,7 @@ HOMES = {
     "hsr_eval": "hsr_nb.studies.evaluate",
     "hsr_sweep": "hsr_nb.studies.sweep",
     "hsr_convert": "hsr_nb.interop.convert",
+    "hsr_invert": "hsr_nb.inversion.command",
 }
 HELP = ("--help", "-h")
 
@@ -95,6 +97,11 @@ def hsr_sweep(args: list[str] | None = None) -> int:
 def hsr_convert(args: list[str] | None = None) -> int:
     "The console command hsr_convert."
     return start("hsr_convert", args)
+
+
+def hsr_invert(args: list[str] | None = None) -> int:
+    "The console command hsr_invert."
+    return start("hsr_invert", args)
 
 
 # %% ../../nbs/commands/front.ipynb #094f73e6
