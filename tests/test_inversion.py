@@ -207,6 +207,26 @@ def test_a_stored_search_goes_on_to_the_bit(space):
         go_on(fresh(), {"w": straight.w})
 
 
+def test_a_search_that_is_interrupted_goes_on_from_its_file(tmp_path):
+    G = filled()
+    target = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kept = tmp_path / "search.safetensors"
+
+    def interrupt(step, pictures):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    how = dict(space="w", steps=9, perceptual=Linear(), kept=kept)
+    with pytest.raises(KeyboardInterrupt):
+        invert(G, target, watch=interrupt, **how)
+    with pytest.raises(ValueError, match="other pictures or by other settings"):
+        invert(G, -target, **how)
+    steps = []
+    found = invert(G, target, watch=lambda step, pictures: steps.append(step), **how)
+    assert steps == [6, 7, 8, 9] and not kept.exists()
+    assert torch.equal(found.ws, invert(G, target, "w", 9, perceptual=Linear()).ws)
+
+
 def test_a_search_that_is_near_enough_stops():
     G = filled()
     search = Projector(G, torch.zeros(1, 3, 16, 16), Linear(), Projection(samples=50, enough=1e9))

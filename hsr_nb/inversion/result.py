@@ -131,6 +131,7 @@ def _checked_tensors(path, tensors: dict[str, Tensor]):
             raise _wrong(path, f"noise {name[:60]!r} has one map of finite numbers for each of the {count} pictures")
 
 
+# %% ../../nbs/inversion/result.ipynb #10ad1a7e
 def load_inversion(path, G: Generator) -> Inversion:
     "Read an inversion made with a generator. ValueError for another's, or none; CheckpointError for no such file."
     tensors, meta = load_safetensors(path)
