@@ -8,12 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from hsr_nb.base.errors import CheckpointError
+from hsr_nb.data.synthfaces.dataset import SynthFaces
 from hsr_nb.interop import load_generator
 from hsr_nb.interop.safetensors import load_safetensors, save_safetensors
-from hsr_nb.inversion import Inversion, Tuning, invert, load_inversion
+from hsr_nb.inversion import Tuning, invert, load_inversion
+from hsr_nb.inversion.align import FRAMES, SYNTHFACES, Face, align, chosen, cut, mtcnn
 from hsr_nb.inversion.pivotal import locality, moved, tune
 from hsr_nb.inversion.projector import PROJECTIONS, Projection, Projector, drawn, go_on, search_state
 from hsr_nb.inversion.result import synthesis
@@ -308,5 +311,67 @@ def test_no_such_file(tmp_path):
         load_inversion(tmp_path / "x.safetensors", filled())
 
 
-def test_inversions_are_values():
-    assert Inversion.__dataclass_params__.frozen
+# ---- faces in their place
+
+
+def a_face(angle=0.0, scale=1.0, at=(0.0, 0.0)):
+    "Five points of SynthFaces, in pixels of 100, turned and moved."
+    z = (SYNTHFACES * 100) @ [1, 1j] * scale * np.exp(1j * np.deg2rad(angle)) + complex(*at)
+    return np.stack([z.real, z.imag], 1)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("angle, scale, at", [(0, 1, (0, 0)), (30, 2.5, (40, -7)), (-170, 0.3, (5, 5))])
+def test_a_frame_turns_with_the_face(frame, angle, scale, at):
+    straight = FRAMES[frame](a_face()) @ [1, 1j]
+    turned = FRAMES[frame](a_face(angle, scale, at)) @ [1, 1j]
+    assert np.allclose(turned, straight * scale * np.exp(1j * np.deg2rad(angle)) + complex(*at))
+    sides = np.abs(np.diff(np.append(straight, straight[0])))
+    assert np.allclose(sides, sides[0])
+
+
+def test_what_lies_beyond_the_picture_repeats_its_edge():
+    image = Image.new("RGB", (60, 40), (200, 10, 10))
+    image.paste((10, 10, 200), (30, 0, 60, 40))
+    made = np.asarray(cut(image, np.array([[-40.0, -20], [-40, 60], [40, 60], [40, -20]]), 16))
+    assert made.shape == (16, 16, 3)
+    assert np.abs(made[:, :12].astype(int) - [200, 10, 10]).max() < 12
+    assert np.abs(made[:, -1].astype(int) - [10, 10, 200]).max() < 12
+
+
+def test_a_huge_picture_is_cut_as_its_reduction_is():
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3)).astype(np.uint8))
+    huge = small.resize((2000, 2000), Image.Resampling.NEAREST)
+    corners = np.array([[10.0, 10], [10, 42], [42, 42], [42, 10]])
+    near = np.asarray(cut(small, corners, 8)).astype(int)
+    assert np.abs(np.asarray(cut(huge, corners * 40, 8)).astype(int) - near).max() < 30
+
+
+@pytest.mark.parametrize(
+    "sizes, number, what",
+    [
+        ([], None, "no face that was found .--align none"),
+        ([30, 50], None, "2 faces .1: 50 px, 2: 30 px.: choose one with --face 1"),
+        ([30], 2, "faces 1 to 1, and number 2"),
+        ([10], None, "a face of 10 px, at least 24"),
+    ],
+)
+def test_a_face_that_cannot_be_taken(sizes, number, what):
+    faces = [Face(1.0, (0, 0, size, size), a_face()) for size in sizes]
+    with pytest.raises(ValueError, match=what):
+        align(Image.new("RGB", (64, 64)), FRAMES["ffhq"], lambda image: faces, number=number)
+
+
+def test_the_larger_face_is_number_one():
+    faces = [Face(1.0, (0, 0, size, size), a_face()) for size in (30, 50, 40)]
+    assert [chosen(faces, number).side for number in (1, 2, 3)] == [50, 40, 30]
+
+
+def test_mtcnn_finds_drawn_faces():
+    pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+    pictures = SynthFaces(192, 400, seed=9).images(range(8))
+    detect = mtcnn()
+    found = [detect(Image.fromarray(x.permute(1, 2, 0).numpy())) for x in pictures]
+    points = [each[0].points / 192 for each in found if each]
+    assert len(points) >= 4
+    assert np.abs(np.median(points, 0) - SYNTHFACES).max() < 0.1

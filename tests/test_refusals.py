@@ -179,6 +179,7 @@ ROWS = {
         "synthfaces-hsr note.txt --space z": ("--space", "w+"),
         "synthfaces-hsr note.txt --steps 0": ("steps", "0", "at least 1"),
         "synthfaces-hsr note.txt --vgg x": ("--vgg", "--linear"),
+        "synthfaces-hsr note.txt --face 2": ("--face", "--align"),
         "synthfaces-hsr note.txt --class-index 1": ("class.index", "1", "unconditional"),
     },
     "hsr_sweep": {

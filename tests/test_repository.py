@@ -45,7 +45,7 @@ CORE = {"torch", "numpy", "PIL", "safetensors", "tqdm"}
 CORE_OF = {"ops": {"torch", "numpy"}, "nets": {"torch", "numpy"}}  # packages that stay lighter still
 KERNELS = LIB / "ops/kernels"  # imported only where Triton is, when a kernel is about to run
 # import name -> name in settings.ini, where they differ
-REQUIREMENT = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+REQUIREMENT = {"facenet_pytorch": "facenet-pytorch", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def package_of(path):
@@ -178,6 +178,7 @@ def required(*left_out):
 
 def test_every_import_has_its_requirement():
     wanted = required("dev_requirements")
+    wanted |= {name.partition("==")[0] for name in settings()["without_dependencies"].split()}
     known = {*sys.stdlib_module_names, "hsr_nb", "triton"}  # triton comes with torch
     faults = []
     for path in MODULES:

@@ -6,7 +6,7 @@
 __all__ = ["MAX_BYTES", "MAX_QUERIES", "SUFFIXES", "fitted", "picture_files", "read_pictures", "as_target"]
 
 # %% ../../nbs/inversion/queries.ipynb #5fec27c8
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,7 @@ def picture_files(paths: Iterable) -> list[Path]:
 def read_pictures(
     paths: Sequence,  # files and folders
     G: Generator,
+    prepare: Callable[[Image.Image], Image.Image] = lambda image: image,  # such as `align`, on an RGB picture
 ) -> tuple[Tensor, list[str], list[str]]:  # uint8 [N, C, H, W], their names, what was done to them
     "Read pictures for a generator. ValueError names the file that cannot be read."
     pictures, names, remarks = [], [], []
@@ -71,8 +72,9 @@ def read_pictures(
             raise ValueError(f"{file} has {file.stat().st_size} bytes, at most {MAX_BYTES} are read")
         said: list[str] = []
         try:
-            pictures.append(fitted(upright(file.read_bytes(), said), G, said))
-        except DataError as e:
+            image = in_mode(upright(file.read_bytes(), said), "auto", "white", said)
+            pictures.append(fitted(prepare(image), G, said))
+        except ValueError as e:
             raise ValueError(f"{file} {e}") from None
         names.append(file.name)
         remarks += [f"{file.name}: {', '.join(said)}"] if said else []
