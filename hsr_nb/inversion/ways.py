@@ -111,16 +111,16 @@ def invert(
     return Inversion(
         search.ws,
         noise,
-        space,
-        len(losses),
-        seed,
-        losses,
-        distances,
-        compared.name,
-        compared.sha256,
-        generator_hash(G),
-        names,
-        tuned,
+        space=space,
+        steps=len(losses),
+        seed=seed,
+        losses=losses,
+        distances=distances,
+        perceptual=compared.name,
+        perceptual_sha256=compared.sha256,
+        generator_sha256=generator_hash(G),
+        names=names,
+        generator=tuned,
     )
 
 
