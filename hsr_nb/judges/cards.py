@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import CheckpointError, WeightsNotFound, shown
+from ..base.home import at_home
 from ..base.whole import sha256, whole, write_json
 from ..untrusted.torchfile import BYSTANDERS, LazyTensor, read_torch
 from ..untrusted.window import impostor
@@ -64,7 +65,7 @@ def read_weights(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.is_file():
         raise WeightsNotFound(f"weights file not found: {path}")
     try:

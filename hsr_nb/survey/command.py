@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..base.errors import DataError
+from ..base.errors import DataError, plural
 from ..base.shell import options, run
 from ..base.whole import whole, write_json, write_whole
 from .analysis import analyse, comparison_rows, load_panel, markdown_table, read_answers, summary_lines
@@ -99,6 +99,8 @@ def _part(cls, cfg):
 
 
 def _build(cfg: Build):
+    if not cfg.fakes:
+        raise ValueError("nothing generated to be told apart: LABEL=SOURCE is missing, such as hsr=synthfaces-hsr")
     pairs = [text.partition("=") for text in cfg.fakes]
     bad = [text for text, (_, sign, source) in zip(cfg.fakes, pairs, strict=True) if not sign or not source]
     if bad or len({label for label, *_ in pairs}) < len(pairs):
@@ -108,7 +110,9 @@ def _build(cfg: Build):
     fakes = {label: source for label, _, source in pairs}
     survey = build_survey(cfg.real, fakes, cfg.out, _part(Plan, cfg), _part(Rules, cfg))
     roles = [item["role"] for item in survey.key.items.values()]
-    print(f"{cfg.out}: {roles.count('scored')} pictures and {roles.count('attention')} attention items")
+    print(
+        f"{cfg.out}: {plural(roles.count('scored'), 'picture')} and {plural(roles.count('attention'), 'attention item')}"
+    )
     print(f"{key_file(cfg.out)}: the key; it is read by the server and never sent")
     print("real pictures must not have been used to train the generators: nobody can check that for you")
 
@@ -172,7 +176,7 @@ def _withdraw(cfg: Withdraw) -> int:
         answers, swept = withdraw(store, cfg.session)
     finally:
         store.ledger.close()
-    print(f"{answers} answers deleted, and the session with them")
+    print(f"{plural(answers, 'answer')} deleted, and the session with them")
     if not swept:
         print(LEFT, file=sys.stderr)
         return 1
@@ -198,7 +202,7 @@ def _export(cfg: Export):
     records, silent = read_answers(path)
     records = anonymise(records) if cfg.anonymise else records
     _write_privately(cfg.out, to_lines(records))
-    print(f"{cfg.out}: {len(records)} answers; {silent} sessions without any answer are not in it")
+    print(f"{cfg.out}: {plural(len(records), 'answer')}; not in it: {plural(silent, 'session')} without any answer")
     if made["rules"].demographics and not cfg.anonymise:
         store = _open_store(cfg.folder, cfg.answers, made["survey"])
         _write_privately(people, json.dumps(told(store), indent=1, ensure_ascii=False) + "\n")
@@ -215,7 +219,7 @@ def _status(cfg: Status):
     complete = sum(count == survey.key.length for count in counts)
     silent = sum(count == 0 for count in counts)
     unfinished = f"{len(counts) - complete} not, {silent} of them without any answer"
-    print(f"{len(counts)} sessions: {complete} complete, {unfinished}; {sum(counts)} answers")
+    print(f"{plural(len(counts), 'session')}: {complete} complete, {unfinished}; {plural(sum(counts), 'answer')}")
     n = survey.key.questions
     needed = ", ".join(f"{sessions_needed(e, n, 0.05)} for an error rate of {100 * e:g} %" for e in (0.40, 0.44, 0.47))
     print(f"complete sessions needed with {n} questions (power 80 %, correlation 0.05): {needed}")
