@@ -106,14 +106,16 @@ def _superfluous(said: str, args: list[str]) -> str:
 
 @contextlib.contextmanager
 def _refusals_as_sentences(name: str, args: list[str]) -> Iterator[None]:
-    "A ValueError for a command line that tyro refuses."
-    with contextlib.redirect_stderr(io.StringIO()) as drawn:
-        try:
+    "A ValueError for a command line that tyro refuses; help is printed without its boxes."
+    drawn, helped = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn), contextlib.redirect_stdout(helped):
             yield
-        except SystemExit as e:
-            if not e.code:
-                raise
+    except SystemExit as e:
+        if e.code:
             raise ValueError(_unboxed(drawn.getvalue(), name, args)) from None
+        print(helped.getvalue(), end="")
+        raise
 
 
 # %% ../../nbs/base/shell.ipynb #2d12e2fd

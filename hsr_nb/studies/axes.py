@@ -68,7 +68,7 @@ def _arm_name(row: dict) -> str:
 def arms(axis: str) -> dict[str, tuple[dict, dict]]:  # arm's name -> (row's columns, settings), the reference first
     "All combinations of an axis. ValueError when there is no such axis."
     if axis not in AXES:
-        raise ValueError(f"there is no axis {axis!r}; there are {', '.join(AXES)}")
+        raise ValueError(f"there is no axis {axis!r}{meant(axis, AXES)}; there are {', '.join(AXES)}")
     columns = AXES[axis]
     found = {}
     for values in itertools.product(*columns.values()):

@@ -45,7 +45,7 @@ from ..data.sampler import batches
 from ..judges.detectors import require_independent
 from .begin import record, start
 from .checks import check_config, check_settings, open_data
-from .config import TrainConfig
+from .config import TrainConfig, override
 from .gpu import fast_math
 from .loop import Step, train_step
 from .monitor import Scores, members
@@ -230,6 +230,7 @@ def train(
 
     SIGTERM saves and raises `Stopped`. ValueError and its kinds for a request that cannot be met, TrainingFailed for a
     run that broke. [StyleGAN2], [StyleGAN2-ADA], [HSR]."""
+    cfg = override(cfg)  # one that was made by hand is read as one from a file
     procs, device = join(cfg.device)
     shows = progress and procs.rank == 0
     with Interrupt() as interrupt, first_warns(procs):
