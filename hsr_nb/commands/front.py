@@ -60,12 +60,12 @@ def topics(command: str) -> list[str]:
 
 
 def page(command: str, words: list[str]) -> Path | None:
-    "The page that words ask for; None where they ask for none, or for one that depends on them."
+    "The page that words ask for; None where they ask for none, or begin with what there is no page for."
     if not set(words) & set(HELP):
         return None
     if words[0] in HELP or not topics(command):
         return help_file(command)
-    return help_file(command, words[0]) if len(words) == 2 and words[0] in topics(command) else None
+    return help_file(command, words[0]) if words[0] in topics(command) else None
 
 
 def start(

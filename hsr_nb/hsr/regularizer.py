@@ -47,9 +47,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class HSROptions:
     "What Hierarchical Semantic Regularization computes. [HSR]"
 
-    taps: tuple[int, ...] | None = (
-        None  # the generator's levels that are taught; None: those of 8, 16, 32, 64 that exist
-    )
+    taps: tuple[int, ...] | None = None  # generator levels that are taught; None: those of 8, 16, 32, 64 that exist
     pairing: str = "deep_to_coarse"  # which layer of the teacher a tap faces: deep_to_coarse, reversed or last_only
     loss: str = "mse"  # how maps are compared: mse, cosine or smooth_l1
     weight: float = 1.0  # of the teacher's loss beside the adversarial one
