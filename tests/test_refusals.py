@@ -143,7 +143,7 @@ ROWS = {
         "tiny32 --data.path photos --data.labels --batch 4": ("photos", "dataset.json", "no labels"),
         "tiny32 --data.path damaged --batch 4": ("damaged", "3.png", "truncated"),
         "tiny32 --data.path phone --batch 4": ("phone", "HEIC", "hsr_train --data.allow-partial"),
-        "tiny32 --data.path both --batch 4": ("both", "IMG_0.HEIC", "hsr_train --data.allow-partial", "3.png"),
+        "tiny32 --data.path both --batch 4": ("both", "IMG_", "hsr_train --data.allow-partial", "3.png"),
         "tiny32 --data.path large --batch 4": (
             "large",
             "0.png is 48x48",

@@ -147,7 +147,7 @@ class Parameters:
         self,
         names: dict,  # globals()
     ):
-        "Give every parameter its type, and `~` its meaning. ValueError names the first one that is unknown or of another type."
+        "Give every parameter its type, and `~` its meaning. ValueError names the first that is of none, or unknown."
         known = names.get("__annotations__", {})
         self._unknown(names, known)
         for name, kind in known.items():

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 import torch.utils.data
 
+from ..base.errors import plural
+
 
 # %% ../../nbs/data/sampler.ipynb #b9eaefdc
 @lru_cache(maxsize=4)

@@ -96,7 +96,7 @@ def unwrapped(
     budget: Budget,
     name: str,  # of the file, for messages
 ) -> tuple[dict, list[str]]:  # state dicts as the layout names them, and what belongs to them; what is not read
-    "The networks of a file by their roles, however they are wrapped. CheckpointError where there are none, or too many."
+    "The networks of a file by their roles, however they are wrapped. CheckpointError for none, or too many."
     by_role: dict[str, list[Place]] = {}
     for place in places(value, budget, name):
         by_role.setdefault(role(place), []).append(place)

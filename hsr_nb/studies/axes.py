@@ -8,6 +8,8 @@ __all__ = ["NO_HSR", "NO_PLR", "AXES", "column", "two_by_two", "arms"]
 # %% ../../nbs/studies/axes.ipynb #3e7d4661
 import itertools
 
+from ..base.errors import meant
+
 # %% ../../nbs/studies/axes.ipynb #79ec35eb
 NO_HSR = {"hsr.teacher": "none"}
 NO_PLR = {"loss.pl_weight": 0}

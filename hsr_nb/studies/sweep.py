@@ -7,7 +7,6 @@ __all__ = ["connect", "submit", "watch", "SweepFailed", "sweep", "answer", "main
 
 # %% ../../nbs/studies/sweep.ipynb #0b4ad33a
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator

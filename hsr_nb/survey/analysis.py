@@ -185,7 +185,8 @@ def summary_lines(found: dict) -> list[str]:
     n, of, balanced = found["questions"], found["rates"], found["balanced"]
     independent, d = found["assuming_independence"], found["signal"]["d_prime"]
     lines = [
-        f"{plural(found['sessions'], 'complete session')} of {plural(n, 'picture')}, {plural(found['incomplete'], 'incomplete one')} left out; "
+        f"{plural(found['sessions'], 'complete session')} of {plural(n, 'picture')}, "
+        f"{plural(found['incomplete'], 'incomplete one')} left out; "
         f"{found['failed_attention']} failed the attention items and are counted.",
         f"Error rate {_percent(of['error'])}; HYPE-style score {of['hype']['value']:.1f}; "
         "intervals: two-way cluster bootstrap, 95 %.",

@@ -110,9 +110,8 @@ def _build(cfg: Build):
     fakes = {label: source for label, _, source in pairs}
     survey = build_survey(cfg.real, fakes, cfg.out, _part(Plan, cfg), _part(Rules, cfg))
     roles = [item["role"] for item in survey.key.items.values()]
-    print(
-        f"{cfg.out}: {plural(roles.count('scored'), 'picture')} and {plural(roles.count('attention'), 'attention item')}"
-    )
+    scored, attention = (roles.count(role) for role in ("scored", "attention"))
+    print(f"{cfg.out}: {plural(scored, 'picture')} and {plural(attention, 'attention item')}")
     print(f"{key_file(cfg.out)}: the key; it is read by the server and never sent")
     print("real pictures must not have been used to train the generators: nobody can check that for you")
 
