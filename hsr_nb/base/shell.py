@@ -38,13 +38,21 @@ METAVARS = {  # a field that must be given -> its name in the help
 }
 
 
+def _required(config) -> list[str]:
+    "The fields that must be given, which a command line names by their places."
+    return [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+
 def _with_metavars(tyro, config):
-    "The same dataclass for tyro, in which the fields of METAVARS are annotated with their names."
+    "The same dataclass for tyro, in which the fields that must be given are annotated with their names."
     hints = typing.get_type_hints(config, include_extras=True)
     named = {
-        field.name: typing.Annotated[hints[field.name], tyro.conf.arg(metavar=METAVARS[field.name])]
-        for field in dataclasses.fields(config)
-        if field.name in METAVARS and field.default is dataclasses.MISSING
+        field: typing.Annotated[hints[field], tyro.conf.arg(metavar=METAVARS.get(field, field.upper()))]
+        for field in _required(config)
     }
     if not named:
         return config
@@ -119,15 +127,6 @@ def _refusals_as_sentences(name: str, args: list[str]) -> Iterator[None]:
 
 
 # %% ../../nbs/base/shell.ipynb #2d12e2fd
-def _required(config) -> list[str]:
-    "The fields that must be given, which a command line names by their places."
-    return [
-        field.name
-        for field in dataclasses.fields(config)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-
-
 def _check_places(configs: list, name: str, args: list[str]):
     "ValueError where what is named by its place is named by an option."
     for config in configs:
