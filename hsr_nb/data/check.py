@@ -203,11 +203,12 @@ def _ways(found: set[tuple], expected: tuple, asked: bool) -> list[str]:
     ways = []
     if asked and len(sizes) == 1 and (height, width) not in sizes:
         ways.append("hsr_train --data.resolution None takes them as they are")
+    options = ""
     if sizes != {(height, width)}:
-        ways.append(f"hsr_data --width {width} --height {height} --transform center-crop makes them so")
+        options += f" --width {width} --height {height} --transform center-crop"
     if {shape[0] for shape in found} != {channels}:
-        ways.append(f"hsr_data --mode {_MODES.get(channels, 'rgb')} makes them so")
-    return ways
+        options += f" --mode {_MODES.get(channels, 'rgb')}"
+    return [*ways, f"hsr_data{options} makes them so"] if options else ways
 
 
 def _see_each(reader: Reader, names: list[str], look: Callable, progress: bool | None) -> dict[str, _Seen]:
