@@ -87,6 +87,7 @@ def _unboxed(drawn: str, name: str, args: list[str]) -> str:
     return printable(f"{'; '.join(said)} ({name} --help lists all options)")
 
 
+# %% ../../nbs/base/shell.ipynb #f65a6919
 PLAINER = {  # what Python and tyro say -> what they mean
     r"invalid literal for int\(\) with base 10: ('[^']*')": r"expected a whole number, found \1",
     r"could not convert string to float: ('[^']*')": r"expected a number, found \1",

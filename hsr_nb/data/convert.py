@@ -143,8 +143,7 @@ class Tally:
         self.source = hashlib.sha256()
 
     @property
-    def count(self) -> int:
-        "Pictures that can be used."
+    def count(self) -> int:  # of pictures that can be used
         return len(self.labels)
 
     def take(self, p: Prepared) -> bytes | None:
@@ -163,8 +162,8 @@ class Tally:
             return None
         self.done.update(set(p.said))
         self.labels.append(p.label)
-        useless = self.bad and not self.cfg.skip_bad  # the refusal is certain, only the list of bad files still grows
-        return None if useless or self.refused else p.png
+        useless = self.refused or self.bad and not self.cfg.skip_bad  # only the list of bad files still grows
+        return None if useless else p.png
 
     def _settled(self, p):
         "The shape of the first picture, where a network can have it."
@@ -181,9 +180,9 @@ class Tally:
         "DataError when a picture is bad and may not be skipped, the source was refused before, or none is left."
         where = shown(self.cfg.source)
         lines = [f"{called(name)} {why}" for name, why in self.bad]
-        of = f"{len(self.bad)} of {plural(len(self.bad) + self.count, 'picture')}"
-        head = f"{of} cannot be used (--skip-bad leaves them out):"
-        counts = bool(self.bad) and not self.cfg.skip_bad
+        of = plural(len(lines) + self.count, "picture")
+        head = f"{len(lines)} of {of} cannot be used (--skip-bad leaves them out):"
+        counts = self.bad and not self.cfg.skip_bad
         if self.refused:
             raise DataError("\n".join(listed(f"{where} {self.refused}", [head, *lines] if counts else [])))
         if counts:

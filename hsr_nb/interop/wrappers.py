@@ -91,6 +91,7 @@ def _one(found: list[Place], what: str, name: str) -> Place:
     return chosen[0]
 
 
+# %% ../../nbs/interop/wrappers.ipynb #7e193749
 def unwrapped(
     value: dict,  # what a file holds
     budget: Budget,
@@ -102,45 +103,55 @@ def unwrapped(
         by_role.setdefault(role(place), []).append(place)
     if not by_role:
         raise CheckpointError(_no_networks(value, name))
-    rosinality = {"g", "g_ema"} & by_role.keys() or not {"G", "G_ema"} & by_role.keys() and "d" in by_role
-    of_layout = {what: found for what, found in by_role.items() if what[0].islower() == bool(rosinality)}
-    chosen = {what: _one(found, what, name) for what, found in of_layout.items()}
-    for plain, averaged in (("G", "G_ema"), ("g", "g_ema")):
-        if plain in chosen and averaged not in chosen and chosen[plain].called[-1:] != (plain,):
-            chosen[averaged] = chosen.pop(plain)
-            _note_alone(chosen[averaged], averaged, name)
+    plain = "g" if {"g", "g_ema"} & by_role.keys() or set(by_role) == {"d"} else "G"
+    chosen = {}
+    for what, found in by_role.items():
+        if what.islower() == plain.islower():  # of two layouts the generator's
+            chosen[what] = _one(found, what, name)
+    _settle_alone(chosen, plain, f"{plain}_ema", name)
     parts: dict = {what: place.state for what, place in chosen.items()}
     for holder in (value, *(place.holder for place in chosen.values())):
-        parts |= {key: part for key in BESIDE if (part := _beside(holder, key)) is not None}
+        for key in BESIDE:
+            part = _beside(holder, key)
+            if part is not None:
+                parts[key] = part
     return parts, sorted(set(_unread(value, list(chosen.values()))))
 
 
-def _note_alone(place: Place, what: str, name: str):
+def _settle_alone(chosen: dict[str, Place], plain: str, averaged: str, name: str):
+    "Take a generator that is alone for the averaged one, unless it bears the name of the other."
+    if plain not in chosen or averaged in chosen or chosen[plain].called[-1:] == (plain,):
+        return
+    place = chosen.pop(plain)
+    chosen[averaged] = place
     if place.called:
-        warnings.warn(
-            f"{name}: {place} is the only generator, and is taken for the averaged one ({what})", stacklevel=4
-        )
+        what = f"{place} is the only generator, and is taken for the averaged one ({averaged})"
+        warnings.warn(f"{name}: {what}", stacklevel=4)
 
 
 def _beside(holder: dict, key: str):
     "An entry beside networks: itself, or the tensors of a flat file that have it before their names."
     if key in holder:
         return holder[key]
-    inside = {k.removeprefix(f"{key}."): v for k, v in holder.items() if type(k) is str and k.startswith(f"{key}.")}
-    return inside or None
+    prefix = f"{key}."
+    inside = [k for k in holder if type(k) is str and k.startswith(prefix)]
+    return {k.removeprefix(prefix): holder[k] for k in inside} or None
 
 
 # %% ../../nbs/interop/wrappers.ipynb #dad9abbc
 def _unread(value: dict, chosen: list[Place], where: tuple[str, ...] = ()) -> Iterator[str]:
     "The entries of a dictionary, and of those on the way to the networks, that lead to none of them."
-    used = {id(v) for place in chosen for v in place.state.values()}
+    used = set()
+    for place in chosen:
+        used |= {id(v) for v in place.state.values()}
     usual = {*MARKS.values(), "G_ema", "g_ema"}  # what lies there under a usual name is known
     for key, part in value.items():
         first = str(key).partition(".")[0]
         if id(part) in used or first in BESIDE or first in usual and not where:
             continue
         path = (*where, str(key) if type(part) is dict else first)
-        if type(part) is dict and any(place.where[: len(path)] == path for place in chosen):
+        leads = any(place.where[: len(path)] == path for place in chosen)
+        if leads and type(part) is dict:
             yield from _unread(part, chosen, path)
         else:
             yield ".".join(path)[:80]
@@ -148,11 +159,13 @@ def _unread(value: dict, chosen: list[Place], where: tuple[str, ...] = ()) -> It
 
 def _no_networks(value: dict, name: str) -> str:
     "What a file holds instead of networks, and what would do."
-    entries = ", ".join(_described(key, part) for key, part in list(value.items())[:5])
-    more = f" and {len(value) - 5} more" if len(value) > 5 else ""
+    first = list(value.items())[:5]
+    entries = ", ".join(_described(key, part) for key, part in first) or "none"
+    if len(value) > 5:
+        entries += f" and {len(value) - 5} more"
     return (
-        f"{name} holds no StyleGAN2 networks: its entries are {entries or 'none'}{more}; a generator has a tensor "
-        "synthesis.b4.const (official names) or input.input (rosinality's), below whatever entries and prefixes"
+        f"{name} holds no StyleGAN2 networks: its entries are {entries}; a generator has a tensor synthesis.b4.const "
+        "(official names) or input.input (rosinality's), below whatever entries and prefixes"
     )
 
 
@@ -160,4 +173,5 @@ def _described(key, part) -> str:
     called = ascii(key)[:40]
     if type(part) is not dict or not part:
         return called
-    return f"{called} ({plural(len(part), 'thing')} in it, first {ascii(next(iter(part)))[:40]})"
+    first = ascii(next(iter(part)))[:40]
+    return f"{called} ({plural(len(part), 'thing')} in it, first {first})"

@@ -66,6 +66,7 @@ def _torch_file(path) -> tuple[dict[str, Tensor], list[str]]:
         return {str(name): value.read() for name, value in found.items()}, left
 
 
+# %% ../../nbs/judges/cards.ipynb #12710844
 def read_weights(
     path,  # .safetensors, or a file written by torch.save
 ) -> dict[str, Tensor]:  # on the CPU

@@ -139,6 +139,12 @@ def _missing(path: Path) -> list[Path]:
     return inside + missing_folders(path)
 
 
+def _early_files(path: Path) -> set[Path]:
+    "The files that are there of those that a run makes before its first step."
+    files = {path / name for name in FILES} | set(path.glob("samples/*.png"))
+    return {file for file in files if file.exists()}
+
+
 def _take(path: Path, made: list[Path]) -> IO:  # the open lock file
     "Make a run folder, or find it, and take it for this process; `made`: its folders that are missing so far."
     try:
@@ -168,7 +174,7 @@ class RunFolder:
         self.path = Path(path)
         self.writes = writes
         self.made = _missing(self.path)
-        self.found = set(self._files())
+        self.found = _early_files(self.path)
         self.owner = _take(self.path, self.made) if writes else None
 
     def __enter__(self):
@@ -178,20 +184,10 @@ class RunFolder:
         if self.owner is None:
             return
         if isinstance(error, REFUSALS) and not self.rows() and not checkpoints(self.path):
-            self._withdraw()
-        self.owner.close()
-
-    def _files(self) -> list[Path]:
-        "The files that are there of those that a run makes before its first step."
-        files = [self.path / name for name in FILES] + list(self.path.glob("samples/*.png"))
-        return [file for file in files if file.exists()]
-
-    def _withdraw(self):
-        "Remove what was made for a request that is refused."
-        for file in self._files():
-            if file not in self.found:
+            for file in _early_files(self.path) - self.found:
                 file.unlink()
-        remove_empty(self.made)
+            remove_empty(self.made)
+        self.owner.close()
 
     def write(self, name: str, text: str):
         "Replace a text file."
