@@ -198,7 +198,7 @@ def _renamed(state: dict[str, Lazy], rows: list[Row], where: str) -> dict[str, D
         if names:
             first = min(names)[:100]
             raise CheckpointError(
-                f"{where} {problem} {plural(len(names), 'tensor')} unlike rosinality's layout, first {first}"
+                f"{where} {problem} {plural(len(names), 'tensor')}, unlike rosinality's layout, first {first}"
             )
     found = {}
     for there, here, kind in rows:
