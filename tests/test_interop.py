@@ -356,7 +356,10 @@ def test_what_stays_behind_is_said_and_the_origin_is_kept(tmp_path):
     assert load_checkpoint(tmp_path / "official")[0]["augment.p"] == 0.5
     assert load_checkpoint(tmp_path / "rosinality")[0]["augment.p"] == 0.5
     convert_checkpoint(tmp_path / "safetensors", tmp_path / "stripped.safetensors", only="generator")
-    (whole, meta), (stripped, small) = load_checkpoint(tmp_path / "safetensors"), load_checkpoint(tmp_path / "stripped.safetensors")
+    (whole, meta), (stripped, small) = (
+        load_checkpoint(tmp_path / "safetensors"),
+        load_checkpoint(tmp_path / "stripped.safetensors"),
+    )
     assert (
         meta["origin"] == small["origin"]
         and meta["origin"]["name"] == "x.pkl"

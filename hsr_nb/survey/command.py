@@ -100,7 +100,7 @@ def _part(cls, cfg):
 
 def _build(cfg: Build):
     if not cfg.fakes:
-        raise ValueError("nothing generated to be told apart: LABEL=SOURCE is missing, such as hsr=synthfaces-hsr")
+        raise ValueError("fakes are missing: LABEL=SOURCE, with different labels, such as hsr=synthfaces-hsr")
     pairs = [text.partition("=") for text in cfg.fakes]
     bad = [text for text, (_, sign, source) in zip(cfg.fakes, pairs, strict=True) if not sign or not source]
     if bad or len({label for label, *_ in pairs}) < len(pairs):
