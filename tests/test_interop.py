@@ -678,6 +678,16 @@ def test_a_file_mentioned_a_thousand_times_is_cheap_to_refuse(tmp_path):
         inner = {f"{k}": inner for k in range(100)}
     with pytest.raises(CheckpointError, match="needs too many opcodes"):
         load_checkpoint(put(tmp_path / "x.pt", foreign.saved(inner)))
+    prefixes = ["x" * 50_000 + ".input.input." * n for n in range(100)]
+    names = {f"{prefix.removesuffix('.')}.input.input": torch.zeros(1) for prefix in prefixes}
+    with pytest.raises(CheckpointError, match="needs too many text"):
+        load_checkpoint(put(tmp_path / "y.pt", foreign.saved(names)))
+
+
+def test_names_of_a_network_are_printable(tmp_path, recwarn):
+    value = {"\x1b[2Jgone": pair(16)[0].state_dict()}
+    load_checkpoint(put(tmp_path / "x.pt", foreign.saved(value)))
+    assert all(str(w.message).isprintable() for w in recwarn.list) and len(recwarn.list) == 1
 
 
 def test_what_was_not_read_is_listed(tmp_path):

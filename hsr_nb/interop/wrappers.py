@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..base.errors import CheckpointError, plural
+from ..base.errors import CheckpointError, plural, shown
 from ..untrusted.torchfile import Lazy
 from ..untrusted.window import Budget
 
@@ -50,7 +50,9 @@ def places(value: dict, budget: Budget, name: str, where: tuple[str, ...] = (), 
     tensors = {k: v for k, v in value.items() if type(k) is str and isinstance(v, Lazy)}
     for prefix, kind in _prefixes(tensors):
         budget.spend("opcodes", len(tensors), name)
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        inside = [k for k in tensors if k.startswith(prefix)]
+        budget.spend("text", sum(map(len, inside)), name)
+        state = {k.removeprefix(prefix): tensors[k] for k in inside}
         inner = tuple(prefix.removesuffix(".").split(".")) if prefix else ()
         around = value if prefix or holder is None else holder
         yield Place(where + inner, kind, state, around)
@@ -125,7 +127,7 @@ def _settle_alone(chosen: dict[str, Place], plain: str, averaged: str, name: str
     place = chosen.pop(plain)
     chosen[averaged] = place
     if place.called:
-        what = f"{place} is the only generator, and is taken for the averaged one ({averaged})"
+        what = f"{shown(place)[:100]} is the only generator, and is taken for the averaged one ({averaged})"
         warnings.warn(f"{name}: {what}", stacklevel=4)
 
 
