@@ -205,6 +205,13 @@ ROWS = {
         "synthfaces-baseline --detector nope": ("nope",),
         "synthfaces-baseline --detector inception": ("inception", "--weights|HSR_NB_INCEPTION"),
         "synthfaces-baseline --data nope": ("nope", "synthfaces, digits"),
+        "synthfaces-baseline --data large --n 4": (
+            "large",
+            "48x48",
+            "expected 32x32",
+            "hsr_data --width 32 --height 32",
+        ),
+        "synthfaces-basline": ("synthfaces-basline", "did you mean synthfaces-baseline\\?"),
         "synthfaces-baseline --scores is": ("inception score", "classifier"),
         "synthfaces-baseline --against nope.json": ("nope.json",),
         "synthfaces-baseline --out note.txt/x/r.json": ("note.txt/x",),

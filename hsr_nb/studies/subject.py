@@ -36,7 +36,7 @@ from ..base.errors import CheckpointError, plural, shown
 from ..base.home import at_home
 from ..base.shell import bar, pick_device
 from ..data.registry import BUILT_IN, open_dataset
-from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator, nothing_at
 from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
@@ -54,7 +54,7 @@ def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
     if not path.exists():
-        raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+        raise CheckpointError(nothing_at(path))
     if not path.is_dir():
         return path
     found = checkpoints(path)
