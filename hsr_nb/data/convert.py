@@ -345,8 +345,8 @@ def _print_summary(summary: dict):
     facts = [
         plural(summary["images"], "image"),
         f"{width}x{height} (width x height)",
-        f"{channels} channels",
-        f"{kinds} different labels" if kinds else "no labels",
+        plural(channels, "channel"),
+        plural(kinds, "different label") if kinds else "no labels",
         f"resize filter {summary['resize_filter']}",
     ]
     print(f"{shown(summary['dest'])}: {', '.join(facts)}")
