@@ -662,3 +662,29 @@ def test_one_damaged_line_of_a_log_is_one_line_lost(tmp_path):
     with pytest.warns(UserWarning, match="line [23] is damaged and left out"):
         rows = read_metrics(tmp_path)
     assert [row["nimg"] for row in rows] == [0, 3, 4]
+
+
+def test_a_refused_start_leaves_what_was_there(tmp_path, images):
+    "Nothing that the run itself made, no folder above it either; files of others and of earlier runs stay."
+    (tmp_path / "note.pt").write_text("no network")
+    refused = {"init_from": str(tmp_path / "note.pt")}
+    with pytest.raises(ValueError, match="note.pt"):
+        train(override(config(tmp_path / "new/deep/run", images), **refused), progress=False)
+    assert not (tmp_path / "new").exists()
+    mine = tmp_path / "mine"
+    (mine / "samples").mkdir(parents=True)
+    for name in ("config.json", "notes.txt", "samples/a.png"):
+        (mine / name).write_text("mine")
+    with pytest.raises(ValueError, match="note.pt"):
+        train(override(config(mine, images), **refused), progress=False)
+    assert sorted(str(p.relative_to(mine)) for p in mine.rglob("*")) == [
+        "config.json",
+        "notes.txt",
+        "samples",
+        "samples/a.png",
+    ]
+    run = train(config(tmp_path / "run", images), progress=False)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "messages.txt"}
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        train(override(config(run, images), seed=5), progress=False)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before

@@ -243,6 +243,7 @@ from hsr_nb.data.convert import main
 sys.exit(main())
 """
     out = tmp_path / "out"
+    out.mkdir()
     run = [sys.executable, "-c", script]
     args = ["--source", str(tmp_path / "s"), "--dest", str(out / "x.zip"), "--width", "512"]
     done = subprocess.run(run + ["8000000"] + args, capture_output=True, text=True)

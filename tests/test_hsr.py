@@ -343,7 +343,7 @@ def test_flags_are_saved_as_the_tensors_they_were(teacher):
     assert not hsr.fitted and not hsr.targets.measured
     assert all(other.state_dict()[k].item() is True for k in names)
     del state["scales.16.measured"]
-    with pytest.raises(ValueError, match="lacks 1 tensors of the network, first scales.16.measured"):
+    with pytest.raises(ValueError, match="lacks 1 tensor of the network, first scales.16.measured"):
         other.load_state_dict(state)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import foreign
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
@@ -354,8 +355,11 @@ def test_what_stays_behind_is_said_and_the_origin_is_kept(tmp_path):
     assert done["official"]["numbers"]["D"] == sum(v.numel() for v in D.state_dict().values())
     assert load_checkpoint(tmp_path / "official")[0]["augment.p"] == 0.5
     assert load_checkpoint(tmp_path / "rosinality")[0]["augment.p"] == 0.5
-    convert_checkpoint(tmp_path / "safetensors", tmp_path / "stripped", only="generator")
-    (whole, meta), (stripped, small) = load_checkpoint(tmp_path / "safetensors"), load_checkpoint(tmp_path / "stripped")
+    convert_checkpoint(tmp_path / "safetensors", tmp_path / "stripped.safetensors", only="generator")
+    (whole, meta), (stripped, small) = (
+        load_checkpoint(tmp_path / "safetensors"),
+        load_checkpoint(tmp_path / "stripped.safetensors"),
+    )
     assert (
         meta["origin"] == small["origin"]
         and meta["origin"]["name"] == "x.pkl"
@@ -510,7 +514,7 @@ def test_rosinality_without_noise_constants_gets_fresh_ones(tmp_path):
     for name, v in G.state_dict().items():
         assert name.endswith("noise_const") or torch.equal(first.state_dict()[name], v), name
     some = {k: v for k, v in state.items() if k != "noises.noise_3"}
-    with pytest.raises(CheckpointError, match="lacks 1 tensors .* noises.noise_3"):
+    with pytest.raises(CheckpointError, match="lacks 1 tensor, .* noises.noise_3"):
         load_generator(put(tmp_path / "some.pt", foreign.saved({"g_ema": some})))
 
 
@@ -612,11 +616,78 @@ def test_a_backbone_beside_its_head_and_arguments(tmp_path):
     }
     args = argparse.Namespace(arch="vit", output_dir=Path("runs"), lr=0.1)
     value = {"student": {f"module.{k}": v for k, v in teacher.items()}, "teacher": teacher, "args": args, "epoch": 3}
-    with pytest.warns(UserWarning, match="dino_head, head beside the backbone is left behind .2 tensors"):
+    with pytest.warns(UserWarning) as noted:
         found = read_weights(put(tmp_path / "full.pth", foreign.saved(value)))
+    heads = "dino_head beside the backbone (1 tensor), head beside the backbone (1 tensor)"
+    assert [str(w.message) for w in noted] == [f"{tmp_path}/full.pth: left behind: student, args, epoch, {heads}"]
     assert found.keys() == net.keys() and all(torch.equal(found[k], v) for k, v in net.items())
     odd = teacher | {"something.else": net["bias"]}
     assert read_weights(put(tmp_path / "odd.pth", foreign.saved(odd))).keys() == odd.keys()
+
+
+def wrapped(G, D) -> dict:
+    "Networks as training code saves them: what a file holds, the networks found in it, what of it is not read."
+    g, d = G.state_dict(), D.state_dict()
+    theirs = foreign.rosinality(G, D)
+    flat = {f"netG.{k}": v for k, v in g.items()} | {f"netD.{k}": v for k, v in d.items()}
+    both = {f"G.{k}": v for k, v in g.items()} | {f"G_avg.module.{k}": v for k, v in g.items()}
+    return {
+        "generator": ({"generator": g}, {"G_ema"}, 0),
+        "lightning": ({"state_dict": flat | {"lpips.w": torch.ones(2)}, "epoch": 3}, {"G_ema", "D"}, 2),
+        "averaged beside": ({"state_dict": both, "global_step": 3}, {"G", "G_ema"}, 1),
+        "one deeper": ({"model": {"G_ema": g, "optimizer": {"lr": 0.1}}}, {"G_ema"}, 1),
+        "three deep": ({"a": {"b": {"module": g}}}, {"G_ema"}, 0),
+        "rosinality's": ({"model": {k: theirs[k] for k in ("g_ema", "d", "latent_avg")}}, {"G_ema", "D"}, 0),
+        "rosinality's, flat": ({f"module.{k}": v for k, v in theirs["g_ema"].items()}, {"G_ema"}, 0),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*is the only generator")
+def test_networks_are_found_below_any_wrapper(tmp_path):
+    "By the tensors that only they have, whatever stands before their names; other tensors and entries are listed."
+    G, D = pair(16)
+    for case, (value, networks, unread) in wrapped(G, D).items():
+        file = put(tmp_path / f"{case}.ckpt", foreign.saved(value))
+        tensors, meta = load_checkpoint(file)
+        assert {name.partition(".")[0] for name in tensors} == networks, case
+        assert len(meta["unread"]) == unread, (case, meta["unread"])
+        for name, v in G.state_dict().items():
+            if case == "rosinality's, flat" and name == "mapping.w_avg":
+                continue  # not in the state dict, and measured anew
+            torch.testing.assert_close(tensors[f"G_ema.{name}"], v, atol=1e-5, rtol=1e-4)
+    flat = wrapped(G, D)["lightning"][0]["state_dict"]
+    save_file({k: v.clone() for k, v in flat.items()}, tmp_path / "flat.safetensors")
+    assert load_checkpoint(tmp_path / "flat.safetensors")[1]["unread"] == ["lpips"]
+
+
+def test_a_file_without_one_network_says_what_it_has(tmp_path):
+    G, _ = pair(16)
+    g = G.state_dict()
+    for value, why in (
+        ({"A": {"net": g}, "B": {"net": g}}, r"holds 2 networks that might be the G \(A.net, B.net\): save the one"),
+        ({"model": {"encoder.w": torch.ones(2)}, "step": 3}, r"'model' \(1 thing in it, first 'encoder.w'\), 'step'"),
+        ({}, "its entries are none"),
+    ):
+        with pytest.raises(CheckpointError, match=why):
+            load_checkpoint(put(tmp_path / "x.pt", foreign.saved(value)))
+
+
+def test_a_file_mentioned_a_thousand_times_is_cheap_to_refuse(tmp_path):
+    inner: dict = {"input.input": torch.zeros(1)}
+    for _ in range(6):
+        inner = {f"{k}": inner for k in range(100)}
+    with pytest.raises(CheckpointError, match="needs too many opcodes"):
+        load_checkpoint(put(tmp_path / "x.pt", foreign.saved(inner)))
+    prefixes = ["x" * 50_000 + ".input.input." * n for n in range(100)]
+    names = {f"{prefix.removesuffix('.')}.input.input": torch.zeros(1) for prefix in prefixes}
+    with pytest.raises(CheckpointError, match="needs too many text"):
+        load_checkpoint(put(tmp_path / "y.pt", foreign.saved(names)))
+
+
+def test_names_of_a_network_are_printable(tmp_path, recwarn):
+    value = {"\x1b[2Jgone": pair(16)[0].state_dict()}
+    load_checkpoint(put(tmp_path / "x.pt", foreign.saved(value)))
+    assert all(str(w.message).isprintable() for w in recwarn.list) and len(recwarn.list) == 1
 
 
 def test_what_was_not_read_is_listed(tmp_path):

@@ -449,7 +449,7 @@ def containers():
         "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "of the shape|describes no"),
         "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
         "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"),
-        "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"),
+        "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensor "),
         "safetensors, of something else": (file({"a": torch.zeros(2)}), "holds no averaged generator"),
         "zip slip": (zipped(("../../executed", b"x"), ("a/data.pkl", P2 + b"N.")), "leaves the archive"),
         "zip, absolute": (zipped(("/tmp/executed", b"x")), "leaves the archive"),

@@ -758,7 +758,7 @@ def test_withdraw_of_the_command_says_what_is_left(tmp_path, capsys):
     reading.execute("SELECT * FROM answers").fetchall()
     assert main(["withdraw", str(made.folder), session]) == 1
     said = capsys.readouterr()
-    assert "1 answers deleted" in said.out and "still holds the deleted rows" in said.err
+    assert "1 answer deleted" in said.out and "still holds the deleted rows" in said.err
     reading.close()
     assert main(["withdraw", str(made.folder), session]) == 2 and "no session" in capsys.readouterr().err
     for part in tmp_path.iterdir():
@@ -819,7 +819,7 @@ def test_command_line(tmp_path, capsys):
     told = "5 sessions: 2 complete, 3 not, 1 of them without any answer; 30 answers"
     assert told in capsys.readouterr().out
     assert main(["export", out, str(tmp_path / "early.jsonl")]) == 0  # no key is needed
-    assert "30 answers; 1 sessions without any answer are not in it" in capsys.readouterr().out
+    assert "30 answers; not in it: 1 session without any answer" in capsys.readouterr().out
     kept.rename(key_file(out))
     assert main(["analyse", out, "--repeats", "100", "--out", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out

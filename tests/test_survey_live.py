@@ -153,7 +153,7 @@ def test_only_loopback(tmp_path, capsys):
                 rows = [line.split() for line in f.readlines()[1:]]
             local += [row[1].split(":")[0] for row in rows if row[9] in inodes]
         assert local and set(local) == {"0100007F"}  # 127.0.0.1
-        assert main(["status", str(survey.folder)]) == 0 and "1 sessions: 1 complete" in capsys.readouterr().out
+        assert main(["status", str(survey.folder)]) == 0 and "1 session: 1 complete" in capsys.readouterr().out
         (name,) = session_names(survey.folder)
         assert main(["withdraw", str(survey.folder), name]) == 0 and stored(survey.folder) == []
         status, headers, _ = asyncio.run(Person(server.port).ask("GET", "/survey"))

@@ -1,5 +1,7 @@
 "A run says what it is about, shows life, can be left between two phases, and speaks with one voice."
 
+import contextlib
+import io
 import itertools
 import os
 import re
@@ -301,6 +303,23 @@ def test_everything_that_takes_long_shows_a_bar(tmp_path, capsys, monkeypatch):
     convert_checkpoint("synthfaces-baseline", tmp_path / "g.pt2")
     said = capsys.readouterr().err
     assert [what for what in ("tracing the graph", "writing pt2") if what not in said] == []
+
+
+def test_in_a_file_a_bar_has_lines_of_its_own(tmp_path, monkeypatch):
+    "Results are not glued to it where both streams go into one file."
+    monkeypatch.setattr(bar, "__defaults__", (None, 0.0))
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as log, contextlib.redirect_stderr(log):
+        assert front.hsr_generate(["synthfaces-baseline", "--seeds", "0,2,7,8,9", "--device", "cpu"]) == 0
+        assert front.hsr_data(["--source", "out", "--dest", "out.zip"]) == 0
+        small = ["--batch", "4", "--net.channel-max", "8", "--kimg", "0.008"]
+        assert front.hsr_train(["tiny32", "--data.path", "out.zip", "--hsr.teacher", "None", *small]) == 0
+    lines = log.getvalue().splitlines(keepends=True)
+    assert all(line.endswith("\n") and "\r" not in line for line in lines)
+    assert "out: 5 pictures (seed0000.png, seed0002.png, …, seed0009.png)\n" in lines
+    assert any(line.startswith("out.zip: 5 images, ") for line in lines) and "runs/run\n" in lines
+    drawn = [line for line in lines if "%|" in line]
+    assert all(sum(what in line for line in drawn) for what in ("pictures: ", "image/s]", " kimg ["))
 
 
 def test_a_grid_in_batches_is_the_grid():

@@ -14,6 +14,7 @@ import typing
 from typing import Any
 
 from .errors import shown
+from .home import at_home
 
 # %% ../../nbs/base/parameters.ipynb #db6a6ab1
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -146,13 +147,13 @@ class Parameters:
         self,
         names: dict,  # globals()
     ):
-        "Give every parameter its type. ValueError names the first one that is unknown or of another type."
+        "Give every parameter its type, and `~` its meaning. ValueError names the first that is of none, or unknown."
         known = names.get("__annotations__", {})
         self._unknown(names, known)
         for name, kind in known.items():
             value = names[name]
             try:
-                names[name] = converted(value, kind)
+                names[name] = at_home(converted(value, kind))
             except ValueError:
                 found = shown(repr(value)[:100])
                 raise ValueError(f"the parameter {name} is {in_words(kind)}, found {found} (-p {name} ...)") from None

@@ -8,7 +8,7 @@ __all__ = ["misfit", "load_strict"]
 # %% ../../nbs/base/state_dicts.ipynb #fe092caf
 from torch import Tensor, nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, plural
 
 
 # %% ../../nbs/base/state_dicts.ipynb #bbbb153c
@@ -22,9 +22,9 @@ def misfit(
     extra = sorted(state.keys() - own.keys())
     missing = sorted(own.keys() - state.keys())
     if extra:
-        return f"has {len(extra)} tensors that the network lacks, first {extra[0]}"
+        return f"has {plural(len(extra), 'tensor')} that the network lacks, first {extra[0]}"
     if missing and not missing_ok:
-        return f"lacks {len(missing)} tensors of the network, first {missing[0]}"
+        return f"lacks {plural(len(missing), 'tensor')} of the network, first {missing[0]}"
     for name, value in state.items():
         if value.shape != own[name].shape:
             return f"has {name} of the shape {list(value.shape)}, expected {list(own[name].shape)}"

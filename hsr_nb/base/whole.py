@@ -10,6 +10,9 @@ __all__ = [
     "write_whole",
     "write_json",
     "remove_leftovers",
+    "missing_folders",
+    "remove_empty",
+    "folder_for",
     "append_line",
     "Busy",
     "lock",
@@ -27,7 +30,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -147,6 +150,33 @@ def write_json(path, value) -> Path:
 def remove_leftovers(folder) -> list[Path]:
     "Remove what this machine's killed processes left unfinished in a folder; returns what was removed."
     return _remove(Path(folder))
+
+
+# %% ../../nbs/base/whole.ipynb #7d1c0a52
+def missing_folders(folder) -> list[Path]:
+    "A folder and those above it, as far as they are not there, the innermost first."
+    folder = Path(folder)
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def remove_empty(folders: list[Path]):
+    "Remove those of the folders that hold nothing."
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@contextmanager
+def folder_for(path) -> Iterator[Path]:
+    "A folder, made with those above it where it is missing; where the block fails, those that are empty go again."
+    path = Path(path)
+    made = missing_folders(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 # %% ../../nbs/base/whole.ipynb #a08cc3a8

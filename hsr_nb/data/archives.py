@@ -17,7 +17,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..base.errors import CheckpointError, DataError, readable, shown
+from ..base.errors import CheckpointError, DataError, plural, readable, shown
 from ..untrusted.arrays import unpickle_plain
 from .files import called
 
@@ -161,7 +161,7 @@ def read_mnist(path) -> Iterator[tuple[str, np.ndarray, int | None]]:
     if beside != path and beside.exists():
         labels = read_idx(beside).tolist()
     if len(labels) != len(images):
-        raise DataError(f"{shown(beside.name)} holds {len(labels)} labels for {len(images)} images")
+        raise DataError(f"{shown(beside.name)} holds {plural(len(labels), 'label')} for {plural(len(images), 'image')}")
     frame = 2 if images.shape[1:] == (28, 28) else 0
     for i, (image, label) in enumerate(zip(images, labels)):
         yield f"{i:08d}", np.pad(image, frame), label

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import DataError, shown
+from ..base.home import at_home
 from .files import called, open_files
 from .images import FileSet, subset
 from .prepare import in_mode, transformed, upright
@@ -25,7 +26,7 @@ def read_attributes(
     path,  # list_attr_celeba.txt, or a file of that form; or .csv, as Kaggle has it
 ) -> tuple[list[str], dict]:  # (attribute names, {file name without its suffix: int8 [A] of 0 and 1})
     "The attributes of a CelebA text file. DataError naming the line that is not as it should be."
-    path = Path(path).expanduser()
+    path = Path(at_home(path))
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:

@@ -7,7 +7,6 @@ __all__ = [
     "base_of",
     "Report",
     "listed",
-    "plural",
     "check_dataset",
     "require_dataset",
     "check_files",
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..base.errors import DataError, readable, shown
+from ..base.errors import DataError, plural, readable, shown
 from ..base.shell import bar
 from .budget import Budget
 from .decoding import check_pixels, height_width, image_size, open_image, own_limit, without_text
@@ -123,9 +122,7 @@ def listed(head: str, lines: list[str], first: int = 10, most: int | None = 700)
     return [*shown_lines, f"  ... and {more} more"] if more else shown_lines
 
 
-def plural(n: int, what: str) -> str:
-    "A number of things: 1 image, 2 images."
-    return f"{n} {what}{'s' * (n != 1)}"
+_MODES = {1: "grey", 3: "rgb", 4: "rgba"}  # of hsr_data, by channels
 
 
 def _say(chw):
@@ -193,7 +190,25 @@ def _vote(shapes: dict[str, tuple], size: tuple | None, resizing: bool) -> tuple
     if len(fits) > 1:
         votes = f", as {counts[best]} of {len(fits)} are" if counts[best] else " (the resolution asked for)"
     odd = {name: f"is {_say(s)}; expected {_say(best)}{votes}" for name, s in fits.items() if s != best}
+    ways = _ways(set(fits.values()), best, size is not None)
+    if odd and ways:
+        odd[next(iter(odd))] += f": {', '.join(ways)}"
     return best, odd
+
+
+def _ways(found: set[tuple], expected: tuple, asked: bool) -> list[str]:
+    "What makes pictures of one size and colour of these shapes, or goes on with those that they have."
+    channels, height, width = expected
+    sizes = {shape[1:] for shape in found}
+    ways = []
+    if asked and len(sizes) == 1 and (height, width) not in sizes:
+        ways.append("hsr_train --data.resolution None takes them as they are")
+    options = ""
+    if sizes != {(height, width)}:
+        options += f" --width {width} --height {height} --transform center-crop"
+    if {shape[0] for shape in found} != {channels}:
+        options += f" --mode {_MODES.get(channels, 'rgb')}"
+    return [*ways, f"hsr_data{options} makes them so"] if options else ways
 
 
 def _see_each(reader: Reader, names: list[str], look: Callable, progress: bool | None) -> dict[str, _Seen]:

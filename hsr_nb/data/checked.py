@@ -35,7 +35,7 @@ def _question(files: Files, options: dict) -> dict:
     }
 
 
-def _remembered(memo: Path, question: dict) -> dict | None:
+def _remembered(memo: Path, question: dict, called: str) -> dict | None:
     "The identity in a memo that still holds. None, with a warning, where it does not."
     if not memo.exists():
         return None
@@ -48,9 +48,7 @@ def _remembered(memo: Path, question: dict) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         changed = ["unreadable"]
     what = ", ".join(changed or ["identity"])
-    warnings.warn(
-        f"{shown(question['path'])} is not as {memo.name} remembers it ({what}): every file is read again", stacklevel=3
-    )
+    warnings.warn(f"{called} is not as {memo.name} remembers it ({what}): every file is read again", stacklevel=3)
     return None
 
 
@@ -85,7 +83,7 @@ def open_checked(
         resolution=resolution, labels=labels, max_size=max_size, seed=seed, resize_filter=resize_filter, alpha=alpha
     )
     question = _question(files, options)  # before reading: what changes meanwhile is noticed next time
-    identity = _remembered(Path(memo), question) if memo is not None else None
+    identity = _remembered(Path(memo), question, shown(files.path)) if memo is not None else None
     if identity is not None:
         _require_again(files, identity, labels, base_size, allow_partial)
         return open_known(files, identity, **options)

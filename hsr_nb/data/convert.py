@@ -17,9 +17,9 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from PIL import Image
 
-from ..base.errors import DataError, shown
+from ..base.errors import DataError, plural, shown
 from ..base.shell import options, run
-from .check import base_of, listed, plural
+from .check import base_of, listed
 from .decoding import MAX_PIXELS, chain_filters, own_limit
 from .files import called, sums, too_much_left_out
 from .labels import label_table
@@ -132,8 +132,9 @@ def _png(im) -> bytes:
 class Tally:
     "What has been seen so far: the shape that all must have, the labels, the bad files, what was done to how many."
 
-    def __init__(self, cfg: ConvertConfig):
+    def __init__(self, cfg: ConvertConfig, refused: str | None = None):
         self.cfg = cfg
+        self.refused = refused  # why nothing will be written; what is bad is then looked for all the same
         self.shape: tuple = ()  # (W, H, mode) of the first picture
         self.labels: list = []
         self.bad: list[tuple[str, str]] = []  # (name, reason)
@@ -142,8 +143,7 @@ class Tally:
         self.source = hashlib.sha256()
 
     @property
-    def count(self) -> int:
-        "Pictures that can be used."
+    def count(self) -> int:  # of pictures that can be used
         return len(self.labels)
 
     def take(self, p: Prepared) -> bytes | None:
@@ -162,7 +162,7 @@ class Tally:
             return None
         self.done.update(set(p.said))
         self.labels.append(p.label)
-        useless = self.bad and not self.cfg.skip_bad  # the refusal is certain, only the list of bad files still grows
+        useless = self.refused or self.bad and not self.cfg.skip_bad  # only the list of bad files still grows
         return None if useless else p.png
 
     def _settled(self, p):
@@ -177,12 +177,16 @@ class Tally:
         return p.shape
 
     def require(self):
-        "DataError when a picture is bad and may not be skipped, or none is left."
+        "DataError when a picture is bad and may not be skipped, the source was refused before, or none is left."
         where = shown(self.cfg.source)
-        if self.bad and not self.cfg.skip_bad:
-            of = f"{len(self.bad)} of {len(self.bad) + self.count}"
-            head = f"{where}: {of} pictures cannot be used (--skip-bad leaves them out):"
-            raise DataError("\n".join(listed(head, [f"{called(name)} {why}" for name, why in self.bad])))
+        lines = [f"{called(name)} {why}" for name, why in self.bad]
+        of = plural(len(lines) + self.count, "picture")
+        head = f"{len(lines)} of {of} cannot be used (--skip-bad leaves them out):"
+        counts = self.bad and not self.cfg.skip_bad
+        if self.refused:
+            raise DataError("\n".join(listed(f"{where} {self.refused}", [head, *lines] if counts else [])))
+        if counts:
+            raise DataError("\n".join(listed(f"{where}: {head}", lines)))
         if not self.count:
             raise DataError(f"{where}: no usable picture ({len(self.bad)} bad, {self.dropped} too small)")
 
@@ -207,10 +211,9 @@ def convert_dataset(
     "Make a training set from pictures. ValueError or OSError in one sentence when it fails, and nothing is left."
     cfg = source if isinstance(source, ConvertConfig) else ConvertConfig(str(source), str(dest), **options)
     size = target_size(cfg)
-    tally = Tally(cfg)
     with writing(cfg.dest) as out, own_limit():
         found = open_source(cfg.source, cfg.labels, cfg.split, cfg.max_pixels)
-        _require_whole(found, cfg)
+        tally = Tally(cfg, None if cfg.allow_partial else _not_whole(found, cfg))
 
         def keep(picture):
             png = tally.take(picture)
@@ -239,24 +242,21 @@ def _path(i: int) -> str:
 
 
 # %% ../../nbs/data/convert.ipynb #92247dd1
-def _require_whole(found: Source, cfg: ConvertConfig):
-    "DataError when more than 1 % of the pictures or labels would be lost, unless that is allowed."
-    if cfg.allow_partial:
-        return
-    where = shown(cfg.source)
+def _not_whole(found: Source, cfg: ConvertConfig) -> str | None:
+    "Why a source is refused of whose pictures or labels more than 1 % would be lost."
     refused = too_much_left_out(found.left_out, found.count or 0)
     if refused:
-        raise DataError(f"{where} {refused}")
+        return refused
     fitting = found.labels - len(found.lost)
     ways = "--labels none goes on without labels, --allow-partial with what there is"
     if len(found.lost) * 100 > found.labels:
-        lost = "; ".join(sums(found.lost))
-        raise DataError(f"{where}: {len(found.lost)} of {found.labels} labels fit no picture ({ways}): {lost}")
+        of = f"{len(found.lost)} of {plural(found.labels, 'label')}"
+        return f"is not read whole: {of} fit no picture ({ways}): {'; '.join(sums(found.lost))}"
     if cfg.labels == "auto" and 0 < fitting < (found.count or 0) and cfg.max_images is None:
-        missing = (found.count or 0) - fitting
-        raise DataError(
-            f"{where}: {missing} of {found.count} pictures have no label, so all would lose theirs ({ways})"
-        )
+        missing = f"{(found.count or 0) - fitting} of {plural(found.count or 0, 'picture')}"
+        first = called(found.unlabelled or "")
+        return f"is labelled in part: {missing} have no label, first {first}, so all would lose theirs ({ways})"
+    return None
 
 
 def _remarks(found: Source, tally: Tally) -> list[str]:
@@ -345,8 +345,8 @@ def _print_summary(summary: dict):
     facts = [
         plural(summary["images"], "image"),
         f"{width}x{height} (width x height)",
-        f"{channels} channels",
-        f"{kinds} different labels" if kinds else "no labels",
+        plural(channels, "channel"),
+        plural(kinds, "different label") if kinds else "no labels",
         f"resize filter {summary['resize_filter']}",
     ]
     print(f"{shown(summary['dest'])}: {', '.join(facts)}")

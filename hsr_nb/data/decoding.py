@@ -186,10 +186,10 @@ def resize(im: Image.Image, size: tuple[int, int], resize_filter: str | None) ->
     height, width = size
     found = f"is {h}x{w} (height x width); expected {height}x{width}"
     if w * height != h * width:
-        raise DataError(f"{found}, another aspect: crop it with hsr_data")
+        raise DataError(f"{found}, another aspect: hsr_data --transform center-crop crops it")
     if resize_filter is None:
-        ways = "convert once with hsr_data, or name a resize_filter, 'lanczos' or 'box', to resize at each read"
-        raise DataError(f"{found}: {ways}")
+        once = f"hsr_data --width {width} --height {height} converts once"
+        raise DataError(f"{found}: {once}, resize_filter='lanczos' or 'box' resizes at each read (in Python)")
     return im.resize((width, height), RESIZE_FILTERS[resize_filter])
 
 

@@ -27,7 +27,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..base.errors import DataError, readable, shown
+from ..base.errors import DataError, plural, readable, shown
+from ..base.home import at_home
 from ..untrusted.zips import is_link, is_utf8, unsafe
 from .kinds import FORMATS, MAX_BYTES, is_image_name, is_litter, picture_kind, unread_kind
 
@@ -214,7 +215,7 @@ def called(name: object, most: int = 120) -> str:
 
 def no_images(files: Files) -> str:
     "What there is instead of images."
-    return f"holds no images ({'; '.join([f'{files.others} other files', *sums(files.left_out)])})"
+    return f"holds no images ({'; '.join([plural(files.others, 'other file'), *sums(files.left_out)])})"
 
 
 def sums(left_out: list[tuple[str, str]]) -> list[str]:
@@ -232,7 +233,7 @@ def too_much_left_out(left_out: list[tuple[str, str]], images: int) -> str | Non
     closed = any(why.startswith(CLOSED) for _, why in left_out)
     if not left_out or not closed and len(left_out) * 100 <= len(left_out) + images:
         return None
-    rest = "--allow-partial goes on with the rest, in hsr_train --data.allow-partial"
+    rest = "hsr_data --allow-partial and hsr_train --data.allow-partial go on with the rest"
     return f"is not read whole, more than 1 % is left out ({rest}): {'; '.join(sums(left_out))}"
 
 
@@ -374,7 +375,7 @@ class ZipFiles(Files):
 # %% ../../nbs/data/files.ipynb #e124a38c
 def open_files(path) -> FolderFiles | ZipFiles:
     "The files of a folder or of a `.zip`."
-    path = Path(path).expanduser()
+    path = Path(at_home(path))
     if path.is_dir():
         return FolderFiles(path)
     if not path.exists():

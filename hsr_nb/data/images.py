@@ -26,7 +26,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..base.errors import DataError, shown
+from ..base.errors import DataError, plural, shown
 from .decoding import RESIZE_FILTERS, chain_filters, decode, image_size
 from .files import UNUSED_LABELS, Files, called, open_files
 from .labels import label_kind, label_table, read_meta, recorded_alpha, recorded_filter
@@ -223,7 +223,7 @@ def _stacked(ds: FileSet, names: list[str]) -> torch.Tensor:
 
 
 def _say(height, width, channels):
-    return f"{height}x{width} (height x width) with {channels} channel{'s' * (channels != 1)}"
+    return f"{height}x{width} (height x width) with {plural(channels, 'channel')}"
 
 
 # %% ../../nbs/data/images.ipynb #202e6113

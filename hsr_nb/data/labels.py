@@ -11,7 +11,7 @@ import unicodedata
 
 import numpy as np
 
-from ..base.errors import DataError, shown
+from ..base.errors import DataError, plural, shown
 from .files import Files, called, common_folder
 
 # %% ../../nbs/data/labels.ipynb #16a1f3b3
@@ -28,7 +28,9 @@ def _read_bounded(files: Files, stored: str) -> bytes:
         data = files._read(stored, None)
         cost += sum(data.count(mark) * each for mark, each in _COSTS.items())
     if cost > most:
-        raise DataError(f"would take {cost >> 20} MB to read; labels of {images} images may take {most >> 20} MB")
+        raise DataError(
+            f"would take {cost >> 20} MB to read; labels of {plural(images, 'image')} may take {most >> 20} MB"
+        )
     return data
 
 

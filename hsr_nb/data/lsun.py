@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..base.errors import DataError, shown
+from ..base.home import at_home
 
 # %% ../../nbs/data/lsun.ipynb #6c595cb0
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -116,7 +117,7 @@ def _walk(pages: _Pages, number: int, depth: int) -> Iterator[tuple[bytes, bytes
 
 def read_lmdb(path) -> Iterator[tuple[str, bytes, None]]:
     "Yield (key, encoded image, None) from an LSUN lmdb folder, in the order of the keys."
-    path = Path(path).expanduser()
+    path = Path(at_home(path))
     try:
         with open(path / "data.mdb", "rb") as file:
             pages = _Pages(file)

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..base.errors import shown
-from ..base.whole import remove_leftovers, whole
+from ..base.home import at_home
+from ..base.whole import folder_for, remove_leftovers, whole
 
 
 # %% ../../nbs/data/output.ipynb #9b26f869
@@ -55,10 +56,8 @@ def writing(
 ) -> Iterator[ZipOutput | FolderOutput]:
     "A data set that appears at `dest` when the block ends well. ValueError when something is there already."
     path = _free(dest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
     try:
-        with whole(path, new=True) as made:
+        with folder_for(path.parent) as parent, _new(path, parent) as made:
             out = ZipOutput(made) if _is_zip(path) else FolderOutput(made)
             try:
                 yield out
@@ -76,9 +75,17 @@ def writing(
         raise OSError(e.errno, f"cannot write {shown(dest)}: {e.strerror or e}") from None
 
 
+@contextmanager
+def _new(path: Path, parent: Path) -> Iterator[Path]:
+    "The path to fill, in a folder without what killed processes left in it."
+    remove_leftovers(parent)
+    with whole(path, new=True) as made:
+        yield made
+
+
 def _free(dest) -> Path:
     "The absolute path of a destination that holds nothing; ValueError for any other."
-    path = Path(dest).expanduser().absolute()
+    path = Path(at_home(dest)).absolute()
     if path.suffix.lower() in (".tar", ".gz", ".tgz", ".rar", ".7z", ".tfrecords", ".png", ".jpg"):
         raise ValueError(f"the destination {shown(dest)} must end in .zip or be a folder")
     if path.is_dir() and any(path.iterdir()):

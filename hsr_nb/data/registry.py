@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from ..base.errors import DataError, shown
+from ..base.home import at_home
 from .digits import Digits
 from .files import sums
 from .images import ImageDataset
@@ -38,7 +39,7 @@ def open_dataset(
 
 def dataset_path(spec) -> Path:
     "The existing folder or file that a configuration names. FileNotFoundError says what there is instead."
-    path = Path(spec).expanduser()
+    path = Path(at_home(spec))
     if not str(spec) or not path.exists():
         raise FileNotFoundError(_unknown(str(spec)))
     return path

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 import torch.utils.data
 
+from ..base.errors import plural
+
 
 # %% ../../nbs/data/sampler.ipynb #b9eaefdc
 @lru_cache(maxsize=4)
@@ -69,7 +71,7 @@ def check_batch(
     if batch < 1:
         raise ValueError(f"a batch needs at least one image, not {batch}")
     if n < batch:
-        raise ValueError(f"{name} has {n_images} image{'s' * (n_images != 1)}{copies}, fewer than one batch of {batch}")
+        raise ValueError(f"{name} has {plural(n_images, 'image')}{copies}, fewer than one batch of {batch}")
     if batch % world:
         raise ValueError(f"a batch of {batch} does not divide among {world} processes")
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..base.errors import DataError, shown
+from ..base.home import at_home
+from ..base.shell import drawing
 from .archives import read_cifar10, read_mnist
 from .budget import ROOM, Budget, TooMuch
 from .decoding import MAX_PIXELS
@@ -37,6 +39,7 @@ class Source:
     left_out: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of pictures that are not read
     lost: list[tuple[str, str]] = field(default_factory=list)  # (key, reason) of labels that fit no picture
     labels: int = 0  # that were given
+    unlabelled: str | None = None  # the first picture without a label
     budget: Budget | None = None  # of all its pixels, where it is an archive of files
 
 
@@ -48,7 +51,7 @@ def open_source(
     max_pixels: int = MAX_PIXELS,  # of one picture
 ) -> Source:
     "The pictures of a source, by what it is. FileNotFoundError or DataError when it is nothing that can be read."
-    path = Path(path).expanduser()
+    path = Path(at_home(path))
     if not path.exists():
         raise FileNotFoundError(f"the source {shown(path)} does not exist")
     name = path.name.lower()
@@ -96,6 +99,7 @@ def _open_images(path: Path, labels: str, max_pixels: int) -> Source:
         left_out=[(n, why) for n, why in files.left_out if labels == "auto" or why != UNUSED_LABELS],
         lost=lost,
         labels=len(given) + len(lost),
+        unlabelled=next((n for n in files.names if n not in given), None),
         budget=budget,
     )
 
@@ -127,7 +131,7 @@ def in_parallel(source: Source, most: int | None, work: Callable, use: Callable,
     threads = min(os.cpu_count() or 1, 8)
     waiting: deque = deque()  # (bytes of its work, the picture to come)
     held = 0
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=total, unit="image", disable=not progress) as bar:
+    with ThreadPoolExecutor(threads) as pool, _image_bar(total, progress) as bar:
         for item in islice(source.stream, most):
             weight = _weight(source, item)
             while waiting and (held + weight > ROOM or len(waiting) == 64):
@@ -140,6 +144,10 @@ def in_parallel(source: Source, most: int | None, work: Callable, use: Callable,
         while waiting:
             use(waiting.popleft()[1].result())
             bar.update()
+
+
+def _image_bar(total: int | None, progress: bool):
+    return tqdm(total=total, unit="image", disable=not progress, **drawing())
 
 
 def _weight(source: Source, item: tuple) -> int:

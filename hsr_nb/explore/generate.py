@@ -26,6 +26,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..base.errors import plural
+from ..base.home import at_home
 from ..base.pictures import image_grid, to_uint8, write_png
 from ..base.shell import bar, busy, options, pick_device, run
 from ..interop import load_generator
@@ -216,7 +218,7 @@ def generate(
     if G.img_channels not in (1, 3, 4):
         shown = 1 if G.img_channels == 2 else 3
         warnings.warn(f"the network draws {G.img_channels} channels; a PNG shows the first {shown}", stacklevel=2)
-    out = Path(cfg.out)
+    out = Path(at_home(cfg.out))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -229,15 +231,17 @@ def generate(
 
 
 # %% ../../nbs/explore/generate.ipynb #8350ea21
+def _named(names: list[str]) -> str:
+    "Files by name: all where they are few, else the first ones and the last."
+    return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
+
+
 def main(args: list[str] | None = None) -> int:
     "The console command hsr_generate; returns the exit code."
 
     def action(cfg):
         done = generate(cfg)
-        if len(done) == 1:
-            print(f"{cfg.out}: 1 picture ({done[0].name})")
-        else:
-            print(f"{cfg.out}: {len(done)} pictures ({done[0].name} to {done[-1].name})")
+        print(f"{cfg.out}: {plural(len(done), 'picture')} ({_named([file.name for file in done])})")
 
     read = options(GenerateConfig, "hsr_generate")
     return run("hsr_generate", read, action, args, interrupted="the pictures written so far are whole")

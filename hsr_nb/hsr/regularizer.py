@@ -47,15 +47,17 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class HSROptions:
     "What Hierarchical Semantic Regularization computes. [HSR]"
 
-    taps: tuple[int, ...] | None = None  # None: those of 8, 16, 32, 64 that exist
-    pairing: str = "deep_to_coarse"
-    loss: str = "mse"
-    weight: float = 1.0
+    taps: tuple[int, ...] | None = None  # generator levels that are taught; None: those of 8, 16, 32, 64 that exist
+    pairing: str = "deep_to_coarse"  # which layer of the teacher a tap faces: deep_to_coarse, reversed or last_only
+    loss: str = "mse"  # how maps are compared: mse, cosine or smooth_l1
+    weight: float = 1.0  # of the teacher's loss beside the adversarial one
     layer_weights: tuple[float, ...] | None = None  # one per tap; None: all 1
-    head_hidden: int = 4096  # 0: linear heads
-    head_init: str = "random"  # prefit: fitted at the start, while the generator stands still
-    target_norm: str = "model_norm"  # standardised: each channel by its mean and spread over real images
-    grad: str = "features_only"  # features_and_image: the negative control
+    head_hidden: int = 4096  # width of the heads that predict the teacher's maps; 0: linear heads
+    head_init: str = "random"  # random, or prefit: fitted at the start, while the generator stands still
+    # model_norm: maps as the teacher's own norm leaves them; standardised: each channel by its mean and spread over
+    # real images
+    target_norm: str = "model_norm"
+    grad: str = "features_only"  # what the loss changes: features_only; features_and_image is the negative control
     official: bool = False  # the published order of the heads; the teacher sees unclamped pixels
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    "sorted_parts",
     "read_state_dicts",
     "is_legacy",
     "read_foreign",
     "checkpoints",
+    "nothing_at",
     "load_checkpoint",
     "load_generator",
 ]
@@ -19,53 +19,28 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, meant
+from ..base.home import at_home
 from ..nets.generator import Generator
 from ..untrusted.torchfile import BYSTANDERS, Derived, Lazy, read_torch
 from ..untrusted.window import BrokenFile, Budget, UnsafeFile, Window, impostor
 from ..untrusted.zips import is_zip
 from .architecture import discriminator_kwargs, fill, generator_kwargs
 from .embedded import embedded_checkpoint, embedded_generators
-from .nvidia import AUGMENTATION, BESIDES, nvidia_names, read_nvidia
-from .rosinality import PARTS, is_rosinality, read_rosinality
+from .nvidia import AUGMENTATION, nvidia_names, read_nvidia
+from .rosinality import is_rosinality, read_rosinality
 from .safetensors import is_safetensors, load_safetensors, note_unguarded, subset
 from .tensorflow import is_tensorflow, read_tensorflow
+from .wrappers import unwrapped
 
 
 # %% ../../nbs/interop/checkpoint.ipynb #814f63a1
-def sorted_parts(value: dict) -> dict[str, dict]:
-    "A file's state dicts by network: a bare one is known by its tensors, and `module.` before all names is dropped."
-    value = _without_module(value)
-    if "synthesis.b4.const" in value:
-        return {"G_ema": value}
-    if "input.input" in value:  # the same of rosinality
-        return {"g_ema": value}
-    if "b4.out.weight" in value:
-        return {"D": value}
-    if "final_linear.1.weight" in value:
-        return {"d": value}
-    parts = {}
-    for key, inner in value.items():
-        parts[key] = _without_module(inner) if key in (*BESIDES, *PARTS) and type(inner) is dict else inner
-    return parts
-
-
-def _without_module(state: dict) -> dict:
-    "A state dict of a network that DataParallel held, under the network's own names."
-    if state and all(type(k) is str and k.startswith("module.") for k in state):
-        return {k.removeprefix("module."): v for k, v in state.items()}
-    return state
-
-
 def read_state_dicts(
-    value: dict,  # what the file holds
+    value: dict,  # by network, and what belongs to them, from `unwrapped`
     name: str,  # of the file, for messages
 ) -> tuple[dict[str, Lazy], dict]:  # tensors by prefixed name, metadata
-    "Networks given as state dicts with the official names. CheckpointError where there are none."
+    "Networks given as state dicts with the official names."
     parts = {key: value[key] for key in ("G_ema", "G", "D") if type(value.get(key)) is dict}
-    if not parts:
-        entries = ", ".join(ascii(k)[:40] for k in list(value)[:5])
-        raise CheckpointError(f"{name} holds no StyleGAN2 networks: its entries are {entries or 'none'}")
     config = value.get("config")
     tensors: dict[str, Lazy] = {}
     meta: dict[str, Any] = {"format": "state_dict"}
@@ -85,7 +60,7 @@ def read_state_dicts(
 
 
 # %% ../../nbs/interop/checkpoint.ipynb #ad098343
-def _read_torch_content(value, name: str) -> tuple[dict[str, Any], dict]:
+def _read_torch_content(value, name: str, budget: Budget) -> tuple[dict[str, Any], dict]:
     "Networks in what torch.save was given."
     if type(value) is not dict:
         raise CheckpointError(f"{name} is a torch file without networks: it holds a {type(value).__name__}")
@@ -95,31 +70,22 @@ def _read_torch_content(value, name: str) -> tuple[dict[str, Any], dict]:
             f"{name} is a checkpoint of lucidrains/stylegan2-pytorch, a different network (no equalised learning rate, "
             "other upsampling, one style per block) that does not map to this one"
         )
-    return _read_named(sorted_parts(value), name)
+    return _read_wrapped(value, name, budget)
 
 
-def _read_named(value: dict, name: str) -> tuple[dict[str, Any], dict]:
+def _read_wrapped(value: dict, name: str, budget: Budget) -> tuple[dict[str, Any], dict]:
     "Networks in state dicts with official names or rosinality's."
-    read = read_rosinality if is_rosinality(value) else read_state_dicts
-    tensors, meta = read(value, name)
-    known = {*BESIDES, *PARTS, "config", "latent_avg", "ada_aug_p", "augment_pipe"}
-    meta["unread"] = sorted(str(k) for k in value if k not in known)
+    parts, unread = unwrapped(value, budget, name)
+    read = read_rosinality if is_rosinality(parts) else read_state_dicts
+    tensors, meta = read(parts, name)
+    meta["unread"] = unread
     return tensors, meta
 
 
 def _read_bare(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, Any], dict]:
     "Networks in somebody's safetensors file, which has no description: names and shapes say all."
-    value: dict[str, Any] = {}
-    bare = {"synthesis.b4.const", "b4.out.weight", "input.input", "final_linear.1.weight"}
-    flat = any(k.removeprefix("module.") in bare for k in tensors)
-    for k, v in tensors.items():
-        lazy = Derived(tuple(v.shape), v.clone)
-        group, _, rest = k.partition(".")
-        if flat or not rest:
-            value[k] = lazy
-        else:
-            value.setdefault(group, {})[rest] = lazy
-    return _read_named(sorted_parts(value), name)
+    value = {k: Derived(tuple(v.shape), v.clone) for k, v in tensors.items()}
+    return _read_wrapped(value, name, Budget())
 
 
 def _read_network_pickle(
@@ -172,7 +138,7 @@ def read_foreign(
     if is_zip(file) or is_legacy(file):
         names = nvidia_names(name, budget, {})
         names |= BYSTANDERS
-        claims, meta = _read_torch_content(read_torch(file, name, names, budget), name)
+        claims, meta = _read_torch_content(read_torch(file, name, names, budget), name, budget)
     else:
         claims, meta = _read_network_pickle(file, name, budget, only, tensorflow)
     return _read_claims(claims, only, name, size), meta
@@ -195,6 +161,15 @@ def checkpoints(run_dir) -> list[Path]:
     return sorted(p for p in found if p.stem.isascii() and p.stem.isdigit())
 
 
+def nothing_at(path) -> str:
+    "Why nothing can be read at a path, and what there is."
+    embedded = embedded_generators()
+    return (
+        f"there is no checkpoint or run folder at {path}, and no embedded generator of that name"
+        f"{meant(path, embedded, 0.7)}; there are {', '.join(embedded) or 'none'}"
+    )
+
+
 def load_checkpoint(
     path,  # a run folder; a file: ours, official, rosinality's, TensorFlow's; the name of an embedded generator
     only: str | None = None,  # read one network, such as G_ema; None: everything
@@ -203,15 +178,11 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict]:  # tensors by prefixed name, metadata
     "Read a checkpoint, or the latest of a run folder; the content says what a file is. CheckpointError otherwise."
     name = str(path)
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.exists():
-        embedded = embedded_generators()
-        if name in embedded:
+        if name in embedded_generators():
             return embedded_checkpoint(name)
-        raise CheckpointError(
-            f"there is no checkpoint or run folder at {path}, and no embedded generator of that name; "
-            f"there are {', '.join(embedded) or 'none'}"
-        )
+        raise CheckpointError(nothing_at(path))
     if path.is_dir():
         found = checkpoints(path)
         if not found:

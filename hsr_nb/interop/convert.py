@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from ..base import shell
-from ..base.errors import CheckpointError, shown
+from ..base.errors import CheckpointError, plural, shown
+from ..base.home import at_home
 from ..base.whole import sha256, whole
 from ..judges.cards import save_embedded
 from ..nets.discriminator import Discriminator
@@ -139,14 +140,15 @@ def check_suffix(out: Path, to: str | None) -> str:
     "What a file's name says is what is written. CheckpointError where it says nothing, or something else than `to`."
     said = BY_SUFFIX.get(out.suffix.lower())
     known = ", ".join(BY_SUFFIX)
-    if to is None and said is None and out.suffix:
+    if to is None and said is None:
+        suffix = f"the suffix {out.suffix} does not say" if out.suffix else "a name without a suffix does not say"
         raise CheckpointError(
-            f"{out}: the suffix {out.suffix} does not say what to write: give --to (safetensors, official, rosinality, "
-            f"onnx, pt2, json), or a name that ends in {known}"
+            f"{out}: {suffix} what to write: give --to (safetensors, official, rosinality, onnx, pt2, json), or a name "
+            f"that ends in {known}"
         )
     if None not in (to, said) and to != said:
         raise CheckpointError(f"{out}: --to {to} does not go with the suffix {out.suffix}, which means {said}")
-    return to or said or "safetensors"
+    return to or str(said)
 
 
 def convert_checkpoint(
@@ -156,8 +158,8 @@ def convert_checkpoint(
 ) -> dict:  # what was written: dest, origin, tensors, numbers by network; what was left behind, what was not read
     "Convert a checkpoint. CheckpointError with one sentence where that cannot be done, and then nothing is written."
     cfg = ConvertConfig(str(source), str(dest), **options)
-    path = Path(cfg.source).expanduser()
-    out = Path(cfg.dest).expanduser()
+    path = Path(at_home(cfg.source))
+    out = Path(at_home(cfg.dest))
     if out.exists():
         raise CheckpointError(f"{out} exists already; nothing was written")
     if not out.parent.is_dir():
@@ -253,7 +255,7 @@ def main(args: list[str] | None = None) -> int:
 def _convert(cfg: ConvertConfig):
     done = convert_checkpoint(**vars(cfg))
     numbers = ", ".join(f"{part} {n:,}" for part, n in done["numbers"].items())
-    line = f"{done['dest']}: {done['tensors']} tensors from {done['origin']}; numbers: {numbers}"
+    line = f"{done['dest']}: {plural(done['tensors'], 'tensor')} from {done['origin']}; numbers: {numbers}"
     if done["left"]:
         line += f"; left behind, for want of a place: {', '.join(done['left'])}"
     if done["unread"]:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, plural
 from ..base.state_dicts import load_strict
 from ..nets.generator import block_levels
 from ..nets.layers import FILTER
@@ -198,7 +198,7 @@ def _renamed(state: dict[str, Lazy], rows: list[Row], where: str) -> dict[str, D
         if names:
             first = min(names)[:100]
             raise CheckpointError(
-                f"{where} {problem} {len(names)} tensors that differ from rosinality's layout, first {first}"
+                f"{where} {problem} {plural(len(names), 'tensor')}, unlike rosinality's layout, first {first}"
             )
     found = {}
     for there, here, kind in rows:

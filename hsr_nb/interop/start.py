@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..base.errors import plural
 from .architecture import discriminator_kwargs, generator_kwargs
 
 OF_G = {  # argument of the generator -> the option of hsr_train that sets it
@@ -88,7 +89,9 @@ def shared_tensors(
     for what, names in (("fresh", own.keys() - fits.keys()), ("left behind", state.keys() - fits.keys())):
         parts = sorted({_part(k) for k in names})
         if parts:
-            told.append(f"{what}: {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''} ({len(names)} tensors)")
+            told.append(
+                f"{what}: {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''} ({plural(len(names), 'tensor')})"
+            )
     return fits, told
 
 

@@ -18,13 +18,14 @@ __all__ = [
 ]
 
 # %% ../../nbs/judges/backbones.ipynb #bd95ce5a
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.errors import WeightsNotFound
+from ..base.errors import WeightsNotFound, plural
 from ..base.state_dicts import load_strict
 from ..base.whole import sha256
 from .cards import read_embedded, read_weights
@@ -155,10 +156,20 @@ def shapes(
 CLASSIFIER = ("head.", "head_dist.", "fc.", "classifier.", "pre_logits.", "last_linear.")
 
 
-def without_classifier(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_classifier(
+    net: nn.Module,
+    state: dict[str, Tensor],
+    where: str | None = None,  # the file; then a warning says what is left behind
+) -> dict[str, Tensor]:
     "A state without the classifier that a feature extractor has no use for; what the network has stays."
     own = net.state_dict()
-    return {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIER)}
+    kept = {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIER)}
+    left = sorted(state.keys() - kept.keys())
+    if left and where:
+        parts = sorted({name.partition(".")[0] for name in left})
+        told = f"the classifier {', '.join(parts)} ({plural(len(left), 'tensor')})"
+        warnings.warn(f"{where}: left behind: {told}", stacklevel=3)
+    return kept
 
 
 # %% ../../nbs/judges/backbones.ipynb #500efb8b
@@ -223,7 +234,7 @@ def build_backbone(
     except (OSError, RuntimeError) as e:
         raise WeightsNotFound(f"{_wanted(name, url)} with a network ({type(e).__name__}: {e})") from e
     if from_file:
-        load_strict(net, without_classifier(net, state), str(weights))
+        load_strict(net, without_classifier(net, state, str(weights)), str(weights))
     digest = sha256(weights) if from_file else None
     cfg = net.pretrained_cfg
     input_size = (size, size) if size else cfg["input_size"][1:]

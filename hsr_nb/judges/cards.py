@@ -6,6 +6,7 @@
 __all__ = [
     "WRAPPERS",
     "PREFIXES",
+    "DEPTH",
     "read_weights",
     "weights_dir",
     "embedded",
@@ -18,45 +19,54 @@ __all__ = [
 # %% ../../nbs/judges/cards.ipynb #9c9e0146
 import json
 import warnings
+from collections import Counter
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..base.errors import CheckpointError, WeightsNotFound, shown
+from ..base.errors import CheckpointError, WeightsNotFound, plural, shown
+from ..base.home import at_home
 from ..base.whole import sha256, whole, write_json
 from ..untrusted.torchfile import BYSTANDERS, LazyTensor, read_torch
 from ..untrusted.window import impostor
 
 # %% ../../nbs/judges/cards.ipynb #3c24c95e
 WRAPPERS = ("state_dict", "model", "teacher", "student")
-PREFIXES = ("module.", "backbone.")
+PREFIXES = ("module.", "model.", "backbone.")
+DEPTH = 4  # wrappers around wrappers
 
 
-def _unwrapped(value):
-    "The inner dict of tensors of what a released file holds."
-    for key in WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    return value
+def _unwrapped(value) -> tuple[Any, list[str]]:
+    "The inner dict of tensors of what a released file holds, and the entries beside it."
+    left: list[str] = []
+    for _ in range(DEPTH):
+        key = next((key for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)
+        if key is None:
+            break
+        left += [shown(other)[:40] for other in value if other != key]
+        value = value[key]
+    return value, left
 
 
-def _torch_file(path) -> dict[str, Tensor]:
-    "The tensors in a file of torch.save. CheckpointError for anything else in it."
+def _torch_file(path) -> tuple[dict[str, Tensor], list[str]]:
+    "The tensors in a file of torch.save, and what lies beside them. CheckpointError for anything else among them."
     with open(path, "rb") as f:
         head = impostor(f.read(512))
         if head:
             raise CheckpointError(f"it {head}")
-        found = _unwrapped(read_torch(f, path.name, BYSTANDERS))
+        found, left = _unwrapped(read_torch(f, path.name, BYSTANDERS))
         if not isinstance(found, dict):
             raise CheckpointError(f"it holds a {type(found).__name__}")
         for name, value in found.items():
             if not isinstance(value, LazyTensor):
                 raise CheckpointError(f"under {str(name)[:80]!r} it holds a {type(value).__name__}")
-        return {str(name): value.read() for name, value in found.items()}
+        return {str(name): value.read() for name, value in found.items()}, left
 
 
+# %% ../../nbs/judges/cards.ipynb #12710844
 def read_weights(
     path,  # .safetensors, or a file written by torch.save
 ) -> dict[str, Tensor]:  # on the CPU
@@ -64,32 +74,33 @@ def read_weights(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.is_file():
         raise WeightsNotFound(f"weights file not found: {path}")
     try:
-        state = _unwrapped(load_file(path)) if path.suffix == ".safetensors" else _torch_file(path)
+        state, left = (load_file(path), []) if path.suffix == ".safetensors" else _torch_file(path)
     except SafetensorError as e:
         raise ValueError(f"{path} cannot be read: {e}") from e
     except CheckpointError as e:
         raise ValueError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
     for prefix in PREFIXES:
-        state = _without_prefix(state, prefix, path)
+        state, beside = _without_prefix(state, prefix)
+        left += beside
+    if left:
+        warnings.warn(f"{path}: left behind: {', '.join(left[:20])}{', …' * (len(left) > 20)}", stacklevel=2)
     return state
 
 
-def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
-    "The tensors behind a prefix, where all have it, or all but those of heads that only a training needs."
+def _without_prefix(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    "The tensors behind a prefix, where all have it, or all but those of heads that only a training needs; these heads."
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     others = [name for name in state if not name.startswith(prefix)]
     heads = [name for name in others if "head" in name.partition(".")[0]]
     if not inside or len(heads) < len(others):
-        return state
-    if heads:
-        parts = sorted({shown(name.partition(".")[0]) for name in heads})
-        what = f"{', '.join(parts)} beside the {prefix[:-1]}"
-        warnings.warn(f"{path}: {what} is left behind ({len(heads)} tensors)", stacklevel=3)
-    return inside
+        return state, []
+    counts = Counter(shown(name.partition(".")[0])[:40] for name in heads)
+    beside = [f"{part} beside the {prefix[:-1]} ({plural(n, 'tensor')})" for part, n in sorted(counts.items())]
+    return inside, beside
 
 
 # %% ../../nbs/judges/cards.ipynb #489f7919

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.errors import plural
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..base.whole import whole
@@ -39,7 +40,7 @@ def real_images(
     "Pictures of a data set in order. ValueError, at once, when it has not so many."
     n = len(ds) if n is None else n
     if not 1 <= n <= len(ds):
-        raise ValueError(f"{ds.name} has {len(ds)} pictures, {n} were asked for")
+        raise ValueError(f"{ds.name} has {plural(len(ds), 'picture')}, {n} were asked for")
     return (ds.images(range(i, min(i + batch, n))) for i in range(0, n, batch))
 
 

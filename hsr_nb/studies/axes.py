@@ -8,6 +8,8 @@ __all__ = ["NO_HSR", "NO_PLR", "AXES", "column", "two_by_two", "arms"]
 # %% ../../nbs/studies/axes.ipynb #3e7d4661
 import itertools
 
+from ..base.errors import meant
+
 # %% ../../nbs/studies/axes.ipynb #79ec35eb
 NO_HSR = {"hsr.teacher": "none"}
 NO_PLR = {"loss.pl_weight": 0}
@@ -68,7 +70,7 @@ def _arm_name(row: dict) -> str:
 def arms(axis: str) -> dict[str, tuple[dict, dict]]:  # arm's name -> (row's columns, settings), the reference first
     "All combinations of an axis. ValueError when there is no such axis."
     if axis not in AXES:
-        raise ValueError(f"there is no axis {axis!r}; there are {', '.join(AXES)}")
+        raise ValueError(f"there is no axis {axis!r}{meant(axis, AXES)}; there are {', '.join(AXES)}")
     columns = AXES[axis]
     found = {}
     for values in itertools.product(*columns.values()):

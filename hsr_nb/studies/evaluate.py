@@ -21,7 +21,8 @@ __all__ = [
 # %% ../../nbs/studies/evaluate.ipynb #12f58859
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hsr_nb.studies.comparison import (
@@ -35,6 +36,7 @@ from hsr_nb.studies.comparison import (
 
 from ..base.provenance import provenance
 from ..base.shell import options, run
+from ..base.whole import folder_for
 from ..nets.seeds import generator_hash
 from .measurements import measure
 from .request import PUBLISHED_N, EvalConfig, check_config
@@ -103,8 +105,9 @@ def describe(s: Subject) -> dict:
 
 
 # %% ../../nbs/studies/evaluate.ipynb #88fca049
-def report_file(cfg: EvalConfig) -> Path:
-    "Where the report goes; its folder is made."
+@contextmanager
+def report_file(cfg: EvalConfig) -> Iterator[Path]:
+    "Where the report goes; its folder is made, and goes again where the block fails."
     network = Path(cfg.network)
     if cfg.out:
         file = Path(cfg.out)
@@ -114,13 +117,14 @@ def report_file(cfg: EvalConfig) -> Path:
         file = network.with_suffix(".report.json")
     if file.is_dir() or not file.suffix:
         file = file / "report.json"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ValueError(f"cannot make the folder {file.parent}: {e.strerror}") from e
-    if not os.access(file.parent, os.W_OK):
-        raise ValueError(f"cannot write to the folder {file.parent}")
-    return file
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_for(file.parent))
+        except OSError as e:
+            raise ValueError(f"cannot make the folder {file.parent}: {e.strerror}") from e
+        if not os.access(file.parent, os.W_OK):
+            raise ValueError(f"cannot write to the folder {file.parent}")
+        yield file
 
 
 # %% ../../nbs/studies/evaluate.ipynb #fe9a4a99
@@ -132,12 +136,12 @@ def evaluate_run(
     check_config(cfg)
     other = read_report(cfg.against) if cfg.against else None
     s = Subject(cfg)
-    path = report_file(cfg)
-    about = describe(s)
-    if other:
-        require_comparable(about, other)
-    report = about | measure(s, tell)
-    return report, write_report(path, report)
+    with report_file(cfg) as path:
+        about = describe(s)
+        if other:
+            require_comparable(about, other)
+        report = about | measure(s, tell)
+        return report, write_report(path, report)
 
 
 # %% ../../nbs/studies/evaluate.ipynb #ea0c0c05

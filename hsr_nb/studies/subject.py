@@ -32,10 +32,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..base.errors import CheckpointError, shown
+from ..base.errors import CheckpointError, plural, shown
+from ..base.home import at_home
 from ..base.shell import bar, pick_device
 from ..data.registry import BUILT_IN, open_dataset
-from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator
+from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator, nothing_at
 from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
@@ -53,7 +54,7 @@ def checkpoint_file(network) -> Path:
     "The file meant by a path: itself, or the latest checkpoint of a run folder."
     path = Path(network)
     if not path.exists():
-        raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+        raise CheckpointError(nothing_at(path))
     if not path.is_dir():
         return path
     found = checkpoints(path)
@@ -94,7 +95,7 @@ def trained_on(spec, file) -> str:
     file = Path(file).resolve()
     run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     here = Path.cwd()
-    places = [place / Path(spec).expanduser() for place in (here, run, run.parent, run.parent.parent)]
+    places = [place / at_home(spec) for place in (here, run, run.parent, run.parent.parent)]
     found = [place.resolve() for place in places if place.exists()]
     apart = [place for place in found if not run.is_relative_to(place)]  # a folder that holds the run is no data set
     near = [place for place in apart if any(place.is_relative_to(home) for home in (here, run.parent))]
@@ -162,7 +163,7 @@ def check_budget(s: "Subject"):
     "ValueError where there are fewer pictures than a score needs."
     reals, features = s.budget.reals, s.detector.num_features
     if reals > len(s.ds):
-        raise ValueError(f"{s.ds.name} has {len(s.ds)} pictures, {reals} real ones were asked for")
+        raise ValueError(f"{s.ds.name} has {plural(len(s.ds), 'picture')}, {reals} real ones were asked for")
     fewer = min(s.budget.n, reals)
     if "fid" in s.cfg.scores and fewer <= features:
         raise ValueError(

@@ -7,15 +7,14 @@ __all__ = ["connect", "submit", "watch", "SweepFailed", "sweep", "answer", "main
 
 # %% ../../nbs/studies/sweep.ipynb #0b4ad33a
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..base.errors import Failure
-from ..base.shell import QUIET, options, run
+from ..base.errors import Failure, plural
+from ..base.shell import drawing, options, run
 from .sweep_jobs import SweepConfig, attempt, last_line, trained_kimg, training_notebook
 from .sweep_tables import collect, missing, publish, row_line, summary, text_table
 
@@ -74,7 +73,7 @@ def watch(
     with tqdm(
         total=sum(job["kimg"] for job in todo),
         bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}{postfix}]",
-        mininterval=0.5 if sys.stderr.isatty() else QUIET,
+        **drawing(),
     ) as bar:
         bar.initial = kimg()  # what earlier sweeps have trained says nothing about the speed of this one
         waiting = list(todo)
@@ -148,7 +147,7 @@ def sweep(cfg: SweepConfig, say: Callable[[str], Any] = str) -> list[dict]:  # r
         watch(futures, todo, kept)
     if kept.failed:
         run_dir, reason = next(iter(kept.failed.items()))
-        raise SweepFailed(f"{len(kept.failed)} of {len(todo)} runs failed, first {run_dir}: {reason}")
+        raise SweepFailed(f"{len(kept.failed)} of {plural(len(todo), 'run')} failed, first {run_dir}: {reason}")
     return collect(cfg)
 
 

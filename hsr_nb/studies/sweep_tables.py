@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..base.bounded_json import read_json
+from ..base.errors import plural
 from ..base.provenance import result_file, write_result
 from ..training.run_folder import read_metrics
 from .axes import AXES, arms
@@ -175,6 +176,6 @@ def text_table(lines: list[dict]) -> str:
     "The summary for a terminal."
     out = []
     for line in lines:
-        out.append(f"{line['arm']}, {len(line['seeds'])} seeds")
+        out.append(f"{line['arm']}, {plural(len(line['seeds']), 'seed')}")
         out += [f"  {k:42} {_shown(v)}" for k, v in line.items() if "[" in k]
     return "\n".join(out)

@@ -31,7 +31,7 @@ from hsr_nb.survey.details import (
     timing,
 )
 
-from ..base.errors import DataError, readable
+from ..base.errors import DataError, plural, readable
 from .panel import Panel, tabulate
 from .rates import bootstrap, compare_generators, key_test, mixed_model, rates, session_test
 from .records import FIELDS, Key, parse_lines, read_key
@@ -185,7 +185,8 @@ def summary_lines(found: dict) -> list[str]:
     n, of, balanced = found["questions"], found["rates"], found["balanced"]
     independent, d = found["assuming_independence"], found["signal"]["d_prime"]
     lines = [
-        f"{found['sessions']} complete sessions of {n} pictures, {found['incomplete']} incomplete ones left out; "
+        f"{plural(found['sessions'], 'complete session')} of {plural(n, 'picture')}, "
+        f"{plural(found['incomplete'], 'incomplete one')} left out; "
         f"{found['failed_attention']} failed the attention items and are counted.",
         f"Error rate {_percent(of['error'])}; HYPE-style score {of['hype']['value']:.1f}; "
         "intervals: two-way cluster bootstrap, 95 %.",

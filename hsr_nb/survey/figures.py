@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..base.errors import plural
 from ..base.whole import write_whole
 from .analysis import comparison_rows
 from .panel import Panel
@@ -51,7 +52,7 @@ def title_of(found: dict) -> str:
     day = first if first == last else f"{first} to {last}"
     psi = "?" if found["truncation"] is None else f"{found['truncation']:g}"
     names = " + ".join(found["generators"])
-    text = f"{found['sessions']} sessions, {found['items']} pictures, {names}, ψ {psi}, {day}"
+    text = f"{plural(found['sessions'], 'session')}, {plural(found['items'], 'picture')}, {names}, ψ {psi}, {day}"
     return f"SIMULATED: {text}" if found["simulated"] else text
 
 

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "NOTHING",
     "PRESETS",
     "DataConfig",
     "NetConfig",
@@ -27,6 +28,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..base.errors import meant
+from ..base.home import at_home
 from ..hsr.regularizer import HSROptions
 
 
@@ -36,7 +39,7 @@ class DataConfig:
     "What to train on."
 
     path: str = "synthfaces"  # "synthfaces", "digits", or a folder or zip of images
-    resolution: int | None = None  # None: that of the images (32 for the embedded sets)
+    resolution: int | None = None  # pixels of a side; None: that of the images (32 for the embedded sets)
     labels: bool = False  # condition both networks on the labels
     mirror: bool = False  # double the set with horizontally flipped copies
     max_size: int | None = None  # use at most this many images
@@ -49,18 +52,19 @@ class DataConfig:
 class NetConfig:
     "Sizes of both networks."
 
-    z_dim: int = 512
-    w_dim: int = 512
-    mapping_layers: int = 8
+    z_dim: int = 512  # numbers of a latent z
+    w_dim: int = 512  # numbers of a style w
+    mapping_layers: int = 8  # dense layers from z to w
     channel_base: int = 16384  # level r has channel_base / r feature maps ...
     channel_max: int = 512  # ... but no more than this
     num_fp16_res: int = 4  # the highest resolutions that run in half precision on a GPU
-    low_precision: str = "float16"  # or bfloat16
+    low_precision: str = "float16"  # what half precision is: float16 or bfloat16
     cpu_bfloat16: bool = False  # train these levels in bfloat16 on a CPU, too: faster where it has AVX512-BF16 or AMX
     conv_clamp: float | None = 256  # guards half precision; None with num_fp16_res=0
-    architecture: str = "stylegan2"  # or stylegan1, in single precision, where the next two mean nothing
-    g_architecture: str = "skip"
-    d_architecture: str = "resnet"
+    # stylegan2; or stylegan1, in single precision, where g_architecture and d_architecture mean nothing
+    architecture: str = "stylegan2"
+    g_architecture: str = "skip"  # how levels of the generator become a picture: skip, orig or resnet
+    d_architecture: str = "resnet"  # how a picture enters the levels of the discriminator: resnet, orig or skip
     mbstd_group: int = 4  # samples per minibatch-std group
     use_noise: bool = True  # per-pixel noise in every layer of the generator
     base_size: tuple[int, int] = (4, 4)  # (4, 6) gives pictures 1.5 times as wide
@@ -73,13 +77,13 @@ class NetConfig:
 class LossConfig:
     "Penalties of the adversarial game."
 
-    r1_gamma: float = 1.0
-    r1_interval: int = 16
-    pl_weight: float = 2.0  # 0: no path-length penalty
-    pl_decay: float = 0.01
-    pl_batch_shrink: int = 2
-    pl_interval: int = 4
-    style_mixing: float = 0.9  # probability per batch
+    r1_gamma: float = 1.0  # weight of the R1 penalty on the discriminator; larger pictures want more
+    r1_interval: int = 16  # R1 every so many steps, with that gain
+    pl_weight: float = 2.0  # weight of the path-length penalty; 0: none
+    pl_decay: float = 0.01  # how much of its aim, a moving average, each measured path length replaces
+    pl_batch_shrink: int = 2  # path lengths are measured on a batch so many times smaller
+    pl_interval: int = 4  # path length every so many steps, with that gain
+    style_mixing: float = 0.9  # probability that pictures are drawn with two styles
     lazy: bool = True  # False: R1 in every step of D's game, as StyleGAN1 had it; the intervals mean nothing then
     reuse_fakes: bool = False  # D learns from the pictures that G's phase has drawn, not from new ones
 
@@ -89,11 +93,11 @@ class LossConfig:
 class OptimConfig:
     "Adam, and the moving average of the generator."
 
-    g_lr: float = 0.002
-    d_lr: float = 0.002
-    beta2: float = 0.99  # beta1 is 0
-    ema_kimg: float = 10.0  # half-life
-    ema_rampup: float | None = None  # at most this share of the images seen so far
+    g_lr: float = 0.002  # learning rate of the generator
+    d_lr: float = 0.002  # learning rate of the discriminator
+    beta2: float = 0.99  # Adam's second decay; the first is 0
+    ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
+    ema_rampup: float | None = None  # a half-life of at most this share of the images seen so far; None: no limit
 
 
 # %% ../../nbs/training/config.ipynb #71b8623d
@@ -117,9 +121,9 @@ class HSRConfig(HSROptions):
 
     teacher: str = "none"  # "none", "synthfaces-tiny", an alias such as dino_vitb16, or any timm name
     weights: str | None = None  # local file with the teacher's weights
-    start_kimg: float = 0.0
+    start_kimg: float = 0.0  # thousands of images before the teacher is heard
     interval: int = 1  # every so many steps, with that gain
-    head_lr_mult: float = 1.0
+    head_lr_mult: float = 1.0  # learning rate of the heads, in learning rates of the generator
     prefit_kimg: float = 4.0  # thousands of generated images to fit heads to
     norm_kimg: float = 4.0  # thousands of real images to standardise targets by
     linearity: float = 0.0  # weight of the second-difference penalty between two styles
@@ -138,17 +142,17 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     hsr: HSRConfig = field(default_factory=HSRConfig)
     kimg: float = 25000  # thousands of real images shown to the discriminator
-    batch: int = 32  # over all processes and accumulation rounds
+    batch: int = 32  # real images of a step, over all processes and accumulation rounds
     batch_gpu: int | None = None  # at most so many real images, and as many generated ones, a pass; None: no limit
-    seed: int = 0
-    tick_kimg: float = 4  # between two lines of metrics.jsonl
-    snapshot_kimg: float = 200  # between two checkpoints and sample sheets
+    seed: int = 0  # of everything random: weights, latents, noise, the order of the images
+    tick_kimg: float = 4  # thousands of images between two lines of metrics.jsonl
+    snapshot_kimg: float = 200  # thousands of images between two checkpoints and sample sheets
     metrics: tuple[str, ...] = ()  # scores of G_ema while training: yardstick (the primary one), fid, kid
     metric_ticks: int = 10  # ticks between two measurements
     metric_images: int = 1000  # generated pictures of a measurement; real ones: as many, or all there are
     metric_detector: str = "synthfaces-attributes"  # network whose features are compared; yardstick has its own
-    run_dir: str = "runs/run"
-    device: str = "auto"  # auto, cpu, cuda, ...
+    run_dir: str = "runs/run"  # folder of the run, made when missing; a run that lies in it goes on
+    device: str = "auto"  # auto takes a GPU where there is one; else cpu, cuda, cuda:1
     compile: str = "auto"  # torch.compile for phases that are differentiated once: on, off; auto: on a GPU
     init_from: str | None = None  # another run's folder or checkpoint
     init_mode: str = "transfer"  # transfer: networks only; shared: their layers that fit; branch: the full state
@@ -159,13 +163,19 @@ class TrainConfig:
 
 
 # %% ../../nbs/training/config.ipynb #0486328e
+NOTHING = ("hsr.teacher", "augment.kind")  # settings that say none where others say None
+
+
 def _from_dict(cls, values, where=""):
     hints = typing.get_type_hints(cls)
     out = {}
     for key, v in values.items():
         if key not in hints:
-            raise ValueError(f"unknown setting {where}{key}; there are {', '.join(where + k for k in hints)}")
+            known = [where + k for k in hints]
+            raise ValueError(f"unknown setting {where}{key}{meant(where + key, known)}; there are {', '.join(known)}")
         hint = hints[key]
+        if where + key in NOTHING and str(v).lower() == "none":
+            v = "none"
         if dataclasses.is_dataclass(hint):
             out[key] = _from_dict(hint, v, f"{key}.")
         else:
@@ -175,7 +185,8 @@ def _from_dict(cls, values, where=""):
 
 # %% ../../nbs/training/config.ipynb #6f07fadd
 def _coerce(v, hint, name):
-    "Accept a JSON value for a type; integers pass as floats, lists as tuples."
+    "Accept a JSON value for a type; integers pass as floats, lists as tuples, `~` is the home folder."
+    v = at_home(v)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if v is None and type(None) in kinds:
         return None
@@ -340,7 +351,7 @@ def preset(
 ) -> TrainConfig:
     "A published or embedded configuration, with changes. ValueError lists the names that exist."
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}{meant(name, PRESETS)}; there are {', '.join(PRESETS)}")
     gpus = gpus or int(os.environ.get("WORLD_SIZE", 1))
     if name == "auto":
         cfg = _auto(resolution or 256, gpus)

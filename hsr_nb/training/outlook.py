@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from ..base.errors import plural
 from ..hsr.teachers import TEACHERS
 from .config import TrainConfig, preset
 from .state import TrainState
@@ -66,7 +67,7 @@ def where(device: torch.device, processes: int) -> str:
         name = f"{device} ({torch.cuda.get_device_name(device)})"
     else:
         threads = torch.get_num_threads()
-        name = f"{device} ({threads} thread{'s' * (threads != 1)})"
+        name = f"{device} ({plural(threads, 'thread')})"
     memory = machine_memory(device)
     said = name if memory is None else f"{name}, {gib(memory)} of memory"
     return said if processes == 1 else f"{said}, {processes} processes"
@@ -79,7 +80,9 @@ def about_data(cfg: TrainConfig, ds) -> str:
     colours = {1: "grey", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
     labels = f", labels of {ds.label_dim}" if ds.label_dim else ""
     mirrored = ", mirrored" if cfg.data.mirror else ""
-    return f"{cfg.data.path}: {len(ds)} images, {width}x{height} (width x height), {colours}{labels}{mirrored}"
+    return (
+        f"{cfg.data.path}: {plural(len(ds), 'image')}, {width}x{height} (width x height), {colours}{labels}{mirrored}"
+    )
 
 
 def about_networks(cfg: TrainConfig, s: TrainState) -> str:
@@ -153,7 +156,7 @@ def forecast(
     memory = peak_memory(device)
     taught = cfg.hsr.teacher == "none" or nimg > cfg.hsr.start_kimg * 1000
     before = "" if taught else " before HSR begins"
-    said = f"about {duration(a_step)} a step of {cfg.batch} images{before}"
+    said = f"about {duration(a_step)} a step of {plural(cfg.batch, 'image')}{before}"
     said += f": {duration(left)} to {cfg.kimg:g} kimg" if left else ""
     needed = "" if memory is None else f", with {gib(memory)} of memory"
     return said + needed + advice(cfg, device, left, memory)

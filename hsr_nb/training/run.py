@@ -36,16 +36,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..base.errors import Failure
+from ..base.errors import Failure, plural
 from ..base.pictures import image_grid
-from ..base.shell import QUIET, busy
+from ..base.shell import busy, drawing
 from ..base.streams import stream
 from ..data.checked import remember
 from ..data.sampler import batches
 from ..judges.detectors import require_independent
 from .begin import record, start
 from .checks import check_config, check_settings, open_data
-from .config import TrainConfig
+from .config import TrainConfig, override
 from .gpu import fast_math
 from .loop import Step, train_step
 from .monitor import Scores, members
@@ -125,7 +125,7 @@ def check_finite(s: TrainState):
     for name, p in s.G_ema.named_parameters():
         if not p.isfinite().all():
             raise TrainingFailed(
-                f"{name} of G_ema is not finite at {s.count['nimg']} images; the last good checkpoint is kept"
+                f"{name} of G_ema is not finite at {plural(s.count['nimg'], 'image')}; the last good checkpoint is kept"
             )
 
 
@@ -148,7 +148,7 @@ class Tick:
         s.count["seconds"] += seconds
         for name, value in row.items():
             if not math.isfinite(value):
-                where = f"within the {images} images before image {nimg}"
+                where = f"within the {plural(images, 'image')} before image {nimg}"
                 raise TrainingFailed(f"{name} became {value} {where}; the last good checkpoint is kept")
         row["seconds"] = round(s.count["seconds"], 3)
         row["sec_per_kimg"] = round(seconds / images * 1000, 4)
@@ -158,15 +158,13 @@ class Tick:
 # %% ../../nbs/training/run.ipynb #d236cc70
 def progress_bar(cfg: TrainConfig, s: TrainState, on: bool):
     "kimg, time left, and after each tick the losses; rare updates where the output is a file."
-    quiet = not sys.stderr.isatty()
     done = s.count["nimg"] / 1000
     return tqdm(
         total=max(cfg.kimg, done),
         initial=done,
         disable=not on,
-        mininterval=QUIET if quiet else 0.5,
-        ncols=110 if quiet else None,
         bar_format="{l_bar}{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
+        **drawing(),
     )
 
 
@@ -232,6 +230,7 @@ def train(
 
     SIGTERM saves and raises `Stopped`. ValueError and its kinds for a request that cannot be met, TrainingFailed for a
     run that broke. [StyleGAN2], [StyleGAN2-ADA], [HSR]."""
+    cfg = override(cfg)  # one that was made by hand is read as one from a file
     procs, device = join(cfg.device)
     shows = progress and procs.rank == 0
     with Interrupt() as interrupt, first_warns(procs):

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "REFUSALS",
     "FILES",
     "UNFINISHED",
     "naming",
@@ -28,8 +29,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from hsr_nb.base.whole import (
+    Busy,
+    append_line,
+    lock,
+    missing_folders,
+    remove_empty,
+    remove_leftovers,
+    write_whole,
+)
+
 from ..base.errors import CheckpointError
-from ..base.whole import Busy, append_line, lock, remove_leftovers, write_whole
 from ..interop.checkpoint import checkpoints
 from .config import TrainConfig
 from .state import TrainState, save_state
@@ -91,6 +101,7 @@ def read_metrics(run_dir) -> list[dict]:
 
 
 # %% ../../nbs/training/run_folder.ipynb #8f1656e0
+REFUSALS = (ValueError, OSError, ImportError)  # a request that cannot be met; all else is a run that broke
 FILES = (".lock", "config.json", "provenance.json", "metrics.jsonl", "data.json", "best.json")
 UNFINISHED = re.compile(
     r"\.(.+\.(json|jsonl|png|safetensors))(\.\d+)?\.tmp|\.tmp[0-9A-Za-z]{6}"
@@ -117,20 +128,37 @@ def _require_own(path: Path):
             raise CheckpointError(f"{part} is not what a run folder has there: remove it, or choose another run_dir")
 
 
-def _take(path: Path) -> IO:  # the open lock file
-    "Make a run folder, or find it, and take it for this process."
-    folders = path, path / "samples", path / "checkpoints"
+def _folders(path: Path) -> tuple[Path, ...]:
+    "A run folder and those in it."
+    return path, path / "samples", path / "checkpoints"
+
+
+def _missing(path: Path) -> list[Path]:
+    "What is missing of a run folder and those in and above it, the innermost first."
+    inside = [folder for folder in _folders(path)[1:] if not folder.exists()]
+    return inside + missing_folders(path)
+
+
+def _early_files(path: Path) -> set[Path]:
+    "The files that are there of those that a run makes before its first step."
+    files = {path / name for name in FILES} | set(path.glob("samples/*.png"))
+    return {file for file in files if file.exists()}
+
+
+def _take(path: Path, made: list[Path]) -> IO:  # the open lock file
+    "Make a run folder, or find it, and take it for this process; `made`: its folders that are missing so far."
     try:
         _require_own(path)
-        for folder in folders:
+        for folder in _folders(path):
             folder.mkdir(parents=True, exist_ok=True)
         owner = own(path)
         trial = path / ".write-test.tmp"
         trial.touch()
         trial.unlink()
-        for folder in folders:
+        for folder in _folders(path):
             _sweep(folder)
     except OSError as e:
+        remove_empty(made)
         raise CheckpointError(f"cannot write to the run folder {path}: {e.strerror}") from e
     return owner
 
@@ -139,19 +167,27 @@ def _take(path: Path) -> IO:  # the open lock file
 class RunFolder:
     """config.json, provenance.json, metrics.jsonl, samples/ and checkpoints/ of one run.
 
-    Only rank 0 writes, and holds the lock until the context ends. CheckpointError where the folder cannot be used."""
+    Only rank 0 writes, and holds the lock until the context ends. What is refused before its first step leaves nothing.
+    CheckpointError where the folder cannot be used."""
 
     def __init__(self, path, writes: bool):
         self.path = Path(path)
         self.writes = writes
-        self.owner = _take(self.path) if writes else None
+        self.made = _missing(self.path)
+        self.found = _early_files(self.path)
+        self.owner = _take(self.path, self.made) if writes else None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if self.owner is not None:
-            self.owner.close()
+    def __exit__(self, kind, error, trace):
+        if self.owner is None:
+            return
+        if isinstance(error, REFUSALS) and not self.rows() and not checkpoints(self.path):
+            for file in _early_files(self.path) - self.found:
+                file.unlink()
+            remove_empty(self.made)
+        self.owner.close()
 
     def write(self, name: str, text: str):
         "Replace a text file."

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..base.errors import CheckpointError
+from ..base.errors import CheckpointError, plural
 from ..base.state_dicts import load_strict, misfit
 from ..base.streams import stream_seed
 from ..hsr.regularizer import HSR
@@ -278,7 +278,7 @@ def transfer(
         if shared:
             sources[k], told = shared_tensors(sources[k], net)
             if told:
-                warnings.warn(f"{path}: {k} takes {len(sources[k])} tensors; {'; '.join(told)}", stacklevel=3)
+                warnings.warn(f"{path}: {k} takes {plural(len(sources[k]), 'tensor')}; {'; '.join(told)}", stacklevel=3)
         elif misfit(net, sources[k], missing_ok=True):
             raise CheckpointError(_other_network(sources, nets, k, path))
     for k, net in nets.items():
@@ -286,7 +286,7 @@ def transfer(
         fresh = sorted(net.state_dict().keys() - state.keys())
         if fresh and not shared:
             warnings.warn(
-                f"{path} lacks {len(fresh)} tensors of {k}, which start fresh, first {fresh[0]}", stacklevel=3
+                f"{path} lacks {plural(len(fresh), 'tensor')} of {k}, which start fresh, first {fresh[0]}", stacklevel=3
             )
         load_strict(net, state, f"{path}: {k}", missing_ok=True)
 

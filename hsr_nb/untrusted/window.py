@@ -218,6 +218,16 @@ def check_nesting(value, depth: int, name: str):
 
 
 # %% ../../nbs/untrusted/window.ipynb #decdcf68
+_PACKED = {  # first bytes -> (what packed it, what unpacks it)
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"(\xb5/\xfd": ("Zstandard", "unzstd"),
+    b"7z\xbc\xaf": ("7-Zip", "7z x"),
+    b"Rar!": ("RAR", "unrar x"),
+}
+
+
 def impostor(head: bytes) -> str | None:  # the first few hundred bytes of a file
     "What a file is that only bears the name of weights or of a data set, and what to do; None: nothing of the kind."
     if head.startswith(b"version https://git-lfs"):
@@ -227,4 +237,9 @@ def impostor(head: bytes) -> str | None:  # the first few hundred bytes of a fil
         return (
             "is a web page, not the file: the download brought a warning, a login or an error instead; open it to see"
         )
+    for beginning, (kind, unpack) in _PACKED.items():
+        if head.startswith(beginning):
+            return f"is packed with {kind}: unpack it first (`{unpack}`), and give what was in it"
+    if start.startswith((b"{", b"[")):
+        return "is a JSON text, which holds no weights: give the file of the network that it lies beside or describes"
     return None
