@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["LEAST", "GROUPS", "ALL", "Mapper", "Mappers", "LatentToLatent"]
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #7838c9b5
+# %% ../../nbs/editing/latent_to_latent.ipynb #19c5ead0
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .conservation import TERMS, Change, Term, check_terms, conserved
 from .editor import Editor, belongs_to, published_layers
 from .latents import LatentSet, check_set
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #594cfac1
+# %% ../../nbs/editing/latent_to_latent.ipynb #ddc01609
 LEAST = 0.2  # share of the range of a score that is worth a wish
 
 
@@ -53,7 +53,7 @@ class Mapper(nn.Module):
         return w + self.spread * self.body(torch.cat([centred, wish / LEAST], -1))
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #4f0bbc87
+# %% ../../nbs/editing/latent_to_latent.ipynb #56b80004
 MOST = 3  # wishes at a time
 
 
@@ -71,7 +71,7 @@ def _wishes(
     return torch.where(asked, change, torch.zeros_like(change))
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #7431dc6c
+# %% ../../nbs/editing/latent_to_latent.ipynb #d3252728
 GROUPS = ((0, 3), (4, 7), (8, 17))  # of a network of 1024 pixels
 ALL = (0, 17)
 
@@ -92,7 +92,7 @@ class Mappers(nn.Module):
         return torch.cat(parts, 1)
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #c00d7e68
+# %% ../../nbs/editing/latent_to_latent.ipynb #325d10e9
 @dataclass(frozen=True, eq=False)
 class _Setting:
     "The frozen networks, and what is measured how."
@@ -103,6 +103,7 @@ class _Setting:
     columns: list[int]  # of the editor's attributes among the judge's
     low: Tensor  # [all], scores that count as 0
     width: Tensor  # [all], up to those that count as 1
+    spread: Tensor  # of w, one number
     weights: Mapping[str, float]
     terms: Mapping[str, Term]
 
@@ -129,7 +130,7 @@ def _looked_at(setting: _Setting, ws: Tensor, moved: Tensor, shares: Tensor, wis
 
 def _losses(setting: _Setting, mappers: Mappers, ws: Tensor, shares: Tensor, wish: Tensor) -> dict[str, Tensor]:
     "Every loss with its weight."
-    spread = mappers.nets[0].spread
+    spread = setting.spread
     moved = mappers(ws, wish)
     back = mappers(moved, -wish)
     same = mappers(ws, torch.zeros_like(wish))
@@ -144,7 +145,7 @@ def _losses(setting: _Setting, mappers: Mappers, ws: Tensor, shares: Tensor, wis
     }
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #1cdb44f8
+# %% ../../nbs/editing/latent_to_latent.ipynb #6b44eefd
 BATCH = 8
 
 
@@ -179,7 +180,7 @@ def _learn(
     return [{name: round(value, 4) for name, value in zip(losses, tenth)} for tenth in tenths]
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #cab98a5b
+# %% ../../nbs/editing/latent_to_latent.ipynb #a5594447
 class LatentToLatent(Editor):
     "A learned mapper. [L2L]"
 
@@ -238,7 +239,7 @@ class LatentToLatent(Editor):
         return nets | {"width": self.width}, {"groups": [list(pair) for pair in self.mappers.groups]}
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
-        groups = _layer_groups([(first, last) for first, last in settings["groups"]], self.num_ws)
+        groups = _layer_groups([(int(first), int(last)) for first, last in settings["groups"]], self.num_ws)
         state = {name: tensor.float() for name, tensor in subset(tensors, "mappers").items()}
         count = len(self.attributes)
         self.mappers = filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
@@ -247,7 +248,7 @@ class LatentToLatent(Editor):
             raise KeyError(f"width {[count]}, all positive, found {list(self.width.shape)}")
 
 
-# %% ../../nbs/editing/latent_to_latent.ipynb #3d9b747e
+# %% ../../nbs/editing/latent_to_latent.ipynb #e90ceb8c
 def _layer_groups(groups: Sequence[tuple[int, int]], num_ws: int) -> list[tuple[int, int]]:
     "Groups cut to a network's layers. ValueError unless they hold every layer once, in order."
     cut = [published_layers(pair, num_ws) for pair in groups if pair[0] < num_ws]
@@ -257,14 +258,19 @@ def _layer_groups(groups: Sequence[tuple[int, int]], num_ws: int) -> list[tuple[
     return cut
 
 
+def _spread(S: LatentSet) -> Tensor:  # []
+    "How far latents lie from their middle, in one number for all dimensions."
+    return S.w.var(0).mean().sqrt()
+
+
 def _untrained(G: Generator, S: LatentSet, attributes: int, groups, seed: int) -> Mappers:
     "Mappers that know the middle and the spread of w."
     with torch.random.fork_rng([]):
         torch.manual_seed(stream_seed(seed, "l2l"))
         mappers = Mappers(G.w_dim, attributes, _layer_groups(groups, G.num_ws))
+    units = {"mean": S.w.mean(0), "spread": _spread(S)}
     for net in mappers.nets:
-        net.mean.copy_(S.w.mean(0))
-        net.spread.copy_(S.w.var(0).mean().sqrt())
+        net.load_state_dict(units, strict=False)
     return mappers
 
 
@@ -290,4 +296,5 @@ def _setting(editor: LatentToLatent, G, S: LatentSet, judge, identity, names: Se
     device = next(G.parameters()).device
     low, width = low.to(device), (high - low).clamp_min(1e-6).to(device)
     frozen = copy.deepcopy(G).eval().requires_grad_(False)
-    return _Setting(frozen, judge, identity.to(device), columns, low, width, editor.conserve, editor.terms)
+    scales = (low, width, _spread(S).to(device))
+    return _Setting(frozen, judge, identity.to(device), columns, *scales, editor.conserve, editor.terms)

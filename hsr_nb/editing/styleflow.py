@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["ALL", "LAYERS", "GAINS", "StyleFlow"]
 
-# %% ../../nbs/editing/styleflow.ipynb #9727a48c
+# %% ../../nbs/editing/styleflow.ipynb #81e119ad
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -25,7 +25,7 @@ from .flow import ConditionalFlow
 from .latents import LatentSet, check_set
 from .reader import LatentReader, fit_reader
 
-# %% ../../nbs/editing/styleflow.ipynb #3bce6a8e
+# %% ../../nbs/editing/styleflow.ipynb #46285bac
 ALL = (0, 17)
 LAYERS = {  # first and last, both included, of a network of 1024 pixels
     "gender": (0, 7),
@@ -42,7 +42,7 @@ LAYERS = {  # first and last, both included, of a network of 1024 pixels
 }
 GAINS = {"gender": 1.5, "glasses": 2.5, "baldness": 2.0, "hair": 2.0, "beard": 1.7, "age": 0.93}  # others: 1
 
-# %% ../../nbs/editing/styleflow.ipynb #f6d70c54
+# %% ../../nbs/editing/styleflow.ipynb #8cb5cdbc
 BATCH = 32
 
 
@@ -80,7 +80,7 @@ def _fit_flow(
     return flow, [round(float(mean), 2) for mean in means]
 
 
-# %% ../../nbs/editing/styleflow.ipynb #d849fb12
+# %% ../../nbs/editing/styleflow.ipynb #ea63be84
 def _carried(
     flow: ConditionalFlow,
     ws: Tensor,  # [B, num_ws, w_dim]
@@ -90,9 +90,13 @@ def _carried(
 ) -> Tensor:  # [B, num_ws, w_dim]
     "To the noise under the old conditions, back under the new ones."
     first, last = layers
-    part = slice(first, last + 1)
-    noise = flow(ws[:, part].float(), now[:, part])
-    moved = flow.inverse(noise, then[:, part])
+    points, old, new = (x[:, first : last + 1] for x in (ws.float(), now, then))
+    layers_are_copies = all(torch.equal(x, x[:, :1].expand_as(x)) for x in (points, old, new))
+    if layers_are_copies:  # a mapping network makes such latents, and one solution serves all layers
+        noise = flow(points[:, :1], old[:, :1])
+        moved = flow.inverse(noise, new[:, :1]).expand_as(points)
+    else:
+        moved = flow.inverse(flow(points, old), new)
     return torch.cat([ws[:, :first], moved.to(ws), ws[:, last + 1 :]], 1)
 
 
@@ -111,7 +115,7 @@ def _condition(reader: LatentReader, scores: Tensor) -> Tensor:  # [..., A]
     return (scores - reader.middle) / reader.unit
 
 
-# %% ../../nbs/editing/styleflow.ipynb #86e103e2
+# %% ../../nbs/editing/styleflow.ipynb #6d2bf672
 class StyleFlow(Editor):
     "Attribute-conditioned flows. [StyleFlow]"
 
@@ -174,10 +178,13 @@ class StyleFlow(Editor):
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         self.flow, self.reader = _rebuilt(tensors, self.w_dim, len(self.attributes))
         self.gains = {name: float(settings["gains"][name]) for name in self.attributes}
-        self.layers = {name: check_layers(tuple(settings["layers"][name]), self.num_ws) for name in self.attributes}
+        pairs = [settings["layers"][name] for name in self.attributes]
+        self.layers = {
+            name: check_layers((int(a), int(b)), self.num_ws) for name, (a, b) in zip(self.attributes, pairs)
+        }
 
 
-# %% ../../nbs/editing/styleflow.ipynb #f398b563
+# %% ../../nbs/editing/styleflow.ipynb #62a80552
 def _rebuilt(tensors: dict[str, Tensor], w_dim: int, attributes: int) -> tuple[ConditionalFlow, LatentReader]:
     "The networks of a file; their sizes are those of its tensors. KeyError and CheckpointError where they misfit."
     states = [{name: tensor.float() for name, tensor in subset(tensors, word).items()} for word in ("flow", "reader")]
