@@ -92,7 +92,7 @@ def _transform(field, end: Tensor, parameters, tolerance: float) -> Any:
     return FreeFormJacobianTransform(field, 0.0, end, parameters, tolerance, tolerance, exact=False)
 
 
-EVALUATIONS = 10_000  # of the field in one solution; a trained one takes about thirty
+EVALUATIONS = 3000  # of the field in one solution; a trained one takes about thirty
 
 
 class ConditionalFlow(nn.Module):
