@@ -1,7 +1,9 @@
 "Latent to Latent: starts as the identity, learns what is asked, keeps what it is told to keep, and is one pass."
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +212,20 @@ def test_a_file_cannot_lie_about_its_parts(world, editor, tmp_path):
         file = save_safetensors(tmp_path / "bad.safetensors", tensors | parts, {"editor": entry})
         with pytest.raises(ValueError, match=words):
             load_editor(file, G)
+
+
+def test_the_experiment_runs(tmp_path):
+    papermill = pytest.importorskip("papermill")
+    root = Path(__file__).parents[1]
+    papermill.execute_notebook(
+        root / "nbs/experiments/conservation.ipynb",
+        tmp_path / "out.ipynb",
+        dict(run=True, latents=32, steps=10, faces=2, folder=str(tmp_path)),
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(root),
+    )
+    (file,) = tmp_path.glob("conservation-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["conserved"] for row in rows] == ["nothing", "background", "hair colour"]
+    assert all(math.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
