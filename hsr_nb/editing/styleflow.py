@@ -9,7 +9,7 @@ __all__ = ["ALL", "LAYERS", "GAINS", "StyleFlow"]
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base.pictures import to_uint8
 from ..base.shell import bar
@@ -56,19 +56,23 @@ def _batches(count: int, epochs: int, seed: int) -> list[Tensor]:
 
 
 def _fit_flow(
-    w: Tensor,  # [n, w_dim]
-    conditions: Tensor,  # [n, A]
+    S: LatentSet,
+    names: Sequence[str],
+    reader: LatentReader,  # knows the units of the conditions
     epochs: int,
     seed: int,
 ) -> tuple[ConditionalFlow, list[float]]:  # in eval mode; mean loss of every epoch
     "Maximise the likelihood. ValueError where it stops being a number."
+    scores = torch.stack([S.score(name) for name in names], 1)
+    conditions = _condition(reader, scores)
     losses: list[float] = []
     with torch.random.fork_rng([]):
         torch.manual_seed(stream_seed(seed, "styleflow"))  # of the weights, and of the probes while it learns
-        flow = ConditionalFlow(w.shape[1], conditions.shape[1]).train()
+        flow = ConditionalFlow(S.w.shape[1], len(names)).train()
         optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
-        for rows in bar(_batches(len(w), epochs, seed), "StyleFlow"):
-            loss = -flow.log_prob(w[rows], conditions[rows]).mean()
+        for rows in bar(_batches(len(S), epochs, seed), "StyleFlow"):
+            likelihood = flow.log_prob(S.w[rows], conditions[rows])
+            loss = -likelihood.mean()
             if not loss.isfinite():
                 raise ValueError(f"the likelihood is no finite number any more after {len(losses)} steps")
             optimizer.zero_grad()
@@ -94,9 +98,11 @@ def _carried(
     layers_are_copies = all(torch.equal(x, x[:, :1].expand_as(x)) for x in (points, old, new))
     if layers_are_copies:  # a mapping network makes such latents, and one solution serves all layers
         noise = flow(points[:, :1], old[:, :1])
-        moved = flow.inverse(noise, new[:, :1]).expand_as(points)
+        back = flow.inverse(noise, new[:, :1])
+        moved = back.expand_as(points)
     else:
-        moved = flow.inverse(flow(points, old), new)
+        noise = flow(points, old)
+        moved = flow.inverse(noise, new)
     return torch.cat([ws[:, :first], moved.to(ws), ws[:, last + 1 :]], 1)
 
 
@@ -108,6 +114,18 @@ def _check_varied(S: LatentSet, names: Sequence[str]):
         score = S.score(name)
         if not score.isfinite().all() or score.std() == 0:
             raise ValueError(f"{name!r} is not finite, or the same, in the whole latent set: nothing can be learnt")
+
+
+def _layers(given: Mapping[str, tuple[int, int]], names: Sequence[str], num_ws: int) -> dict[str, tuple[int, int]]:
+    "The ranges of attributes in a network."
+    return {name: published_layers(given.get(name, ALL), num_ws) for name in names}
+
+
+def _changed(now: Tensor, k: int, change: Tensor) -> Tensor:  # [B, num_ws, A] and [B]
+    "Conditions of which one is another."
+    then = now.clone()
+    then[..., k] += change[:, None]
+    return then
 
 
 def _condition(reader: LatentReader, scores: Tensor) -> Tensor:  # [..., A]
@@ -133,24 +151,22 @@ class StyleFlow(Editor):
         self.names, self.given, self.epochs, self.seed = names, layers, epochs, seed
         self.layers: dict[str, tuple[int, int]] = {}  # attribute -> first and last, both included
         self.gains = dict(gains)
-        self.flow = ConditionalFlow(1, 1)
-        self.reader = LatentReader(1, 1)
+        self.flow, self.reader = ConditionalFlow(1, 1), LatentReader(1, 1)
 
     def fit(self, G: Generator, S: LatentSet, judge: AttributeBank | None = None, identity=None) -> "StyleFlow":
         "Learn the density of the set's latents; the set's judge, where it is given, tries ranges of layers."
         check_set(S, G, judge)
         names = tuple(self.names or S.names)
         _check_varied(S, names)
+        reader, r2 = fit_reader(S, names, seed=self.seed)
+        flow, curve = _fit_flow(S, names, reader, self.epochs, self.seed)
         belongs_to(self, G)
-        self.attributes = names
-        given = LAYERS if self.given is None else self.given
-        self.layers = {name: published_layers(given.get(name, ALL), G.num_ws) for name in names}
-        self.reader, r2 = fit_reader(S, names, seed=self.seed)
-        scores = torch.stack([S.score(name) for name in names], 1)
-        self.flow, curve = _fit_flow(S.w, _condition(self.reader, scores), self.epochs, self.seed)
+        self.attributes, self.reader, self.flow = names, reader, flow
+        self.layers = _layers(LAYERS if self.given is None else self.given, names, G.num_ws)
         self.about = {"judge": S.judge, "latents": len(S), "seed": S.seed, "read": r2, "curve": curve}
         if judge is not None and self.given is None:
-            self.layers = {name: _best_layers(self, G, judge, S, name) for name in bar(names, "layers")}
+            for name in bar(names, "layers"):
+                self.layers[name] = _best_layers(self, G, judge, S, name)
         return self
 
     def native_step(self, attribute: str) -> float:
@@ -162,36 +178,47 @@ class StyleFlow(Editor):
         now = _condition(reader, reader(ws.float()))  # [B, num_ws, A]
         for attribute, strength in steps:
             k = self.attributes.index(attribute)
-            told = self.gains.get(attribute, 1.0) * strength.to(now) / reader.unit[k]
-            then = now.clone()
-            then[..., k] += told[:, None]
+            change = self.gains.get(attribute, 1.0) * strength.to(now) / reader.unit[k]
+            then = _changed(now, k, change)
             ws = _carried(flow, ws, now, then, self.layers[attribute])
             now = then
         return ws
 
     def _parts(self) -> tuple[dict[str, Tensor], dict]:
-        nets = {"flow": self.flow, "reader": self.reader}
-        tensors = {f"{word}.{name}": t for word, net in nets.items() for name, t in net.state_dict().items()}
         gains = {name: self.gains.get(name, 1.0) for name in self.attributes}
-        return tensors, {"layers": {name: list(pair) for name, pair in self.layers.items()}, "gains": gains}
+        layers = {name: list(pair) for name, pair in self.layers.items()}
+        return _tensors(flow=self.flow, reader=self.reader), {"layers": layers, "gains": gains}
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         self.flow, self.reader = _rebuilt(tensors, self.w_dim, len(self.attributes))
         self.gains = {name: float(settings["gains"][name]) for name in self.attributes}
-        pairs = [settings["layers"][name] for name in self.attributes]
-        self.layers = {
-            name: check_layers((int(a), int(b)), self.num_ws) for name, (a, b) in zip(self.attributes, pairs)
-        }
+        self.layers = {name: _pair(settings["layers"][name], self.num_ws) for name in self.attributes}
 
 
 # %% ../../nbs/editing/styleflow.ipynb #62a80552
+def _pair(told, num_ws: int) -> tuple[int, int]:
+    "A range of layers that a file tells. TypeError and ValueError where it is none."
+    first, last = told
+    return check_layers((int(first), int(last)), num_ws)
+
+
+def _tensors(**nets: nn.Module) -> dict[str, Tensor]:
+    "The tensors of networks, by the network's word and their name."
+    found: dict[str, Tensor] = {}
+    for word, net in nets.items():
+        for name, tensor in net.state_dict().items():
+            found[f"{word}.{name}"] = tensor
+    return found
+
+
 def _rebuilt(tensors: dict[str, Tensor], w_dim: int, attributes: int) -> tuple[ConditionalFlow, LatentReader]:
     "The networks of a file; their sizes are those of its tensors. KeyError and CheckpointError where they misfit."
-    states = [{name: tensor.float() for name, tensor in subset(tensors, word).items()} for word in ("flow", "reader")]
-    depth = sum(name.endswith(".layer.weight") for name in states[0]) - 1
-    hidden = len(states[0]["dynamics.layers.0.layer.weight"])
-    flow = filled(lambda: ConditionalFlow(w_dim, attributes, hidden, depth), states[0], "the flow of this file")
-    reader = filled(lambda: LatentReader(w_dim, attributes), states[1], "the reader of this file")
+    wide = {name: tensor.float() for name, tensor in tensors.items()}
+    state = subset(wide, "flow")
+    depth = sum(name.endswith(".layer.weight") for name in state) - 1
+    hidden = len(state["dynamics.layers.0.layer.weight"])
+    flow = filled(lambda: ConditionalFlow(w_dim, attributes, hidden, depth), state, "the flow of this file")
+    reader = filled(lambda: LatentReader(w_dim, attributes), subset(wide, "reader"), "the reader of this file")
     return flow, reader
 
 
@@ -205,12 +232,15 @@ def _best_layers(
     ws = S.w[:latents, None].expand(-1, G.num_ws, -1).to(device)
     kept = editor.layers[attribute]
     editor.layers[attribute] = (0, G.num_ws - 1)
-    ends = [editor.edit(ws, attribute, side * float(S.spread[k]), native=True) for side in (-2, 2)]
+    far = 2 * float(S.spread[k])
+    ends = [editor.edit(ws, attribute, strength, native=True) for strength in (-far, far)]
     trials = []
     for first, last in {kept, *ranges_of(G.num_ws)}:
         scores = []
         for end in ends:
             part = torch.cat([ws[:, :first], end[:, first : last + 1], ws[:, last + 1 :]], 1)
-            scores.append(judge(to_uint8(G.synthesis(part, noise_mode="const"))).mean(0))
-        trials.append(Trial(0, (first, last), (scores[1] - scores[0]) / 2 / S.spread))
+            pictures = to_uint8(G.synthesis(part, noise_mode="const"))
+            scores.append(judge(pictures).mean(0))
+        effect = (scores[1] - scores[0]) / 2 / S.spread
+        trials.append(Trial(0, (first, last), effect))
     return max(trials, key=lambda trial: merit(trial, k)).layers

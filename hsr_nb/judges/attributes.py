@@ -37,8 +37,7 @@ class AttributeBank:
         r2: dict[int, dict[str, float]] | None = None,  # side -> attribute -> lowest R², where a card tells it
         estimate: Callable[[Tensor], Tensor] | None = None,  # images in [-1, 1] -> [n, A], differentiable, unrounded
     ):
-        self.name = name
-        self.sha256 = sha256
+        self.name, self.sha256 = name, sha256
         self.attribute_names = tuple(attribute_names)
         self.fn = fn
         self.estimate = estimate
@@ -64,10 +63,7 @@ class AttributeBank:
         for name in names:
             if name not in self.attribute_names:
                 raise ValueError(f"{self.name} has no attribute {name!r}; it has {', '.join(self.attribute_names)}")
-        columns = [self.attribute_names.index(n) for n in names]
-        estimate = self.estimate
-        some = None if estimate is None else lambda img: estimate(img)[:, columns]
-        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2, some)
+        return _columns(self, names)
 
     def reliable(
         self,
@@ -91,6 +87,16 @@ class AttributeBank:
 
 
 # %% ../../nbs/judges/attributes.ipynb #1ddd21f4
+def _columns(bank: AttributeBank, names: Sequence[str]) -> AttributeBank:
+    "Some attributes of a bank, in this order."
+    columns = [bank.attribute_names.index(name) for name in names]
+    some = AttributeBank(bank.name, bank.sha256, names, lambda x: bank(x)[:, columns], bank.auc, bank.r2)
+    estimate = bank.estimate
+    if estimate is not None:
+        some.estimate = lambda img: estimate(img)[:, columns]
+    return some
+
+
 def _poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> dict[str, float]:
     "Those of a bank's attributes that are known to be read worse. ValueError where all are."
     poor = {n: known[n] for n in bank.attribute_names if known.get(n, 1) < least}
