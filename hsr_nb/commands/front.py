@@ -14,6 +14,7 @@ __all__ = [
     "hsr_eval",
     "hsr_sweep",
     "hsr_convert",
+    "hsr_edit",
     "parsed_help",
     "write_help",
 ]
@@ -36,6 +37,7 @@ HOMES = {
     "hsr_eval": "hsr_nb.studies.evaluate",
     "hsr_sweep": "hsr_nb.studies.sweep",
     "hsr_convert": "hsr_nb.interop.convert",
+    "hsr_edit": "hsr_nb.explore.edit",
 }
 HELP = ("--help", "-h")
 
@@ -95,6 +97,11 @@ def hsr_sweep(args: list[str] | None = None) -> int:
 def hsr_convert(args: list[str] | None = None) -> int:
     "The console command hsr_convert."
     return start("hsr_convert", args)
+
+
+def hsr_edit(args: list[str] | None = None) -> int:
+    "The console command hsr_edit."
+    return start("hsr_edit", args)
 
 
 # %% ../../nbs/commands/front.ipynb #094f73e6
