@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nets.adain import enlarged
 from ..nets.generator import Generator
-from ..nets.stylegan1 import StyleGAN1Synthesis, enlarged
+from ..nets.stylegan1 import StyleGAN1Synthesis
 
 
 # %% ../../nbs/editing/split.ipynb #35e86322
