@@ -90,6 +90,8 @@ def best_trials(trials: Sequence[Trial], attributes: int) -> list[Trial]:
 class AssignedEditor(Editor):
     "What GANSpace and SeFa share: attributes are directions on ranges of layers, in standard deviations of w."
 
+    numbered = True
+
     def __init__(self) -> None:
         super().__init__()
         self.found: Directions | None = None  # all that were found, for all their layers

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.moments import Moments
+from ..base.shell import bar
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
 from .assignment import AssignedEditor, assign, ranges_of, try_directions
@@ -68,7 +69,9 @@ class GANSpace(AssignedEditor):
         self, G: Generator, S: LatentSet | None = None, judge: AttributeBank | None = None, identity=None
     ) -> "GANSpace":
         "PCA of fresh samples of W; a set and its judge give components names. ValueError for a set of another network."
-        self.mean, self.share, vectors = principal_components(sample_w(G, self.samples, self.seed))
+        self.mean, self.share, vectors = principal_components(
+            bar(sample_w(G, self.samples, self.seed), "principal components", -(-self.samples // 5000))
+        )
         found = calibrated(G, "pca", vectors[: self.components])
         self._find(G, found)
         if S is not None and judge is not None:

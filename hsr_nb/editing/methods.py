@@ -7,13 +7,14 @@ __all__ = ["METHODS", "load_editor"]
 
 # %% ../../nbs/editing/methods.ipynb #7dfd7f8f
 from ..nets.generator import Generator
+from .dplase import DPLaSE
 from .editor import Editor, read_editor
 from .ganspace import GANSpace
 from .interfacegan import InterFaceGAN
 from .sefa import SeFa
 
 # %% ../../nbs/editing/methods.ipynb #285332d6
-METHODS: dict[str, type[Editor]] = {method.method: method for method in (InterFaceGAN, GANSpace, SeFa)}
+METHODS: dict[str, type[Editor]] = {method.method: method for method in (InterFaceGAN, GANSpace, SeFa, DPLaSE)}
 
 
 def load_editor(path, G: Generator) -> Editor:

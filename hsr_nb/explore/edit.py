@@ -17,7 +17,6 @@ from torch import Tensor
 from ..base.pictures import image_grid, to_uint8, write_png
 from ..base.shell import bar, busy, options, pick_device, run
 from ..base.whole import write_whole
-from ..editing.assignment import AssignedEditor
 from ..editing.editor import Editor
 from ..editing.methods import METHODS
 from ..editing.shelf import ready_editor, shelf_of
@@ -113,8 +112,7 @@ def _require_attribute(attribute: str, names, method: str):
 def _editor(cfg: EditConfig, G: Generator) -> Editor:
     "The editor that was asked for. ValueError for an attribute that it lacks, or that it cannot move."
     judge = _judge(cfg, G)
-    numbered = issubclass(METHODS[cfg.method], AssignedEditor)
-    if not numbered or not cfg.attribute:
+    if not METHODS[cfg.method].numbered or not cfg.attribute:
         _require_attribute(cfg.attribute, judge.attribute_names, cfg.method)
     identity = load_identity(working_judge("identity"), next(G.parameters()).device)
     editor = ready_editor(cfg.method, G, judge, shelf_of(cfg.network), cfg.latents, identity, [cfg.attribute])
