@@ -17,7 +17,6 @@ from ..base.shell import bar
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
 from .assignment import Trial, best_trials
-from .calibrate import calibrate
 from .channels import channel_masks, learn_expression
 from .editor import Editor, belongs_to, check_attribute, check_generator
 from .latents import LatentSet, check_set
