@@ -41,7 +41,7 @@ class FaceFinder:
 def typical_finder(
     detector: Detector,
     unedited: Tensor,  # uint8 [n, C, H, W]: what counts as a face
-    lost: float = 0.01,  # share of the unedited that it would not find
+    lost: float = 0.005,  # share of the unedited that it would not find
 ) -> FaceFinder:
     "A stand-in that finds what looks like the unedited pictures. ValueError for too few of them."
     if len(unedited) < 2 / lost:
