@@ -142,6 +142,13 @@ class AssignedEditor(Editor):
         whole_range = published_layers((first, last), self.num_ws)
         found_vectors = tensors["found.vectors"].float()
         found_sigma = tensors["found.sigma"].float()
+        if (
+            found_vectors.ndim != 2
+            or found_vectors.shape[1] != self.w_dim
+            or found_sigma.shape != found_vectors.shape[:1]
+        ):
+            shapes = [list(found_vectors.shape), list(found_sigma.shape)]
+            raise KeyError(f"found.vectors [K, {self.w_dim}] with found.sigma [K], found {shapes}")
         word = settings["found_method"]
         self.found = Directions(word, found_vectors, found_sigma, whole_range, self.generator)
 

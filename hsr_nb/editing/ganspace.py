@@ -103,6 +103,9 @@ class GANSpace(AssignedEditor):
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         super()._restore(tensors, settings)
         self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
+        if not self.mean.shape == self.share.shape == (self.w_dim,):
+            shapes = [list(self.mean.shape), list(self.share.shape)]
+            raise KeyError(f"mean and share of {self.w_dim} numbers, found {shapes}")
         self.absolute = bool(settings["absolute"])
 
 
