@@ -56,7 +56,10 @@ class DPLaSE(Editor):
 
     def __init__(self, levels: Sequence[int] = LEVELS, components: int = 20, rounds: int = 1000, seed: int = 0):
         super().__init__()
-        self.levels, self.components, self.rounds, self.seed = tuple(levels), components, rounds, seed
+        self.levels = tuple(levels)
+        self.components = components
+        self.rounds = rounds
+        self.seed = seed
         self.gaussian: GaussianW | None = None
         self.walks: dict[str, Walk] = {}  # by attribute, and by number
         self.masks: dict[str, Tensor] = {}  # attribute -> [C] of 0 and 1, of its level's features
@@ -72,26 +75,11 @@ class DPLaSE(Editor):
         self.walks, self.masks = {}, {}
         levels = [level for level in self.levels if level in split_levels(G)]
         for level in levels or split_levels(G)[:1]:
-            self._find(G, level)
+            self.walks |= _learned(self, G, level)
         self.attributes = tuple(self.walks)
         if S is not None and judge is not None:
             _name(self, S, try_walks(self, G, judge, S))
         return self
-
-    def _find(self, G: Generator, level: int):
-        "Learn the directions of a cut."
-        gaussian, split, device = self._ready(), split_at(G, level), next(G.parameters()).device
-
-        def front(u: Tensor) -> Tensor:
-            return split.front(gaussian.to_w(u)[:, None].expand(-1, G.num_ws, -1))
-
-        def sample(n: int, gen: torch.Generator) -> Tensor:
-            return gaussian.from_w(_fresh_w(G, n, gen).to(device))
-
-        k = min(self.components, G.w_dim)
-        rows, _ = learn_directions(front, sample, k, self.rounds, seed=self.seed + level)
-        for number, row in enumerate(rows.cpu(), 1):
-            self.walks[f"dplase {number} at {level}"] = Walk(row, level, front_layers(G, level))
 
     def _ready(self) -> GaussianW:
         if self.gaussian is None:
@@ -106,38 +94,79 @@ class DPLaSE(Editor):
         return walk_layers(self._ready(), self.walks[attribute], ws, strength)
 
     def _parts(self) -> tuple[dict[str, Tensor], dict]:
-        gaussian = self._ready()
-        walks = [self.walks[name] for name in self.attributes]
-        tensors = {"mean": gaussian.mean, "root": gaussian.root}
-        tensors["directions"] = torch.stack([walk.direction for walk in walks])
-        tensors |= {f"masks.{name}": mask for name, mask in self.masks.items()}
-        cuts = [[walk.level, *walk.layers] for walk in walks]
-        return tensors, {"cuts": cuts, "rounds": self.rounds, "components": self.components, "seed": self.seed}
+        return _parts(self)
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         _restore(self, tensors, settings)
 
 
 # %% ../../nbs/editing/dplase.ipynb #344eff0c
+def _learned(editor: DPLaSE, G: Generator, level: int) -> dict[str, Walk]:
+    "The directions of a cut, by number."
+    gaussian = editor._ready()
+    split = split_at(G, level)
+
+    def front(u: Tensor) -> Tensor:
+        w = gaussian.to_w(u)
+        return split.front(w[:, None].expand(-1, G.num_ws, -1))
+
+    def sample(n: int, gen: torch.Generator) -> Tensor:
+        return gaussian.from_w(_fresh_w(G, n, gen))
+
+    k = min(editor.components, G.w_dim)
+    rows, _ = learn_directions(front, sample, k, editor.rounds, seed=editor.seed + level)
+    walks = {}
+    for number, row in enumerate(rows.cpu(), 1):
+        walks[f"dplase {number} at {level}"] = Walk(row, level, front_layers(G, level))
+    return walks
+
+
 def _fresh_w(G: Generator, n: int, gen: torch.Generator) -> Tensor:
     "Samples of W [n, w_dim]; of a conditional network with classes drawn evenly."
     device = next(G.parameters()).device
     z = torch.randn(n, G.z_dim, generator=gen).to(device)
-    c = torch.eye(G.c_dim)[torch.randint(G.c_dim, (n,), generator=gen)].to(device) if G.c_dim else None
+    c = None
+    if G.c_dim:
+        classes = torch.randint(G.c_dim, (n,), generator=gen)
+        c = torch.eye(G.c_dim)[classes].to(device)
     with torch.no_grad():
         return G.mapping(z, c)[:, 0]
+
+
+# %% ../../nbs/editing/dplase.ipynb #3f37a4a7
+def _parts(editor: DPLaSE) -> tuple[dict[str, Tensor], dict]:
+    "What a file says. ValueError before `fit`."
+    gaussian = editor._ready()
+    walks = [editor.walks[name] for name in editor.attributes]
+    directions = [walk.direction for walk in walks]
+    tensors = {
+        "mean": gaussian.mean,
+        "root": gaussian.root,
+        "directions": torch.stack(directions),
+    }
+    for name, mask in editor.masks.items():
+        tensors[f"masks.{name}"] = mask
+    settings = {
+        "cuts": [[walk.level, *walk.layers] for walk in walks],
+        "rounds": editor.rounds,
+        "components": editor.components,
+        "seed": editor.seed,
+    }
+    return tensors, settings
 
 
 def _restore(editor: DPLaSE, tensors: dict[str, Tensor], settings: dict):
     "What a file says, checked. KeyError for tensors of other shapes."
     directions, cuts = tensors["directions"].float(), settings["cuts"]
-    names, d = editor.attributes, editor.w_dim
+    names = editor.attributes
+    d = editor.w_dim
     if directions.shape != (len(names), d) or len(cuts) != len(names):
         raise KeyError(f"directions [{len(names)}, {d}], found {list(directions.shape)} and {len(cuts)} cuts")
     if tensors["mean"].shape != (d,) or tensors["root"].shape != (d, d):
         raise KeyError(f"a Gaussian in {d} numbers")
     editor.gaussian = GaussianW(tensors["mean"].float(), tensors["root"].float())
-    editor.rounds, editor.components = int(settings["rounds"]), int(settings["components"])
+    editor.rounds = int(settings["rounds"])
+    editor.components = int(settings["components"])
     editor.seed = int(settings["seed"])
     for name, direction, (level, first, last) in zip(names, directions, cuts):
         if not 0 <= first <= last < editor.num_ws:
@@ -166,7 +195,8 @@ def try_walks(
         ends = []
         for side in (-stride, stride):
             moved = editor.edit(ws, name, side, native=True)
-            ends.append(judge(to_uint8(G.synthesis(moved, noise_mode="const"))).mean(0))
+            pictures = to_uint8(G.synthesis(moved, noise_mode="const"))
+            ends.append(judge(pictures).mean(0))
         trials.append(Trial(k, walk.layers, (ends[1] - ends[0]) / 2 / S.spread))
     return trials
 
@@ -181,7 +211,8 @@ def _name(editor: DPLaSE, S: LatentSet, trials: list[Trial]):
         walk = editor.walks[name]
         sign = 1 if trial.effect[a] > 0 else -1
         named[S.names[a]] = Walk(sign * walk.direction, walk.level, walk.layers)
-        about["assigned"][S.names[a]] = [name, list(walk.layers), sign, round(float(trial.effect[a].abs()), 3)]
+        effect = round(float(trial.effect[a].abs()), 3)
+        about["assigned"][S.names[a]] = [name, list(walk.layers), sign, effect]
     editor.walks = named | editor.walks
     editor.attributes = tuple(editor.walks)
     editor.about = about
@@ -208,7 +239,8 @@ def masked_edit(
         raise ValueError(f"{attribute!r} of this dplase editor has no mask yet: call learn_masks(editor, G, judge, S)")
     chosen = editor.masks[attribute] if mask is None else mask
     walked = editor.edit(ws, attribute, strength, native)
-    return masked_picture(split_at(G, editor.walks[attribute].level), ws, walked, chosen)
+    split = split_at(G, editor.walks[attribute].level)
+    return masked_picture(split, ws, walked, chosen)
 
 
 def learn_masks(
@@ -225,7 +257,8 @@ def learn_masks(
     check_set(S, G, judge)
     check_generator(editor, G)
     merits = {}
-    for attribute in bar(list(S.names if attributes is None else attributes), "masks"):
+    wanted = S.names if attributes is None else attributes
+    for attribute in bar(list(wanted), "masks"):
         check_attribute(editor, attribute)
         candidates = _groups(editor, G, attribute, groups, rounds)
         found = [_merit(editor, G, judge, S, attribute, mask, latents) for mask in candidates]
@@ -241,8 +274,10 @@ def _groups(editor: DPLaSE, G: Generator, attribute: str, groups: int, rounds: i
     split = split_at(G, walk.level)
 
     def walked(n: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        ws = _fresh_w(G, n, gen)[:, None].expand(-1, G.num_ws, -1)
-        stride = (torch.rand(n, generator=gen) * 2 - 1) * longest_stride(G.w_dim)
+        w = _fresh_w(G, n, gen)
+        ws = w[:, None].expand(-1, G.num_ws, -1)
+        share = torch.rand(n, generator=gen) * 2 - 1
+        stride = share * longest_stride(G.w_dim)
         return ws, walk_layers(gaussian, walk, ws, stride)
 
     S, _ = learn_expression(split, walked, rounds, seed=editor.seed)

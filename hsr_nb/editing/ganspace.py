@@ -57,11 +57,8 @@ class GANSpace(AssignedEditor):
         tried: int = 40,  # of the components get names
     ):
         super().__init__()
-        self.components = components
-        self.samples = samples
-        self.seed = seed
-        self.absolute = absolute
-        self.tried = tried
+        self.components, self.samples, self.seed = components, samples, seed
+        self.absolute, self.tried = absolute, tried
         self.mean = torch.empty(0)  # [w_dim]
         self.share = torch.empty(0)  # of the variance, [w_dim] descending
 
@@ -104,8 +101,7 @@ class GANSpace(AssignedEditor):
         super()._restore(tensors, settings)
         self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
         if not self.mean.shape == self.share.shape == (self.w_dim,):
-            shapes = [list(self.mean.shape), list(self.share.shape)]
-            raise KeyError(f"mean and share of {self.w_dim} numbers, found {shapes}")
+            raise KeyError(f"mean and share of {self.w_dim} numbers")
         self.absolute = bool(settings["absolute"])
 
 

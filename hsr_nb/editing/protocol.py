@@ -253,8 +253,9 @@ def load_cell(path, key: dict | None = None) -> Cell | None:
         raise ValueError(f"{path} holds no cell of the protocol")
     if key is not None and about != key:
         return None
-    told = (str(about.get("method")), str(about.get("attribute")), tuple(about.get("names", ())))
-    return Cell(*told, **{name: tensors[name] for name in TENSORS})
+    names = tuple(str(name) for name in about.get("names", ()))
+    measured = [tensors[name] for name in TENSORS]  # in the order of the fields
+    return Cell(str(about.get("method")), str(about.get("attribute")), names, *measured)
 
 
 def ready_cell(
