@@ -620,3 +620,19 @@ def test_a_direction_set_is_an_editors_own(faces):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         editor.edit(S.w[:2, None].expand(-1, G.num_ws, -1), "sefa 1", 1.0, native=True)
+
+
+def test_the_experiment_runs_small_and_writes_no_result(tmp_path):
+    papermill = pytest.importorskip("papermill")
+    root = Path(__file__).resolve().parents[1]
+    page = papermill.execute_notebook(
+        root / "nbs/experiments/editing.ipynb",
+        tmp_path / "out.ipynb",
+        {"out": str(tmp_path / "results"), "attributes": ["baldness"], "finder": "stand-in"},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(root),
+    )
+    said = json.dumps([cell.get("outputs", []) for cell in page.cells])
+    assert "a smoke run is no result: nothing was written" in said and "typical[synthfaces-attributes-b]" in said
+    assert not (tmp_path / "results").exists()

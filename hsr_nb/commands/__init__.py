@@ -1,5 +1,5 @@
-"""The six commands: help and version at once, the work from the package that does it."""
+"""The seven commands: help and version at once, the work from the package that does it."""
 
-from .front import hsr_convert, hsr_data, hsr_eval, hsr_generate, hsr_sweep, hsr_train
+from .front import hsr_convert, hsr_data, hsr_edit, hsr_eval, hsr_generate, hsr_sweep, hsr_train
 
-__all__ = ["hsr_convert", "hsr_data", "hsr_eval", "hsr_generate", "hsr_sweep", "hsr_train"]
+__all__ = ["hsr_convert", "hsr_data", "hsr_edit", "hsr_eval", "hsr_generate", "hsr_sweep", "hsr_train"]
