@@ -23,7 +23,7 @@ from hsr_nb.editing.protocol import EVALUATED, Budget, Watchers, find_range, loa
 from hsr_nb.editing.protocol_tables import cell_row, leakage, method_row, ready_reference
 from hsr_nb.editing.sefa import factorize
 from hsr_nb.editing.shelf import ready_editor, ready_latents, shelf_of
-from hsr_nb.editing.split import Split, masked_picture, split_at
+from hsr_nb.editing.split import Split, masked_picture, split_at, split_biggan
 from hsr_nb.editing.walk_directions import decorrelation, learn_directions, orthogonality, variation
 from hsr_nb.editing.walks import GaussianW, even_walk, gaussian_w
 from hsr_nb.interop.safetensors import load_safetensors, save_safetensors
@@ -286,6 +286,33 @@ def test_directions_of_a_network_of_digits():
     assert torch.allclose(masked_picture(split, z, walked, torch.zeros(12)), back(front(z)))
     with pytest.raises(ValueError, match="12 channels"):
         masked_picture(split, z, walked, torch.ones(5))
+
+
+def test_a_biggan_is_cut_after_any_layer():
+    "The published layout with random weights; not run where the package that reads such weights is missing."
+    biggan = pytest.importorskip("pytorch_pretrained_biggan")
+    layers = [(False, 16, 16), (True, 16, 2), (True, 2, 1)]
+    torch.manual_seed(0)
+    config = biggan.BigGANConfig(16, 8, 8, 8, 5, layers, attention_layer_position=2)
+    net = biggan.BigGAN(config).eval().requires_grad_(False)
+    label = F.one_hot(torch.tensor(3), 5).float()
+    z = torch.randn(3, 8)
+    walked = even_walk(z, F.normalize(torch.randn(8), dim=0), 2.0)
+    plain = net(z, label.expand(3, -1), 1.0)
+    for block in (1, 2, 3):
+        split = split_biggan(net, label, block)
+        features = split.front(z)
+        assert torch.allclose(split.back(features, z), plain, atol=1e-5)
+        ones = torch.ones(features.shape[1])
+        assert masked_picture(split, z, walked, ones).shape == plain.shape
+        assert torch.allclose(masked_picture(split, z, walked, 0 * ones), plain, atol=1e-5)
+    rows, _ = learn_directions(split_biggan(net, label, 1).front, lambda n, gen: torch.randn(n, 8, generator=gen), 3, 5)
+    assert torch.allclose(rows @ rows.T, torch.eye(3), atol=1e-5)
+    for block in (0, 4):
+        with pytest.raises(ValueError, match=f"a cut comes after 1 to 3, not {block}"):
+            split_biggan(net, label, block)
+    with pytest.raises(ValueError, match="this BigGAN has 5 classes"):
+        split_biggan(net, label[:4], 1)
 
 
 # ---- editors as a whole, on a small network
