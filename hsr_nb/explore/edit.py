@@ -109,7 +109,8 @@ def _judge(cfg: EditConfig, G: Generator) -> AttributeBank:
 def _require_attribute(attribute: str, names, method: str):
     if attribute not in names:
         asked = f"no attribute {attribute!r}" if attribute else "not been told which attribute"
-        raise ValueError(f"{method} has {asked}: it knows {', '.join(names)} (--attribute)")
+        known = [*names] if len(names) <= 30 else [*names[:20], "…", names[-1]]
+        raise ValueError(f"{method} has {asked}: it knows {', '.join(known)} (--attribute)")
 
 
 def _editor(cfg: EditConfig, G: Generator) -> Editor:
