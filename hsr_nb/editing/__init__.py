@@ -1,6 +1,7 @@
 """Editing: directions in W, and editors that move latents by attribute and strength in one common unit."""
 
 from .directions import load_directions, save_directions
+from .dplase import DPLaSE
 from .editor import Edit
 from .ganspace import GANSpace
 from .interfacegan import InterFaceGAN
@@ -11,6 +12,7 @@ from .sefa import SeFa
 from .styleflow import StyleFlow
 
 __all__ = [
+    "DPLaSE",
     "Edit",
     "GANSpace",
     "InterFaceGAN",
