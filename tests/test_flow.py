@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_the_way_there_and_back_is_the_published_one(flow, monkeypatch):
     torch.testing.assert_close(summed, right, atol=1e-5, rtol=1e-6)
     per_element = (3 * 4 - 3) * 0.5 * 4 * math.log(2 * math.pi)
     torch.testing.assert_close(right - expected("log_likelihood_as_trained"), torch.full((2, 1), per_element).double())
+
+
+def test_without_zuko_it_says_what_to_install(flow, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zuko.transforms", None)
+    with pytest.raises(ImportError, match=r'pip install "hsr_nb\[editing\]"'):
+        flow(X, CONDITION)
 
 
 def test_a_norm_follows_behind(flow):
