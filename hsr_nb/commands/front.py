@@ -7,6 +7,8 @@ __all__ = [
     "HOMES",
     "HELP",
     "help_file",
+    "topics",
+    "page",
     "start",
     "hsr_data",
     "hsr_train",
@@ -14,6 +16,8 @@ __all__ = [
     "hsr_eval",
     "hsr_sweep",
     "hsr_convert",
+    "hsr_invert",
+    "hsr_survey",
     "hsr_edit",
     "parsed_help",
     "write_help",
@@ -37,14 +41,35 @@ HOMES = {
     "hsr_eval": "hsr_nb.studies.evaluate",
     "hsr_sweep": "hsr_nb.studies.sweep",
     "hsr_convert": "hsr_nb.interop.convert",
+    "hsr_invert": "hsr_nb.inversion.command",
+    "hsr_survey": "hsr_nb.survey.command",
     "hsr_edit": "hsr_nb.explore.edit",
 }
 HELP = ("--help", "-h")
 
 
-def help_file(command: str) -> Path:
-    "Where the help of a command lies."
-    return Path(hsr_nb.__file__).parent / "commands" / "help" / f"{command}.txt"
+def help_file(
+    command: str,
+    topic: str = "",  # the word after the command that has a page of its own: a preset, an action
+) -> Path:
+    "Where the help of a command, or of what it does with a word, lies."
+    name = f"{command}-{topic}" if topic else command
+    return Path(hsr_nb.__file__).parent / "commands" / "help" / f"{name}.txt"
+
+
+def topics(command: str) -> list[str]:
+    "The words after a command that have pages of their own."
+    pages = help_file(command).parent.glob(f"{command}-*.txt")
+    return sorted(page.stem.removeprefix(f"{command}-") for page in pages)
+
+
+def page(command: str, words: list[str]) -> Path | None:
+    "The page that words ask for; None where they ask for none, or begin with what there is no page for."
+    if not set(words) & set(HELP):
+        return None
+    if words[0] in HELP or not topics(command):
+        return help_file(command)
+    return help_file(command, words[0]) if words[0] in topics(command) else None
 
 
 def start(
@@ -56,8 +81,8 @@ def start(
     answer = None
     if words == ["--version"]:
         answer = f"{command} {hsr_nb.__version__}"
-    elif len(words) == 1 and words[0] in HELP and help_file(command).is_file():
-        answer = help_file(command).read_text(encoding="utf-8").rstrip()
+    elif (asked := page(command, words)) is not None and asked.is_file():
+        answer = asked.read_text(encoding="utf-8").rstrip()
     if answer is None:
         return importlib.import_module(HOMES[command]).main(args)
     try:
@@ -99,19 +124,29 @@ def hsr_convert(args: list[str] | None = None) -> int:
     return start("hsr_convert", args)
 
 
+def hsr_invert(args: list[str] | None = None) -> int:
+    "The console command hsr_invert."
+    return start("hsr_invert", args)
+
+
+def hsr_survey(args: list[str] | None = None) -> int:
+    "The console command hsr_survey."
+    return start("hsr_survey", args)
+
+
 def hsr_edit(args: list[str] | None = None) -> int:
     "The console command hsr_edit."
     return start("hsr_edit", args)
 
 
 # %% ../../nbs/commands/front.ipynb #094f73e6
-def parsed_help(command: str) -> str:
+def parsed_help(command: str, *topic: str) -> str:
     "The help as the command's parser prints it, on a page of 100 columns."
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"
     try:
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
-            importlib.import_module(HOMES[command]).main(["--help"])
+            importlib.import_module(HOMES[command]).main([*topic, "--help"])
     finally:
         del os.environ["COLUMNS"]
         if before is not None:
@@ -120,7 +155,9 @@ def parsed_help(command: str) -> str:
 
 
 def write_help():
-    "Write the help of every command."
-    for command in HOMES:
+    "Write the help of every command, and of the words that its module has pages for."
+    for command, home in HOMES.items():
         help_file(command).parent.mkdir(exist_ok=True)
         help_file(command).write_text(parsed_help(command), encoding="utf-8")
+        for topic in getattr(importlib.import_module(home), "TOPICS", ()):
+            help_file(command, topic).write_text(parsed_help(command, topic), encoding="utf-8")

@@ -11,10 +11,13 @@ from .dplase import DPLaSE
 from .editor import Editor, read_editor
 from .ganspace import GANSpace
 from .interfacegan import InterFaceGAN
+from .latent_to_latent import LatentToLatent
 from .sefa import SeFa
+from .styleflow import StyleFlow
 
 # %% ../../nbs/editing/methods.ipynb #285332d6
-METHODS: dict[str, type[Editor]] = {method.method: method for method in (InterFaceGAN, GANSpace, SeFa, DPLaSE)}
+_ALL: tuple[type[Editor], ...] = (InterFaceGAN, GANSpace, SeFa, StyleFlow, DPLaSE, LatentToLatent)
+METHODS: dict[str, type[Editor]] = {method.method: method for method in _ALL}
 
 
 def load_editor(path, G: Generator) -> Editor:

@@ -156,7 +156,7 @@ def method_row(cells: Sequence[Cell], reference: Reference, watchers: Watchers) 
 
 
 # %% ../../nbs/editing/protocol_tables.ipynb #8904fa24
-PUBLISHED = {"interfacegan": "ig", "styleflow": "sf", "ganspace": "gs", "latent_to_latent": "l2l"}
+PUBLISHED = {"interfacegan": "ig", "styleflow": "sf", "ganspace": "gs", "l2l": "l2l"}
 
 
 def _cell_text(value) -> str:

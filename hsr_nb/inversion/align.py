@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "Detect",
-    "SURE",
     "Frame",
     "SYNTHFACES",
     "FRAMES",
@@ -20,12 +19,13 @@ __all__ = [
 ]
 
 # %% ../../nbs/inversion/align.ipynb #54653b8d
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from ..judges.face_finders import SURE, load_mtcnn
 
 
 # %% ../../nbs/inversion/align.ipynb #09e0e27e
@@ -45,19 +45,11 @@ class Face:
 
 
 Detect = Callable[[Image.Image], list[Face]]  # of an RGB picture
-SURE = 0.9  # probability from which on a face counts
 
 
 def mtcnn() -> Detect:
     "The published face detector MTCNN. ImportError where facenet-pytorch is not installed."
-    if importlib.util.find_spec("facenet_pytorch") is None:
-        raise ImportError(
-            "finding faces needs facenet-pytorch: pip install --no-deps facenet-pytorch==2.6.0; "
-            "or give pictures that are cut already (--align none)"
-        )
-    from facenet_pytorch import MTCNN
-
-    net = MTCNN(min_face_size=20, keep_all=True, device="cpu")
+    net = load_mtcnn()
 
     def detect(image: Image.Image) -> list[Face]:
         boxes, probabilities, points = net.detect(image, landmarks=True)
