@@ -383,7 +383,7 @@ def state_dicts():
                     "config": {"G": TINY | {"synthesis_kwargs": TINY["synthesis_kwargs"] | {"activation": "system"}}},
                 }
             ),
-            "no activation 'system'",
+            "activation to be",
         ),
         "array of objects": (
             foreign.tensorflow(G, D).replace(b"\x02\x00\x00\x00f4", b"\x02\x00\x00\x00O8"),
@@ -445,8 +445,8 @@ def containers():
         "safetensors, cut": (file(whole)[:-9], slip),
         "safetensors, metadata in metadata": (file(whole, "[" * 200_000), slip),
         "safetensors, metadata that is no JSON": (file(whole, "rm -rf"), slip),
-        "safetensors, description that is a list": (file(whole, [1]), "has no entry G"),
-        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "of the shape|describes no"),
+        "safetensors, description that is a list": (file(whole, [1]), "G to be an object"),
+        "safetensors, giant description": (file(whole, TINY | {"w_dim": 1 << 40}), "w_dim to be a whole number"),
         "safetensors, a billion layers": (file(whole, TINY | {"mapping_kwargs": {"num_layers": 1 << 30}}), "layers"),
         "safetensors, NaN": (file(whole | {"G_ema.mapping.w_avg": torch.full([4], float("nan"))}), "not finite"),
         "safetensors, one less": (file({k: v for k, v in whole.items() if "w_avg" not in k}), "lacks 1 tensors"),
