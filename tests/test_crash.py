@@ -722,7 +722,7 @@ def test_what_a_log_and_a_provenance_claim(tmp_path):
     with pytest.warns(UserWarning):
         assert best_checkpoints(tmp_path)["fid[x]"]["score"] == 2.5
     (tmp_path / "metrics.jsonl").write_text("x\n" * 50)
-    with pytest.warns(UserWarning, match="40 more lines") as said:
+    with pytest.warns(UserWarning, match="39 more lines") as said:
         assert read_metrics(tmp_path) == [] and len(said) == 11
     for claims in (nested, "[]", "5", '{"earlier": {"a": 1}}', '{"earlier": [1]}', '{"earlier": "x"}', "", "\ud800"):
         (tmp_path / "provenance.json").write_bytes(claims.encode("utf-8", "surrogatepass"))

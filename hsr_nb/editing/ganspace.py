@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..base.claims import FLAG, check_claims
 from ..base.moments import Moments
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
@@ -99,8 +100,11 @@ class GANSpace(AssignedEditor):
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         super()._restore(tensors, settings)
+        check_claims(settings, {"absolute": FLAG}, "settings", ("absolute",))
         self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
-        self.absolute = bool(settings["absolute"])
+        if self.mean.shape != (self.w_dim,) or self.share.shape != (self.w_dim,):
+            raise ValueError(f"mean and share [{self.w_dim}], found {list(self.mean.shape)}, {list(self.share.shape)}")
+        self.absolute = settings["absolute"]
 
 
 # %% ../../nbs/editing/ganspace.ipynb #d4aaf3b3

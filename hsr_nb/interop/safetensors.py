@@ -20,7 +20,7 @@ from ..base.errors import CheckpointError
 from ..base.whole import whole
 from ..untrusted.tensors import DTYPES, read_tensors
 from .checksum import group_digests, group_of, header_digest, tensor_sums
-from .metadata import ENTRIES, check_metadata
+from .metadata import ENTRIES, OTHERS, check_metadata
 
 
 # %% ../../nbs/interop/safetensors.ipynb #a6d09889
@@ -115,7 +115,7 @@ def _read_entry(name: str, text: str, path: Path):
     try:
         return parse_json(text, f"{path} is no complete safetensors file of this package: its entry {name[:40]}")
     except ValueError as e:
-        ours = name == CHECKSUM or name in ENTRIES
+        ours = name in (CHECKSUM, *OTHERS) or name in ENTRIES
         if ours and not (name == "format" and text.isalnum()):
             raise CheckpointError(str(e)) from None
         if len(text) > 40 and text.isdigit():
