@@ -709,15 +709,14 @@ def test_what_a_log_and_a_provenance_claim(tmp_path):
     bad += [
         '{"nimg": 1, "fid[x]": "good"}',
         '{"nimg": 1, "fid[x]": [1]}',
-        '{"nimg": 1, "fid[x]": NaN}',
         '{"nimg": 1.5}',
     ]
-    good = ['{"nimg": 1, "fid[x]": null}', '{"nimg": 1, "fid[x]": 2.5, "loss/G": -1}']
+    good = ['{"nimg": 1, "fid[x]": null}', '{"nimg": 1, "fid[x]": NaN}', '{"nimg": 1, "fid[x]": 2.5, "loss/G": -1}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*bad, *good]))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/000000001.safetensors").touch()
     with pytest.warns(UserWarning, match="line 1 is damaged") as said:
-        assert len(read_metrics(tmp_path)) == 2
+        assert len(read_metrics(tmp_path)) == len(good)
     assert len(said) == len(bad)
     with pytest.warns(UserWarning):
         assert best_checkpoints(tmp_path)["fid[x]"]["score"] == 2.5

@@ -202,7 +202,7 @@ class Editor:
         raise NotImplementedError
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
-        "Become what `_parts` told, if that means anything: an error of FAULTS is a refusal, with the file's name before it."
+        "Become what `_parts` told; any error of FAULTS is turned into a refusal that names the file."
         raise NotImplementedError
 
     def native_step(self, attribute: str) -> float:

@@ -232,15 +232,16 @@ def parse_history(
 
 
 def _history(d: dict) -> History:
+    if len(d["steps"]) > History.longest or len(d["named"]) > MOST_NAMED:  # before a recipe is made of each
+        found = f"{len(d['steps'])} steps and {len(d['named'])} named pictures"
+        raise ValueError(f"{found}, at most {History.longest} and {MOST_NAMED} are read")
     steps = [_recipe(r) for r in d["steps"]]
     named = {str(name)[:80]: _recipe(r) for name, r in d["named"].items()}
     h = History(steps, d["at"], named)
     crosses = sum(len(r.bred) for r in named.values())
-    if len(named) > MOST_NAMED or crosses > MOST_CROSSES:
-        raise ValueError(
-            f"{len(named)} named pictures with {crosses} crosses, at most {MOST_NAMED} with {MOST_CROSSES} are read"
-        )
-    if not _whole(h.at) or not 0 <= h.at < len(h.steps) <= h.longest:
+    if crosses > MOST_CROSSES:
+        raise ValueError(f"named pictures with {crosses} crosses, at most {MOST_CROSSES} are read")
+    if not _whole(h.at) or not 0 <= h.at < len(h.steps):
         raise ValueError(f"position {_found(h.at)} of {len(h.steps)} steps")
     return h
 

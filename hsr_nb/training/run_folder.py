@@ -24,6 +24,7 @@ __all__ = [
 import errno
 import io
 import json
+import math
 import os
 import re
 import warnings
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import IO
 
 from ..base.bounded_json import parse_json, read_json
-from ..base.claims import OBJECT, check_claims, integer, keyed, listed, number, optional
+from ..base.claims import OBJECT, Kind, check_claims, integer, keyed, listed, number
 from ..base.errors import CheckpointError
 from ..base.whole import Busy, append_line, check_writable, lock, remove_leftovers, write_whole
 from ..interop.checkpoint import checkpoints
@@ -83,7 +84,7 @@ def own(folder: Path) -> IO:  # the open lock file: the folder is ours until it 
 MOST_LOG = 64 << 20  # bytes of a log; a line of a long run has about 500
 MOST_LINES = 500_000
 ROW = {"nimg": integer(0, 1 << 53), "kimg": number(0, 1 << 53), "step": integer(0, 1 << 53)}
-NUMBERS = keyed(optional(number(-1e308, 1e308)), 1000)
+NUMBERS = keyed(Kind("a number or null", lambda v: v is None or type(v) in (int, float)), 1000)
 
 
 def _read_lines(file: Path) -> list[bytes]:
@@ -103,7 +104,7 @@ def read_metrics(run_dir) -> list[dict]:
     rows, damaged = [], []
     for at, line in enumerate(lines, 1):
         try:
-            row = parse_json(line, str(file), most=100_000, depth=2)
+            row = parse_json(line, str(file), most=100_000, depth=2, finite=False)
             check_claims(row, ROW, str(file), ("nimg",))
             if not NUMBERS.fits(row):
                 raise ValueError
@@ -230,7 +231,8 @@ def best_checkpoints(run_dir) -> dict:  # {score: {"checkpoint", "nimg", "score"
         if nimg not in files:
             continue
         for name, score in row.items():
-            if score is None or not name.startswith(("yardstick[", "fid[", "kid[")):
+            measured = score is not None and math.isfinite(score)
+            if not measured or not name.startswith(("yardstick[", "fid[", "kid[")):
                 continue
             if name not in best or score < best[name]["score"]:
                 best[name] = {"checkpoint": files[nimg], "nimg": nimg, "score": score}
