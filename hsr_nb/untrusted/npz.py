@@ -28,7 +28,10 @@ def _array(data: bytes, called: str) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise BrokenFile(f"{called} has version {version} of the format, read are 1.0 and 2.0")
-    shape, by_columns, dtype = HEADERS[version](file)
+    try:
+        shape, by_columns, dtype = HEADERS[version](file)
+    except (ValueError, RecursionError, MemoryError):  # NumPy's own words recommend what nobody should do
+        raise BrokenFile(f"{called} has no header that can be read") from None
     if dtype.kind not in "fiubU" or dtype.hasobject:
         raise UnsafeFile(f"{called} holds {shown(dtype)[:60]}, expected numbers or a text")
     begin = file.tell()
