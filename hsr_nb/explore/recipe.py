@@ -89,6 +89,7 @@ class Recipe:
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self):
+        _check_counts(self)  # before work is spent on each
         # lists, as JSON has them, become tuples: a recipe is a value and can be hashed
         object.__setattr__(self, "bred", tuple(tuple(pair) for pair in self.bred))
         object.__setattr__(self, "mix_layers", tuple(self.mix_layers))
@@ -114,11 +115,14 @@ class Recipe:
         return replace(self, edits=tuple(sorted(edits, key=lambda e: e.direction)))
 
 
-def _check_recipe(r: Recipe):
+def _check_counts(r: Recipe):
     for name, most in MOST.items():
         entries = len(getattr(r, name))
         if entries > most:
             raise ValueError(f"{name} has {entries} entries, a recipe has at most {most}")
+
+
+def _check_recipe(r: Recipe):
     for name, seed in (("seed", r.seed), ("mix_seed", r.mix_seed)):
         optional = name == "mix_seed" and seed is None
         if not optional and not _seed(seed):
