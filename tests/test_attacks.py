@@ -1,4 +1,4 @@
-"The attacks of tests/support, as a person would run them: hostile files and hurt run folders, each in a process of its own."
+"The attacks of tests/support, as a person would run them: hostile files and hurt run folders, in processes of their own."
 
 import os
 import subprocess
