@@ -1,4 +1,4 @@
-"The attacks of tests/support, as a person would run them: hostile files and hurt run folders, in processes of their own."
+"The attacks of tests/support as a person would run them: hostile files and hurt run folders, in processes apart."
 
 import os
 import subprocess

@@ -63,8 +63,8 @@ def parse_json(
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        rules = {"parse_float": _finite, "parse_constant": _no_constant} if finite else {}
-        value = json.loads(text, parse_int=_integer, **rules)
+        floats, constants = (_finite, _no_constant) if finite else (None, None)
+        value = json.loads(text, parse_int=_integer, parse_float=floats, parse_constant=constants)
         _check_depth(value, depth)
     except RecursionError:
         raise ValueError(f"{what} is not read: lists or dictionaries nested deeper than {depth}") from None

@@ -13,9 +13,9 @@ __all__ = [
     "text",
     "word",
     "optional",
-    "listed",
+    "several",
     "keyed",
-    "brief",
+    "quoted",
     "check_claims",
 ]
 
@@ -74,7 +74,7 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.words} or null", lambda v: v is None or kind.fits(v))
 
 
-def listed(kind: Kind, least: int, most: int) -> Kind:
+def several(kind: Kind, least: int, most: int) -> Kind:
     "A list of so many."
     count = f"{least}" if least == most else f"{least} to {most}"
 
@@ -107,7 +107,7 @@ def _entry(value: Any, path: str) -> Any:
 
 
 # %% ../../nbs/base/claims.ipynb #ff2ad6e0
-def brief(value: Any) -> str:
+def quoted(value: Any) -> str:
     "A value for a message, printable and short, however large it is."
     return shown(reprlib.repr(value)[:60])
 
@@ -118,17 +118,18 @@ def check_claims(
     what: str,  # whose claims they are, for the message: a file, a part of it
     required: Iterable[str] = (),  # that must be there
     closed: bool = False,  # whether entries that the table lacks are refused
-):
+) -> dict:  # the claims, which hold
     "ValueError where an entry is none of what it may be, is missing, or is nobody's."
     if type(value) is not dict:
-        raise ValueError(f"{what}: expected an object, found {brief(value)}")
+        raise ValueError(f"{what}: expected an object, found {quoted(value)}")
     for name in required:
         if _entry(value, name) is _ABSENT:
             raise ValueError(f"{what} has no entry {name!r}, expected {table[name].words}")
     for name, kind in table.items():
         found = _entry(value, name)
         if found is not _ABSENT and not kind.fits(found):
-            raise ValueError(f"{what}: expected {name} to be {kind.words}, found {brief(found)}")
+            raise ValueError(f"{what}: expected {name} to be {kind.words}, found {quoted(found)}")
     others = [name for name in value if name not in table] if closed else []
     if others:
-        raise ValueError(f"{what}: there is no entry {brief(others[0])}, only {', '.join(table)}")
+        raise ValueError(f"{what}: there is no entry {quoted(others[0])}, only {', '.join(table)}")
+    return value

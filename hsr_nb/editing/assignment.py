@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..base.claims import check_claims, integer, listed
+from ..base.claims import check_claims, integer, several
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..judges.attributes import AttributeBank
@@ -133,8 +133,8 @@ class AssignedEditor(Editor):
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         count = len(self.attributes)
-        pair = listed(integer(0, 1000), 2, 2)
-        check_claims(settings, {"layers": listed(pair, count, count), "found_layers": pair}, "settings", ("layers",))
+        pair = several(integer(0, 1000), 2, 2)
+        check_claims(settings, {"layers": several(pair, count, count), "found_layers": pair}, "settings", ("layers",))
         vectors = tensors["vectors"].float()
         if vectors.shape != (count, self.w_dim) or tensors["found.vectors"].shape[1:] != (self.w_dim,):
             raise ValueError(f"vectors [{count}, {self.w_dim}], found {list(vectors.shape)}")

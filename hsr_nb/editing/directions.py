@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.claims import check_claims, integer, listed, text
+from ..base.claims import check_claims, integer, several, text
 from ..base.errors import CheckpointError
 from ..interop.safetensors import load_safetensors, save_safetensors
 from ..nets.generator import Generator
@@ -158,7 +158,7 @@ def load_directions(path, G: Generator) -> Directions:
     return d
 
 
-CLAIMS = {"method": text(100), "generator": text(100), "layers": listed(integer(0, 1000), 2, 2)}
+CLAIMS = {"method": text(100), "generator": text(100), "layers": several(integer(0, 1000), 2, 2)}
 
 
 def checked_directions(file: str, about, vectors: Tensor, sigma: Tensor) -> Directions:

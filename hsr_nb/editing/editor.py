@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.claims import OBJECT, brief, check_claims, integer, listed, text
+from ..base.claims import OBJECT, check_claims, integer, quoted, several, text
 from ..base.errors import CheckpointError, some
 from ..base.state_dicts import FAULTS
 from ..interop.safetensors import load_safetensors, save_safetensors, subset
@@ -124,7 +124,7 @@ def check_attribute(editor: "Editor", attribute: str):
     "ValueError for an attribute that an editor lacks."
     if attribute not in editor.attributes:
         raise ValueError(
-            f"this {editor.method} editor has no attribute {brief(attribute)}; it has {some(editor.attributes)}"
+            f"this {editor.method} editor has no attribute {quoted(attribute)}; it has {some(editor.attributes)}"
         )
 
 
@@ -250,7 +250,7 @@ def published_layers(
 # %% ../../nbs/editing/editor.ipynb #3e707c41
 ENTRY = {
     "method": text(100),
-    "attributes": listed(text(100), 0, 2000),
+    "attributes": several(text(100), 0, 2000),
     "generator": text(100),
     "num_ws": integer(1, 1000),
     "w_dim": integer(1, 100_000),

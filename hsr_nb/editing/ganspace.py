@@ -42,6 +42,15 @@ def principal_components(
     return seen.mean.float(), (variances / variances.sum()).float(), components.float()
 
 
+# %% ../../nbs/editing/ganspace.ipynb #5b1e7a90
+def _spread(tensors: dict[str, Tensor], w_dim: int) -> tuple[Tensor, Tensor]:
+    "The mean and the shares of the variance in a file. ValueError for those of another W."
+    mean, share = tensors["mean"].float(), tensors["share"].float()
+    if not mean.shape == share.shape == (w_dim,):
+        raise ValueError(f"mean and share [{w_dim}], found {list(mean.shape)} and {list(share.shape)}")
+    return mean, share
+
+
 # %% ../../nbs/editing/ganspace.ipynb #dce1b9a5
 class GANSpace(AssignedEditor):
     "Principal components of W. [GANSpace]"
@@ -100,11 +109,8 @@ class GANSpace(AssignedEditor):
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         super()._restore(tensors, settings)
-        check_claims(settings, {"absolute": FLAG}, "settings", ("absolute",))
-        self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
-        if self.mean.shape != (self.w_dim,) or self.share.shape != (self.w_dim,):
-            raise ValueError(f"mean and share [{self.w_dim}], found {list(self.mean.shape)}, {list(self.share.shape)}")
-        self.absolute = settings["absolute"]
+        self.absolute = check_claims(settings, {"absolute": FLAG}, "settings", ("absolute",))["absolute"]
+        self.mean, self.share = _spread(tensors, self.w_dim)
 
 
 # %% ../../nbs/editing/ganspace.ipynb #d4aaf3b3

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.claims import FLAG, check_claims, integer, listed, number, text
+from ..base.claims import FLAG, check_claims, integer, number, several, text
 from ..base.streams import stream_seed
 from ..nets.generator import Generator
 from .editor import Editor, belongs_to, check_attribute
@@ -102,10 +102,11 @@ SETTINGS = {
     "share": number(0, 1e9),
     "absolute": FLAG,
     "seed": integer(-(1 << 63), 1 << 64),
-    "kept": listed(text(100), 0, 2000),
+    "kept": several(text(100), 0, 2000),
 }
 
 
+# %% ../../nbs/editing/interfacegan.ipynb #925fe035
 class InterFaceGAN(Editor):
     "Planes between yes and no. [InterFaceGAN]"
 

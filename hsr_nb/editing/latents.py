@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.claims import brief, check_claims, integer, listed, text
+from ..base.claims import check_claims, integer, quoted, several, text
 from ..base.errors import CheckpointError, some
 from ..base.pictures import to_uint8
 from ..base.shell import bar
@@ -116,7 +116,7 @@ class LatentSet:
     def column(self, name: str) -> int:
         "The number of an attribute. ValueError for one that the set has not."
         if name not in self.names:
-            raise ValueError(f"this latent set has no attribute {brief(name)}; it has {some(self.names)}")
+            raise ValueError(f"this latent set has no attribute {quoted(name)}; it has {some(self.names)}")
         return self.names.index(name)
 
     def save(self, path) -> Path:
@@ -150,7 +150,7 @@ def check_set(S: LatentSet, G: Generator, judge: AttributeBank | None = None):
 
 # %% ../../nbs/editing/latents.ipynb #e2d46499
 ABOUT = {
-    "names": listed(text(100), 1, 2000),
+    "names": several(text(100), 1, 2000),
     "seed": integer(-(1 << 63), (1 << 64) - 1),
     "generator": text(),
     "judge": text(),
@@ -185,8 +185,8 @@ def _check_table(path, name: str, table: Tensor | None, rows: int):
 def load_latents(path) -> LatentSet:
     "Read a latent set. ValueError for files that hold none, CheckpointError for what is no such file."
     tensors, meta = load_safetensors(path)
-    about = meta.get("latents")
-    names = _check_about(path, about)
+    names = _check_about(path, meta.get("latents"))
+    about = meta["latents"]
     z = tensors.get("z")
     rows = len(z) if z is not None and z.ndim else 0
     if rows < 2:

@@ -115,6 +115,7 @@ class Recipe:
         return replace(self, edits=tuple(sorted(edits, key=lambda e: e.direction)))
 
 
+# %% ../../nbs/explore/recipe.ipynb #89ceb764
 def _check_counts(r: Recipe):
     for name, most in MOST.items():
         entries = len(getattr(r, name))

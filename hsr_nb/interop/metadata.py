@@ -6,7 +6,7 @@
 __all__ = ["COUNT", "WHOLE", "LIST", "SIZE", "SETTINGS", "ARGUMENTS", "OTHERS", "ENTRIES", "check_metadata"]
 
 # %% ../../nbs/interop/metadata.ipynb #1f55e150
-from ..base.claims import FLAG, OBJECT, TEXT, Kind, check_claims, integer, listed, number, optional, word
+from ..base.claims import FLAG, OBJECT, TEXT, Kind, check_claims, integer, number, optional, several, word
 from ..base.errors import CheckpointError
 from ..ops.activation import ACTIVATIONS
 
@@ -21,7 +21,7 @@ ARGUMENTS: dict[str, Kind] = {  # of a network or one of its parts; what tensors
     **{name: SIZE for name in ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")},
     **{name: SIZE for name in ("channel_base", "channel_max", "mbstd_num_channels")},
     **{name: optional(SIZE) for name in ("cmap_dim", "embed_features", "layer_features")},
-    "base_size": listed(integer(1, 1 << 20), 2, 2),
+    "base_size": several(integer(1, 1 << 20), 2, 2),
     "num_layers": integer(0, 64),
     "freeze_layers": integer(0, 1000),
     "mbstd_group_size": optional(integer(1, 1 << 20)),
@@ -34,10 +34,11 @@ ARGUMENTS: dict[str, Kind] = {  # of a network or one of its parts; what tensors
     "w_avg_beta": optional(number(0, 1)),
     "use_noise": FLAG,
     "growing": FLAG,
-    "resample_filter": optional(listed(number(-1e6, 1e6), 0, 64)),
+    "resample_filter": optional(several(number(-1e6, 1e6), 0, 64)),
 }
 
 
+# %% ../../nbs/interop/metadata.ipynb #52844e91
 def _arguments(network: str) -> dict[str, Kind]:
     "The rows of a network's arguments and of those of its parts."
     rows = {network: OBJECT}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.claims import FLAG, check_claims, integer, listed, word
+from ..base.claims import FLAG, check_claims, integer, several, word
 from ..base.errors import WeightsNotFound
 from ..base.state_dicts import build_filled, load_strict
 from ..base.whole import sha256
@@ -176,8 +176,8 @@ ARGUMENTS = {  # of a timm network, that somebody's card may give: those that sa
     "depth": integer(1, 100),
     "embed_dim": integer(1, 1 << 16),
     "num_heads": integer(1, 1 << 10),
-    "layers": listed(integer(1, 100), 1, 10),
-    "channels": listed(integer(1, 1 << 16), 1, 10),
+    "layers": several(integer(1, 100), 1, 10),
+    "channels": several(integer(1, 1 << 16), 1, 10),
     "stem_type": word("", "deep", "deep_tiered"),
     "stem_width": integer(1, 1 << 12),
     "zero_init_last": FLAG,

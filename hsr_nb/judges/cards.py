@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..base.bounded_json import read_json
-from ..base.claims import OBJECT, TEXT, brief, check_claims, integer, keyed, listed, number, text
+from ..base.claims import OBJECT, TEXT, check_claims, integer, keyed, number, quoted, several, text
 from ..base.errors import CheckpointError, WeightsNotFound, shown
 from ..base.whole import sha256, whole, write_json
 from ..untrusted.tensors import read_tensors
@@ -101,13 +101,13 @@ CARD = {  # entry, with dots where it lies within others -> what it may be
     "role": text(),
     "what": TEXT,
     "sha256": text(),
-    "attributes": listed(text(), 0, MOST_CLASSES),
+    "attributes": several(text(), 0, MOST_CLASSES),
     "input": OBJECT,
-    "input.size": listed(integer(8, 1024), 2, 2),
-    "input.mean": listed(number(-10, 10), 3, 3),
-    "input.std": listed(number(1e-3, 10), 3, 3),
+    "input.size": several(integer(8, 1024), 2, 2),
+    "input.mean": several(number(-10, 10), 3, 3),
+    "input.std": several(number(1e-3, 10), 3, 3),
     "holds": OBJECT,
-    "holds.sides": listed(integer(1, 8192), 1, 20),
+    "holds.sides": several(integer(1, 8192), 1, 20),
     "holds.measure": text(),
     "scores": OBJECT,
     "scores.r2": OBJECT,
@@ -121,9 +121,9 @@ CARD = {  # entry, with dots where it lies within others -> what it may be
     "timm.kwargs": OBJECT,
 }
 ARGUMENTS = {  # of the networks of this package; what the weights bear out is only bounded in number
-    "widths": listed(integer(1, 1 << 16), 1, 16),
-    "growths": listed(integer(1, 1 << 16), 1, 16),
-    "feature_stages": listed(integer(-16, 15), 1, 16),
+    "widths": several(integer(1, 1 << 16), 1, 16),
+    "growths": several(integer(1, 1 << 16), 1, 16),
+    "feature_stages": several(integer(-16, 15), 1, 16),
     "attributes": integer(1, MOST_CLASSES),
     "dim": integer(1, 1 << 16),
     "side": integer(8, 1024),
@@ -172,7 +172,7 @@ def _check_scores(card: dict, where: str):
 
 def _check_score(value, kind, name: str, where: str):
     if not kind.fits(value):
-        raise ValueError(f"{where}: expected {name} to be {kind.words}, found {brief(value)}")
+        raise ValueError(f"{where}: expected {name} to be {kind.words}, found {quoted(value)}")
 
 
 # %% ../../nbs/judges/cards.ipynb #489f7919
@@ -215,6 +215,7 @@ def read_embedded(name: str, folder=None) -> tuple[dict[str, Tensor], dict]:
     return float_weights(path), card
 
 
+# %% ../../nbs/judges/cards.ipynb #6a25ed42
 def save_embedded(
     name: str,
     state: dict[str, Tensor],

@@ -158,6 +158,7 @@ def build_regressor(card: dict) -> FeatureNet:
     return ARCHITECTURES[named](**architecture["kwargs"])
 
 
+# %% ../../nbs/judges/detectors.ipynb #59291f56
 IMAGENET = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -165,7 +166,7 @@ def _filled(card: dict, state: dict[str, Tensor], source: str) -> FeatureNet:
     "The network of a card with its weights: one of timm's, or an attribute network."
     if "timm" not in card:
         net = build_filled(lambda: build_regressor(card), state, source)
-        _require_count(card, net.head.out_features, source)
+        _require_count(card, len(net.state_dict()["head.bias"]), source)
         return net
     classes = {"num_classes": len(card["attributes"])} if card.get("attributes") else {}
     arguments = classes | card["timm"].get("kwargs", {})

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..base.bounded_json import parse_json
-from ..base.claims import brief, check_claims, integer, listed, text
+from ..base.claims import check_claims, integer, quoted, several, text
 from ..base.errors import CheckpointError
 from ..base.pictures import to_uint8
 from ..base.whole import whole
@@ -163,7 +163,7 @@ ABOUT = {
     "generator": text(),
     "bank": text(),
     "bank_sha256": text(),
-    "names": listed(text(), 1, 30_000),
+    "names": several(text(), 1, 30_000),
 }
 
 
@@ -188,5 +188,5 @@ def require_same_paths(one: dict, two: dict):
     for key in ("seed", "mode", "bank_sha256", "names"):
         if one[key] != two[key]:
             raise ValueError(
-                f"these logits cannot be compared: {key} is {brief(one[key])} in one and {brief(two[key])} in the other"
+                f"these logits cannot be compared: {key} is {quoted(one[key])} in one, {quoted(two[key])} in the other"
             )

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import IO
 
 from ..base.bounded_json import parse_json, read_json
-from ..base.claims import OBJECT, Kind, check_claims, integer, keyed, listed, number
+from ..base.claims import OBJECT, Kind, check_claims, integer, keyed, number, several
 from ..base.errors import CheckpointError
 from ..base.whole import Busy, append_line, check_writable, lock, remove_leftovers, write_whole
 from ..interop.checkpoint import checkpoints
@@ -266,7 +266,7 @@ def earlier_sessions(run_dir, nimg: int) -> list:
         return []
     try:
         last = read_json(file)
-        check_claims(last, {"earlier": listed(OBJECT, 0, 100_000)}, str(file))
+        check_claims(last, {"earlier": several(OBJECT, 0, 100_000)}, str(file))
     except ValueError:
         warnings.warn(f"{file} is damaged: what earlier sessions said is lost", stacklevel=2)
         return []
