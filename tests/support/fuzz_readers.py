@@ -129,25 +129,30 @@ def read_database(path):
 
 
 @functools.cache
-def small_judge() -> bytes:
+def small_judge(of_timm: bool) -> bytes:
     "The weights that cards are read with."
     from safetensors.torch import save
 
+    from hsr_nb.judges.backbones import build_net
     from hsr_nb.judges.detectors import AttributeNet
 
-    return save(AttributeNet((4, 8), 2).state_dict())
+    net = build_net("test_resnet", {"num_classes": 2}) if of_timm else AttributeNet((4, 8), 2)
+    return save(net.state_dict())
 
 
 def read_card(path):
+    "Loaded, and asked about a picture, of which the judge may say, under its own name, that it is too small."
     import torch
 
     from hsr_nb.judges.attributes import load_bank
 
     weights = path.with_suffix(".safetensors")
-    if not weights.exists():
-        weights.write_bytes(small_judge())
+    weights.write_bytes(small_judge(b'"timm"' in path.read_bytes()))
     bank = load_bank(weights)
-    bank(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    try:
+        bank(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
 
 
 def read_editor(path):
