@@ -386,7 +386,7 @@ def cards() -> list[bytes]:
         for row in (side, f"{side} blurred"):
             card["scores"]["r2"][row] = {"a": 0.5, "b": 0.9}
     timm = {k: v for k, v in card.items() if k not in ("architecture", "holds", "scores")}
-    timm["timm"] = {"name": "test_resnet", "kwargs": {"global_pool": "avg", "stem_width": 8}}
+    timm["timm"] = {"name": "test_resnet", "kwargs": {"global_pool": "avg"}}
     return [json.dumps(card).encode(), json.dumps(timm).encode()]
 
 
