@@ -2,6 +2,7 @@
 
 Each is refused with a typed error that names the file and the reason."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -879,7 +880,7 @@ def test_metadata_of_any_type_ends_in_one_typed_sentence(tmp_path):
     "Whoever uses an entry gets what it expects, or the file is refused by its name."
     from hsr_nb.interop import save_safetensors
     from hsr_nb.interop.convert import describe
-    from hsr_nb.interop.metadata import ENTRIES
+    from hsr_nb.interop.metadata import ENTRIES, check_metadata
     from hsr_nb.judges.detectors import require_independent
     from hsr_nb.training.checks import differences
     from hsr_nb.training.config import TrainConfig
@@ -891,6 +892,10 @@ def test_metadata_of_any_type_ends_in_one_typed_sentence(tmp_path):
     good |= {"data": {"name": "a", "sha256": "0"}, "teacher": {"name": "b"}, "origin": {"format": "x"}}
     refused = 0
     for path in ENTRIES:
+        for value in WRONG:
+            with contextlib.suppress(CheckpointError):
+                check_metadata(with_entry(good, path, value), "x")
+    for path in [path for path in ENTRIES if path[:2] not in ("G.", "D.")]:  # those: test_claims
         for value in WRONG:
             file = save_safetensors(tmp_path / "x.safetensors", state, with_entry(good, path, value))
             try:
