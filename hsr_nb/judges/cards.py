@@ -71,10 +71,13 @@ def read_weights(
     path = Path(path)
     if not path.is_file():
         raise WeightsNotFound(f"weights file not found: {path}")
-    try:
-        state = read_tensors(path)[0] if path.suffix == ".safetensors" else _torch_file(path)
-    except CheckpointError as e:
-        raise ValueError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
+    if path.suffix == ".safetensors":
+        state = read_tensors(path)[0]
+    else:
+        try:
+            state = _torch_file(path)
+        except CheckpointError as e:
+            raise CheckpointError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
     for prefix in PREFIXES:
         state = _without_prefix(state, prefix, path)
     return state
