@@ -421,7 +421,7 @@ def test_logits_on_disk(G, tmp_path):
         with pytest.raises(ValueError, match=key):
             require_same_paths(about, {**about, key: value})
     np.savez(tmp_path / "y.npz", other=L)
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(ValueError, match="y.npz: its array logits is missing"):
         load_logits(tmp_path / "y.npz")
     with pytest.raises(FileNotFoundError):
         load_logits(tmp_path / "z.npz")

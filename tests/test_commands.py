@@ -399,7 +399,7 @@ def test_metadata_of_another_type_is_one_sentence(tmp_path, meta, capsys):
     assert front.hsr_eval([str(tmp_path / "runs/r"), "--n", "8", "--scores", "kid", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and len(said) <= 700
-    assert re.search(r"000000001\.safetensors: its metadata has no entry .*expected .*found", said), said
+    assert re.search(r"000000001\.safetensors: its metadata: expected .*, found", said), said
 
 
 def test_a_full_disk_under_the_cache_is_one_sentence(tmp_path, monkeypatch, capsys):

@@ -609,13 +609,14 @@ def test_a_setting_younger_than_the_checkpoint_had_its_default(images, whole, tm
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
-    "Ours, those of earlier versions, and the temporary file that safetensors itself writes next to its target."
+    "Ours, and those of earlier versions."
     from hsr_nb.training.run_folder import RunFolder
 
     folder = tmp_path / "run" / "checkpoints"
     unfinished = folder / f".000001024.safetensors.{_machine()}-99999999-0a1b2c3d.part"
     unfinished.mkdir(parents=True)
-    left = [folder / ".000001024.safetensors.tmp", folder / ".tmp1Y03on", unfinished / "000001024.safetensors"]
+    left = [folder / ".000001024.safetensors.tmp", unfinished / "000001024.safetensors"]
+    left += [tmp_path / "run/.config.json.tmp", tmp_path / "run/.metrics.jsonl.4711.tmp"]
     for p in left:
         p.write_bytes(b"half")
     with RunFolder(tmp_path / "run", writes=True):
@@ -627,12 +628,17 @@ def test_files_of_others_in_a_run_folder_stay(tmp_path):
 
     run = tmp_path / "run"
     run.mkdir()
-    (run / ".tmp_notes").write_text("mine")
     (run / ".tmp_backup").mkdir()
+    names = (".tmp_notes", ".tmpbackup", ".tmp123456", ".notes.json.tmp", ".my.png.tmp", ".write-test.tmp", ".x.part")
+    for folder in (run, run / "samples", run / "checkpoints"):
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / name).write_text("mine")
     with RunFolder(run, writes=True):
         pass
-    assert (run / ".tmp_notes").read_text() == "mine"
     assert (run / ".tmp_backup").is_dir()
+    for folder in (run, run / "samples", run / "checkpoints"):
+        assert all((folder / name).read_text() == "mine" for name in names)
 
 
 @pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "config.json", "samples", "checkpoints"])
@@ -652,6 +658,75 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path, name):
         RunFolder(run, writes=True)
     kept = elsewhere / ".x.png.tmp" if elsewhere.is_dir() else elsewhere
     assert kept.read_text() == "precious"
+
+
+def test_other_names_of_files_elsewhere_are_not_written_to(tmp_path):
+    "A link that leads nowhere makes nothing there, and a hard link carries no line out of the folder."
+    from hsr_nb.base.whole import append_line
+    from hsr_nb.training.run_folder import RunFolder
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".write-test.tmp").symlink_to(tmp_path / "nowhere")
+    with RunFolder(run, writes=True):
+        pass
+    assert not (tmp_path / "nowhere").exists() and (run / ".write-test.tmp").is_symlink()
+    (tmp_path / "precious").write_text("mine")
+    (run / ".lock").unlink()
+    os.link(tmp_path / "precious", run / ".lock")
+    with pytest.raises(CheckpointError, match=r"another name elsewhere.*\.lock"):
+        RunFolder(run, writes=True)
+    (run / ".lock").unlink()
+    os.link(tmp_path / "precious", run / "metrics.jsonl")
+    with RunFolder(run, writes=True) as folder, pytest.raises(CheckpointError, match="metrics.jsonl"):
+        folder.log({"nimg": 1})
+    with pytest.raises(OSError):
+        append_line(run / ".write-test.tmp", "x")
+    assert (tmp_path / "precious").read_text() == "mine" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_linked_checkpoint_is_not_followed(tmp_path):
+    for name in ("run", "theirs"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    run = tmp_path / "run"
+    theirs = tmp_path / "theirs/checkpoints/000000001.safetensors"
+    save_safetensors(theirs, {"G_ema.a": torch.ones(1)}, {"count": {"nimg": 1}})
+    (run / "checkpoints" / theirs.name).symlink_to(theirs)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/checkpoints").symlink_to(theirs.parent)
+    for folder in (run, tmp_path / "linked"):
+        with pytest.raises(CheckpointError, match="is a link, and a run folder holds its own checkpoints"):
+            load_checkpoint(folder)
+    assert load_checkpoint(run / "checkpoints" / theirs.name)[1]["count"]  # named by hand it is meant
+
+
+def test_what_a_log_and_a_provenance_claim(tmp_path):
+    "Any line, and any provenance, is a row or is left out with a word."
+    from hsr_nb.training.run_folder import best_checkpoints, earlier_sessions
+
+    nested = "[" * 100_000 + "]" * 100_000
+    bad = [nested, '{"nimg": true}', '{"nimg": -1}', f'{{"nimg": {"9" * 300}}}', '{"nimg": 1, "kimg": "x"}', "null"]
+    bad += [
+        '{"nimg": 1, "fid[x]": "good"}',
+        '{"nimg": 1, "fid[x]": [1]}',
+        '{"nimg": 1.5}',
+    ]
+    good = ['{"nimg": 1, "fid[x]": null}', '{"nimg": 1, "fid[x]": NaN}', '{"nimg": 1, "fid[x]": 2.5, "loss/G": -1}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*bad, *good]))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/000000001.safetensors").touch()
+    with pytest.warns(UserWarning, match="line 1 is damaged") as said:
+        assert len(read_metrics(tmp_path)) == len(good)
+    assert len(said) == len(bad)
+    with pytest.warns(UserWarning):
+        assert best_checkpoints(tmp_path)["fid[x]"]["score"] == 2.5
+    (tmp_path / "metrics.jsonl").write_text("x\n" * 50)
+    with pytest.warns(UserWarning, match="39 more lines") as said:
+        assert read_metrics(tmp_path) == [] and len(said) == 11
+    for claims in (nested, "[]", "5", '{"earlier": {"a": 1}}', '{"earlier": [1]}', '{"earlier": "x"}', "", "\ud800"):
+        (tmp_path / "provenance.json").write_bytes(claims.encode("utf-8", "surrogatepass"))
+        with pytest.warns(UserWarning, match="provenance.json is damaged"):
+            assert earlier_sessions(tmp_path, 5) == []
 
 
 def test_one_damaged_line_of_a_log_is_one_line_lost(tmp_path):

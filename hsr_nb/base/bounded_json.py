@@ -54,6 +54,7 @@ def parse_json(
     what: str,  # what it is said to be, for the error: "the recipe", or a file
     most: int = 10_000_000,  # characters or bytes
     depth: int = 32,
+    finite: bool = True,  # False: NaN and infinities are values, and who asks looks at each
 ) -> Any:
     "A JSON value within bounds. ValueError in one sentence that begins with `what`."
     what = shown(what)[:300]
@@ -62,7 +63,8 @@ def parse_json(
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant)
+        floats, constants = (_finite, _no_constant) if finite else (None, None)
+        value = json.loads(text, parse_int=_integer, parse_float=floats, parse_constant=constants)
         _check_depth(value, depth)
     except RecursionError:
         raise ValueError(f"{what} is not read: lists or dictionaries nested deeper than {depth}") from None

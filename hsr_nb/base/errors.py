@@ -10,6 +10,7 @@ __all__ = [
     "Failure",
     "shown",
     "printable",
+    "some",
     "plural",
     "meant",
     "readable",
@@ -57,6 +58,16 @@ def printable(message: object, limit: int = 700) -> str:
             text = f"{text[: limit - 200]} … {text[-190:]}"
         text = shown(text)
     return text
+
+
+def some(names: Iterable[object], most: int = 300) -> str:
+    "As many of some names as fit, printable, and how many there are beyond."
+    kept: list[str] = []
+    left = list(names)
+    while left and sum(map(len, kept)) + 2 * len(kept) < most:
+        kept.append(shown(str(left.pop(0))[:100]))
+    more = [f"{len(left)} more"] if left else []
+    return ", ".join([*kept, *more]) or "none"
 
 
 # %% ../../nbs/base/errors.ipynb #167451f0

@@ -191,7 +191,8 @@ def run(
 
     def say(text, error=None):
         if speaks(error):
-            print(f"{name}: {text}", file=sys.stderr)
+            plain = "\n".join(printable(line) for line in str(text).split("\n"))  # it may repeat what a file says
+            print(f"{name}: {plain}", file=sys.stderr)
 
     def warn(message, *_):
         say(f"note: {message}")

@@ -13,6 +13,7 @@ __all__ = [
     "missing_folders",
     "remove_empty",
     "folder_for",
+    "check_writable",
     "append_line",
     "Busy",
     "lock",
@@ -27,6 +28,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -76,6 +78,11 @@ def _alive(pid):
     return True
 
 
+def _work_path(path: Path) -> Path:
+    "Where this process makes what is to appear at `path`: a name that nobody else has."
+    return path.with_name(f".{path.name[:100]}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+
+
 def _remove(folder, name=None) -> list[Path]:
     "Remove what this machine's killed processes left in a folder: of one name, or of all."
     removed = []
@@ -113,7 +120,7 @@ def whole(
     "What the block makes at the path it is given appears at `path` when the block ends well, else not at all."
     path = Path(path)
     _remove(path.parent, path.name)
-    work = path.with_name(f".{path.name[:100]}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    work = _work_path(path)
     try:
         work.mkdir()
         made = work / path.name
@@ -179,11 +186,34 @@ def folder_for(path) -> Iterator[Path]:
         raise
 
 
+# %% ../../nbs/base/whole.ipynb #868ece85
+def check_writable(folder):
+    "OSError where nothing can be made in a folder."
+    trial = _work_path(Path(folder) / "write-test")
+    trial.mkdir()
+    trial.rmdir()
+
+
+# %% ../../nbs/base/whole.ipynb #4e6d99eb
+def _open_own(path) -> IO[bytes]:
+    "A file to be written at its end, made where there is none. OSError for a link and for what has another name, too."
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+        os.close(fd)
+        raise OSError(
+            errno.EMLINK,
+            "it has another name elsewhere (a hard link), or is no file: put a copy in its place",
+            str(path),
+        )
+    return open(fd, "a+b", buffering=0)
+
+
 # %% ../../nbs/base/whole.ipynb #a08cc3a8
 def append_line(path, text: str):
     "Add a line to a file, whole or not at all. OSError when the disk refuses."
     data = (text + "\n").encode()
-    with open(path, "ab", buffering=0) as f:
+    with _open_own(path) as f:
         end = f.seek(0, os.SEEK_END)
         if f.write(data) < len(data):
             f.truncate(end)
@@ -201,7 +231,7 @@ class Busy(OSError):
 
 def lock(path) -> IO:  # the open file: the lock lasts until it is closed or the process ends
     "Take the lock file at `path` for this process. Busy when somebody else has it; a warning where there are no locks."
-    f = open(path, "a+")
+    f = _open_own(path)
     try:
         import fcntl
 
@@ -209,16 +239,15 @@ def lock(path) -> IO:  # the open file: the lock lasts until it is closed or the
     except (ImportError, OSError) as e:
         if getattr(e, "errno", None) in (errno.EACCES, errno.EAGAIN):
             f.seek(0)
-            owner = f.read(20).strip()
+            owner = f.read(20).decode("ascii", "replace").strip()
             f.close()
-            raise Busy(path, owner) from None
+            raise Busy(path, owner if owner.isdigit() else "") from None
         warnings.warn(
             f"{Path(path).parent} cannot be locked here ({e}): take care that no other process uses it", stacklevel=3
         )
         return f
     f.truncate(0)
-    f.write(str(os.getpid()))
-    f.flush()
+    f.write(str(os.getpid()).encode())
     return f
 
 

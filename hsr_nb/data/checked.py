@@ -6,10 +6,10 @@
 __all__ = ["FORMAT", "remember", "open_checked", "open_known"]
 
 # %% ../../nbs/data/checked.ipynb #cbea1c7a
-import json
 import warnings
 from pathlib import Path
 
+from ..base.bounded_json import read_json
 from ..base.errors import DataError, shown
 from ..base.whole import write_json
 from .check import base_of, check_files, check_left_out, has_alpha
@@ -40,7 +40,7 @@ def _remembered(memo: Path, question: dict, called: str) -> dict | None:
     if not memo.exists():
         return None
     try:
-        then = json.loads(memo.read_text(encoding="utf-8"))
+        then = read_json(memo, most=100_000_000)
         identity = then["identity"]
         changed = [key for key, now in question.items() if then.get(key) != now]
         if not changed and len(identity["sha256"]) == 64 and len(identity["image_shape"]) == 3:

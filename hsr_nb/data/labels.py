@@ -6,11 +6,11 @@
 __all__ = ["read_meta", "recorded_filter", "recorded_alpha", "label_pairs", "fit_labels", "label_table", "label_kind"]
 
 # %% ../../nbs/data/labels.ipynb #f23047f2
-import json
 import unicodedata
 
 import numpy as np
 
+from ..base.bounded_json import parse_json
 from ..base.errors import DataError, plural, shown
 from .files import Files, called, common_folder
 
@@ -40,10 +40,10 @@ def read_meta(files: Files) -> dict:
         return {}
     where = f"{shown(files.path)}/{called(files._json)}"
     try:
-        meta = json.loads(_read_bounded(files, files._json))
+        meta = parse_json(_read_bounded(files, files._json), "it", most=1 << 30, depth=8, finite=False)
     except DataError as e:
         raise DataError(f"{where} {e}") from None
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise DataError(f"{where} is not valid JSON: {shown(e)[:200]}") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("labels"), (list, dict, type(None))):
         raise DataError(f'{where} must be {{"labels": [["path", label], ...]}}')

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..base.claims import check_claims, integer, several
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
-from .directions import Directions, move
+from .directions import Directions, checked_directions, move
 from .editor import Editor, belongs_to, published_layers
 from .latents import LatentSet
 
@@ -86,14 +87,6 @@ def best_trials(trials: Sequence[Trial], attributes: int) -> list[Trial]:
     return best
 
 
-# %% ../../nbs/editing/assignment.ipynb #687f0e53
-def _check_found(vectors: Tensor, sigma: Tensor, w_dim: int):
-    "KeyError unless these are directions in W and their spreads."
-    if vectors.ndim != 2 or vectors.shape[1] != w_dim or sigma.shape != vectors.shape[:1]:
-        shapes = f"{list(vectors.shape)} and {list(sigma.shape)}"
-        raise KeyError(f"found.vectors [K, {w_dim}] and found.sigma [K], found {shapes}")
-
-
 # %% ../../nbs/editing/assignment.ipynb #c0a37cf2
 class AssignedEditor(Editor):
     "What GANSpace and SeFa share: attributes are directions on ranges of layers, in standard deviations of w."
@@ -141,18 +134,21 @@ class AssignedEditor(Editor):
         return tensors, settings
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
-        vectors, layers = tensors["vectors"].float(), settings["layers"]
-        if vectors.shape != (len(self.attributes), self.w_dim) or len(layers) != len(self.attributes):
-            raise KeyError(f"vectors [{len(self.attributes)}, {self.w_dim}], found {list(vectors.shape)}")
+        count = len(self.attributes)
+        pair = several(integer(0, 1000), 2, 2)
+        check_claims(settings, {"layers": several(pair, count, count), "found_layers": pair}, "settings", ("layers",))
+        vectors = tensors["vectors"].float()
+        if vectors.shape != (count, self.w_dim) or tensors["found.vectors"].shape[1:] != (self.w_dim,):
+            raise ValueError(f"vectors [{count}, {self.w_dim}], found {list(vectors.shape)}")
         self.vectors = dict(zip(self.attributes, vectors))
-        self.layers = {name: published_layers(pair, self.num_ws) for name, pair in zip(self.attributes, layers)}
-        first, last = settings["found_layers"]
-        whole_range = published_layers((first, last), self.num_ws)
-        found_vectors = tensors["found.vectors"].float()
-        found_sigma = tensors["found.sigma"].float()
-        _check_found(found_vectors, found_sigma, self.w_dim)
-        word = settings["found_method"]
-        self.found = Directions(word, found_vectors, found_sigma, whole_range, self.generator)
+        self.layers = {
+            name: published_layers(layers, self.num_ws) for name, layers in zip(self.attributes, settings["layers"])
+        }
+        whole_range = published_layers(settings["found_layers"], self.num_ws)
+        about = {"method": settings["found_method"], "layers": list(whole_range), "generator": self.generator}
+        self.found = checked_directions(
+            "found", about, tensors["found.vectors"].float(), tensors["found.sigma"].float()
+        )
 
 
 # %% ../../nbs/editing/assignment.ipynb #7a581b36

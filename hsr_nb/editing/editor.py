@@ -24,6 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.claims import OBJECT, check_claims, integer, quoted, several, text
+from ..base.errors import CheckpointError, some
+from ..base.state_dicts import FAULTS
 from ..interop.safetensors import load_safetensors, save_safetensors, subset
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash
@@ -121,7 +124,7 @@ def check_attribute(editor: "Editor", attribute: str):
     "ValueError for an attribute that an editor lacks."
     if attribute not in editor.attributes:
         raise ValueError(
-            f"this {editor.method} editor has no attribute {attribute!r}; it has {', '.join(editor.attributes)}"
+            f"this {editor.method} editor has no attribute {quoted(attribute)}; it has {some(editor.attributes)}"
         )
 
 
@@ -200,7 +203,7 @@ class Editor:
         raise NotImplementedError
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
-        "Become what `_parts` told. ValueError or KeyError where that means nothing."
+        "Become what `_parts` told; any error of FAULTS is turned into a refusal that names the file."
         raise NotImplementedError
 
     def native_step(self, attribute: str) -> float:
@@ -246,26 +249,29 @@ def published_layers(
 
 
 # %% ../../nbs/editing/editor.ipynb #3e707c41
-def _wrong(path, what: str) -> ValueError:
-    return ValueError(f"{path} holds no editor: {what}")
+ENTRY = {
+    "method": text(100),
+    "attributes": several(text(100), 0, 2000),
+    "generator": text(100),
+    "num_ws": integer(1, 1000),
+    "w_dim": integer(1, 100_000),
+    "settings": OBJECT,
+    "about": OBJECT,
+}
+
+
+def _wrong(path, what: object) -> CheckpointError:
+    return CheckpointError(f"{path} holds no editor: {what}")
 
 
 def _check_entry(path, entry) -> dict:
     "What a file says about its editor. ValueError where what a file says about itself is of another kind."
-    if not isinstance(entry, dict):
-        raise _wrong(path, "its entry editor is no object; expected a file that an editor's save wrote")
-    for key in ("method", "generator"):
-        if not isinstance(entry.get(key), str) or len(entry[key]) > 100:
-            raise _wrong(path, f"{key} is a text of at most 100 letters")
-    for key in ("num_ws", "w_dim"):
-        if type(entry.get(key)) is not int or not 0 < entry[key] < 100_000:
-            raise _wrong(path, f"{key} is a whole number")
-    for key in ("settings", "about"):
-        if not isinstance(entry.get(key), dict):
-            raise _wrong(path, f"{key} is an object")
-    names = entry.get("attributes")
-    if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= 100 for name in names):
-        raise _wrong(path, "attributes is a list of texts")
+    try:
+        check_claims(entry, ENTRY, "its entry editor", ENTRY)
+    except ValueError as e:
+        raise _wrong(path, f"{e}; expected a file that an editor's save wrote") from None
+    if len(set(entry["attributes"])) < len(entry["attributes"]):
+        raise _wrong(path, "two of its attributes have one name")
     return entry
 
 
@@ -309,17 +315,22 @@ def read_editor(
     tensors, meta = load_safetensors(path)
     entry = _check_entry(path, meta.get("editor"))
     if entry["method"] not in methods:
-        raise _wrong(path, f"its method is {entry['method']!r}, known are {', '.join(sorted(methods))}")
+        raise _wrong(path, f"its method is {entry['method']!r}, known are {some(sorted(methods))}")
     if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
         raise _wrong(path, "every tensor holds finite numbers")
     editor = methods[entry["method"]]()
     editor.attributes = tuple(entry["attributes"])
     editor.generator, editor.num_ws, editor.w_dim = entry["generator"], entry["num_ws"], entry["w_dim"]
     editor.about = entry["about"]
-    check_generator(editor, G)
+    try:
+        check_generator(editor, G)
+    except ValueError as e:
+        raise CheckpointError(f"{path}: {e}") from None
+    if (editor.num_ws, editor.w_dim) != (G.num_ws, G.w_dim):
+        raise _wrong(path, f"it moves {editor.num_ws} x {editor.w_dim} numbers, expected {G.num_ws} x {G.w_dim}")
     try:
         editor._restore(subset(tensors, "parts"), entry["settings"])
-    except (KeyError, TypeError, RuntimeError) as e:
+    except FAULTS as e:
         raise _wrong(path, f"its parts are not those of {editor.method} ({e})") from None
     _read_calibration(path, editor, subset(tensors, "calibration"))
     return editor

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..base.claims import FLAG, check_claims
 from ..base.moments import Moments
 from ..base.shell import bar
 from ..judges.attributes import AttributeBank
@@ -40,6 +41,15 @@ def principal_components(
     variances = values.flip(0).clamp_min(0)
     components = positive(vectors.T.flip(0))
     return seen.mean.float(), (variances / variances.sum()).float(), components.float()
+
+
+# %% ../../nbs/editing/ganspace.ipynb #5b1e7a90
+def _spread(tensors: dict[str, Tensor], w_dim: int) -> tuple[Tensor, Tensor]:
+    "The mean and the shares of the variance in a file. ValueError for those of another W."
+    mean, share = tensors["mean"].float(), tensors["share"].float()
+    if not mean.shape == share.shape == (w_dim,):
+        raise ValueError(f"mean and share [{w_dim}], found {list(mean.shape)} and {list(share.shape)}")
+    return mean, share
 
 
 # %% ../../nbs/editing/ganspace.ipynb #dce1b9a5
@@ -99,10 +109,8 @@ class GANSpace(AssignedEditor):
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         super()._restore(tensors, settings)
-        self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
-        if not self.mean.shape == self.share.shape == (self.w_dim,):
-            raise KeyError(f"mean and share of {self.w_dim} numbers")
-        self.absolute = bool(settings["absolute"])
+        self.absolute = check_claims(settings, {"absolute": FLAG}, "settings", ("absolute",))["absolute"]
+        self.mean, self.share = _spread(tensors, self.w_dim)
 
 
 # %% ../../nbs/editing/ganspace.ipynb #d4aaf3b3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base.shell import bar
-from ..base.state_dicts import filled
+from ..base.state_dicts import build_filled
 from ..base.streams import stream, stream_seed
 from ..interop.safetensors import subset
 from ..judges.attributes import AttributeBank
@@ -249,7 +249,8 @@ class LatentToLatent(Editor):
         groups = _layer_groups(told, self.num_ws)
         state = {name: tensor.float() for name, tensor in subset(tensors, "mappers").items()}
         count = len(self.attributes)
-        self.mappers = filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
+        mappers = build_filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
+        self.mappers = mappers.eval().requires_grad_(False)
         self.width = tensors["width"].float()
         if self.width.shape != (count,) or not (self.width > 0).all():
             raise KeyError(f"width {[count]}, all positive, found {list(self.width.shape)}")

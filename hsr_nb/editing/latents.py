@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.claims import check_claims, integer, quoted, several, text
+from ..base.errors import CheckpointError, some
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..interop.safetensors import load_safetensors, save_safetensors
@@ -114,7 +116,7 @@ class LatentSet:
     def column(self, name: str) -> int:
         "The number of an attribute. ValueError for one that the set has not."
         if name not in self.names:
-            raise ValueError(f"this latent set has no attribute {name!r}; it has {', '.join(self.names)}")
+            raise ValueError(f"this latent set has no attribute {quoted(name)}; it has {some(self.names)}")
         return self.names.index(name)
 
     def save(self, path) -> Path:
@@ -135,6 +137,10 @@ def check_set(S: LatentSet, G: Generator, judge: AttributeBank | None = None):
             f"the latent set belongs to the generator {S.generator[:12]}, this one is {found[:12]}: "
             "draw another with LatentSet.sample"
         )
+    widths = (S.z.shape[1], S.w.shape[1], 0 if S.c is None else S.c.shape[1])
+    if widths != (G.z_dim, G.w_dim, G.c_dim):
+        wanted = [G.z_dim, G.w_dim, G.c_dim]
+        raise ValueError(f"the latent set's z, w and labels have {list(widths)} numbers, this generator's {wanted}")
     if judge is not None and judge.sha256 != S.judge_sha256:
         raise ValueError(
             f"the latent set was judged by {S.judge} ({S.judge_sha256[:12]}), "
@@ -143,39 +149,52 @@ def check_set(S: LatentSet, G: Generator, judge: AttributeBank | None = None):
 
 
 # %% ../../nbs/editing/latents.ipynb #e2d46499
-def _wrong(path, what: str) -> ValueError:
-    return ValueError(f"{path} holds no latent set: {what}")
+ABOUT = {
+    "names": several(text(100), 1, 2000),
+    "seed": integer(-(1 << 63), (1 << 64) - 1),
+    "generator": text(),
+    "judge": text(),
+    "judge_sha256": text(),
+}
 
 
-def _texts(path, about) -> tuple[tuple[str, ...], int]:
-    "The names and the seed that a file claims. ValueError where they are of another kind."
-    if not isinstance(about, dict):
-        raise _wrong(path, "its entry latents is no object; expected a file that LatentSet.save wrote")
-    for key in ("generator", "judge", "judge_sha256"):
-        if not isinstance(about.get(key), str) or len(about[key]) > 200:
-            raise _wrong(path, f"{key} is a text of at most 200 letters")
-    names = about.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= 100 for name in names):
-        raise _wrong(path, "names is a list of texts")
-    if type(about.get("seed")) is not int:
-        raise _wrong(path, "seed is a whole number")
-    return tuple(names), about["seed"]
+def _wrong(path, what: object) -> CheckpointError:
+    return CheckpointError(f"{path} holds no latent set: {what}")
+
+
+def _check_about(path, about) -> tuple[str, ...]:
+    "The names that a file claims. ValueError where a claim is of another kind."
+    try:
+        check_claims(about, ABOUT, "its entry latents", ABOUT)
+    except ValueError as e:
+        raise _wrong(path, f"{e}; expected a file that LatentSet.save wrote") from None
+    if len(set(about["names"])) < len(about["names"]):
+        raise _wrong(path, "two of its attributes have one name")
+    return tuple(about["names"])
+
+
+def _check_table(path, name: str, table: Tensor | None, rows: int):
+    "ValueError for what is no table of finite numbers with so many rows."
+    if table is None or table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
+        raise _wrong(path, f"{name} is a table of numbers, one row a latent")
+    if len(table) != rows or not table.isfinite().all():
+        raise _wrong(path, f"{name} has one row of finite numbers for each of the {rows} latents")
 
 
 # %% ../../nbs/editing/latents.ipynb #873331f7
 def load_latents(path) -> LatentSet:
     "Read a latent set. ValueError for files that hold none, CheckpointError for what is no such file."
     tensors, meta = load_safetensors(path)
-    names, seed = _texts(path, meta.get("latents"))
-    for key in ("z", "w", "scores"):
-        tensor = tensors.get(key)
-        if tensor is None or tensor.ndim != 2 or not tensor.is_floating_point():
-            raise _wrong(path, f"{key} is a table of numbers, one row a latent")
-        if len(tensor) != len(tensors["z"]) or not tensor.isfinite().all():
-            raise _wrong(path, f"{key} has one row of finite numbers for each of the {len(tensors['z'])} latents")
+    names = _check_about(path, meta.get("latents"))
+    about = meta["latents"]
+    z = tensors.get("z")
+    rows = len(z) if z is not None and z.ndim else 0
+    if rows < 2:
+        raise _wrong(path, "it has fewer than 2 latents")
+    for name in ("z", "w", "scores", *(["c"] if "c" in tensors else [])):
+        _check_table(path, name, tensors.get(name), rows)
     if tensors["scores"].shape[1] != len(names):
         raise _wrong(path, f"it names {len(names)} attributes and has {tensors['scores'].shape[1]} scores a latent")
-    about = meta["latents"]
+    z, w, scores = (tensors[name].float() for name in ("z", "w", "scores"))
     hashes = (about["generator"], about["judge"], about["judge_sha256"])
-    z, w, scores = (tensors[key].float() for key in ("z", "w", "scores"))
-    return LatentSet(z, w, scores, names, seed, *hashes, tensors.get("c"))
+    return LatentSet(z, w, scores, names, about["seed"], *hashes, tensors.get("c"))

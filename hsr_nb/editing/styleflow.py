@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..base.pictures import to_uint8
 from ..base.shell import bar
-from ..base.state_dicts import filled
+from ..base.state_dicts import build_filled
 from ..base.streams import stream, stream_seed
 from ..interop.safetensors import subset
 from ..judges.attributes import AttributeBank
@@ -217,9 +217,9 @@ def _rebuilt(tensors: dict[str, Tensor], w_dim: int, attributes: int) -> tuple[C
     state = subset(wide, "flow")
     depth = sum(name.endswith(".layer.weight") for name in state) - 1
     hidden = len(state["dynamics.layers.0.layer.weight"])
-    flow = filled(lambda: ConditionalFlow(w_dim, attributes, hidden, depth), state, "the flow of this file")
-    reader = filled(lambda: LatentReader(w_dim, attributes), subset(wide, "reader"), "the reader of this file")
-    return flow, reader
+    flow = build_filled(lambda: ConditionalFlow(w_dim, attributes, hidden, depth), state, "the flow of this file")
+    reader = build_filled(lambda: LatentReader(w_dim, attributes), subset(wide, "reader"), "the reader of this file")
+    return flow.eval().requires_grad_(False), reader.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -89,6 +89,7 @@ class Recipe:
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self):
+        _check_counts(self)  # before work is spent on each
         # lists, as JSON has them, become tuples: a recipe is a value and can be hashed
         object.__setattr__(self, "bred", tuple(tuple(pair) for pair in self.bred))
         object.__setattr__(self, "mix_layers", tuple(self.mix_layers))
@@ -114,11 +115,15 @@ class Recipe:
         return replace(self, edits=tuple(sorted(edits, key=lambda e: e.direction)))
 
 
-def _check_recipe(r: Recipe):
+# %% ../../nbs/explore/recipe.ipynb #89ceb764
+def _check_counts(r: Recipe):
     for name, most in MOST.items():
         entries = len(getattr(r, name))
         if entries > most:
             raise ValueError(f"{name} has {entries} entries, a recipe has at most {most}")
+
+
+def _check_recipe(r: Recipe):
     for name, seed in (("seed", r.seed), ("mix_seed", r.mix_seed)):
         optional = name == "mix_seed" and seed is None
         if not optional and not _seed(seed):
@@ -232,15 +237,16 @@ def parse_history(
 
 
 def _history(d: dict) -> History:
+    if len(d["steps"]) > History.longest or len(d["named"]) > MOST_NAMED:  # before a recipe is made of each
+        found = f"{len(d['steps'])} steps and {len(d['named'])} named pictures"
+        raise ValueError(f"{found}, at most {History.longest} and {MOST_NAMED} are read")
     steps = [_recipe(r) for r in d["steps"]]
     named = {str(name)[:80]: _recipe(r) for name, r in d["named"].items()}
     h = History(steps, d["at"], named)
     crosses = sum(len(r.bred) for r in named.values())
-    if len(named) > MOST_NAMED or crosses > MOST_CROSSES:
-        raise ValueError(
-            f"{len(named)} named pictures with {crosses} crosses, at most {MOST_NAMED} with {MOST_CROSSES} are read"
-        )
-    if not _whole(h.at) or not 0 <= h.at < len(h.steps) <= h.longest:
+    if crosses > MOST_CROSSES:
+        raise ValueError(f"named pictures with {crosses} crosses, at most {MOST_CROSSES} are read")
+    if not _whole(h.at) or not 0 <= h.at < len(h.steps):
         raise ValueError(f"position {_found(h.at)} of {len(h.steps)} steps")
     return h
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..base.claims import check_claims
 from ..base.errors import CheckpointError
 from ..base.state_dicts import misfit
 from ..nets.generator import Generator, SynthesisLayer
 from ..nets.layers import FILTER, Conv2dLayer
 from ..nets.stylegan1 import NETWORKS
-from ..ops.activation import ACTIVATIONS
 from ..ops.resample import setup_filter
-from ..untrusted.window import brief
+from .metadata import ARGUMENTS
 
 
 # %% ../../nbs/interop/architecture.ipynb #6bd5d2e2
@@ -203,20 +203,9 @@ def _check_arguments(kwargs: dict):
             todo += value.values() if type(value) is dict else value
         elif type(value) not in (int, float, str, bool, type(None)):
             raise TypeError(f"an argument of type {type(value).__name__}")
-    layers = (kwargs.get("mapping_kwargs") or {}).get("num_layers", 8)
-    levels = kwargs.get("img_resolution", 256).bit_length()
-    if max(layers, levels) > 64:
-        raise ValueError(f"{max(layers, levels)} layers, at most 64 are built")
     parts = [kwargs.get(f"{part}_kwargs") or {} for part in ("synthesis", "mapping", "epilogue", "block")]
     for part in (kwargs, *parts):
-        precision = part.get("low_precision", "float16")
-        activation = part.get("activation", "lrelu")
-        if precision not in ("float16", "bfloat16"):
-            raise ValueError(f"low_precision is float16 or bfloat16, not {brief(precision)!r}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"there is no activation {brief(activation)!r}")
-        if len(part.get("resample_filter") or ()) > 64:
-            raise ValueError("a resampling filter of more than 64 taps")
+        check_claims(part, ARGUMENTS, "its arguments")
 
 
 # %% ../../nbs/interop/architecture.ipynb #51c0a81b

@@ -156,9 +156,15 @@ def _read_claims(claims: dict[str, Any], only: str | None, name: str, size: int)
 
 # %% ../../nbs/interop/checkpoint.ipynb #1c8b705a
 def checkpoints(run_dir) -> list[Path]:
-    "The checkpoints of a run folder, oldest first; their names are image counts."
-    found = Path(run_dir).glob("checkpoints/*.safetensors")
-    return sorted(p for p in found if p.stem.isascii() and p.stem.isdigit())
+    "The checkpoints of a run folder, oldest first; their names are image counts. CheckpointError where one is a link."
+    folder = Path(run_dir) / "checkpoints"
+    found = sorted(p for p in folder.glob("*.safetensors") if p.stem.isascii() and p.stem.isdigit())
+    for path in (folder, *found):
+        if path.is_symlink():
+            raise CheckpointError(
+                f"{path} is a link, and a run folder holds its own checkpoints: name the file that is meant itself"
+            )
+    return found
 
 
 def nothing_at(path) -> str:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..base import shell
+from ..base.bounded_json import read_json
 from ..base.errors import CheckpointError, plural, shown
 from ..base.home import at_home
 from ..base.whole import sha256, whole
@@ -292,12 +293,15 @@ def ship_generator(
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as e:
+        found = read_json(path)
+    except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or e
         raise CheckpointError(
             f"a shipped generator must say how it was trained, and {path} cannot be read: {reason}"
         ) from e
+    if not isinstance(found, dict):
+        raise CheckpointError(f"a shipped generator must say how it was trained, and {path} holds no object")
+    return found
 
 
 def _without_paths(config: dict) -> dict:

@@ -12,30 +12,18 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from ..base.bounded_json import parse_json
 from ..base.errors import CheckpointError
 from ..base.whole import whole
+from ..untrusted.tensors import DTYPES, read_tensors
 from .checksum import group_digests, group_of, header_digest, tensor_sums
-from .metadata import ENTRIES, check_metadata
+from .metadata import ENTRIES, OTHERS, check_metadata
+
 
 # %% ../../nbs/interop/safetensors.ipynb #a6d09889
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
 def _places(tensors: dict[str, Tensor]) -> dict[str, dict]:
     "Type, shape and place of each tensor, the widest numbers first, so that all of them are aligned."
     places = {}
@@ -112,17 +100,7 @@ def load_safetensors(
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    tensors = {}
-    try:
-        _check_header(path)
-        with safe_open(path, framework="pt") as f:
-            names = list(f.keys())
-            for name in names:
-                if only is None or name.startswith(only + "."):
-                    tensors[name] = f.get_tensor(name)
-            texts = f.metadata() or {}
-    except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path} is no complete safetensors file of this package: {e}") from e
+    tensors, texts, names = read_tensors(path, lambda name: only is None or name.startswith(only + "."))
     meta = {name: _read_entry(name, text, path) for name, text in texts.items()}
     sums = meta.pop(CHECKSUM, None)
     if verify and os.environ.get("HSR_NB_VERIFY") != "0":
@@ -132,22 +110,12 @@ def load_safetensors(
 
 
 # %% ../../nbs/interop/safetensors.ipynb #355e9353
-def _check_header(path: Path, limit: int = 8 << 20):
-    "Refuse a header that is longer than any network needs; the library would read up to 100 MB of it into memory."
-    with open(path, "rb") as f:
-        n = int.from_bytes(f.read(8), "little")
-    if n > limit:
-        raise CheckpointError(
-            f"{path} is no safetensors file of this package: its header claims {n} bytes, at most {limit} are read"
-        )
-
-
 def _read_entry(name: str, text: str, path: Path):
     "The value of an entry of the metadata; other people's entries are often words that are no JSON."
     try:
         return parse_json(text, f"{path} is no complete safetensors file of this package: its entry {name[:40]}")
     except ValueError as e:
-        ours = name == CHECKSUM or name in ENTRIES
+        ours = name in (CHECKSUM, *OTHERS) or name in ENTRIES
         if ours and not (name == "format" and text.isalnum()):
             raise CheckpointError(str(e)) from None
         if len(text) > 40 and text.isdigit():

@@ -187,7 +187,10 @@ def load_bank(
     if path.suffix in SUFFIXES and not path.is_file():
         raise FileNotFoundError(f"classifier not found: {path}")
     if path.suffix == ".safetensors":
-        return _of_judge(load_detector_file(path, device))
+        judge = load_detector_file(path, device)
+        if not judge.attribute_names:
+            raise ValueError(f"{path} reads no attributes: its card names none")
+        return _of_judge(judge)
     if path.suffix in SUFFIXES:
         return _from_torchscript(path, names or (path.stem,), tuple(size), device, allow_code)
     judge = load_detector(str(source), device)

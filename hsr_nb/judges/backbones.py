@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "CLASSIFIER",
+    "PLAIN",
+    "ARGUMENTS",
     "prepare",
     "stages",
     "run_hooks",
@@ -18,6 +20,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/judges/backbones.ipynb #bd95ce5a
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,10 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..base.claims import FLAG, check_claims, integer, several, word
 from ..base.errors import WeightsNotFound, plural
-from ..base.state_dicts import load_strict
+from ..base.state_dicts import build_filled, load_strict
 from ..base.whole import sha256
-from .cards import read_embedded, read_weights
+from .cards import MOST_CLASSES, check_card, read_embedded, read_weights
 
 
 # %% ../../nbs/judges/backbones.ipynb #267292b1
@@ -173,11 +177,30 @@ def without_classifier(
 
 
 # %% ../../nbs/judges/backbones.ipynb #500efb8b
+PLAIN = re.compile(r"(?:timm/)?([a-zA-Z0-9_]+)(?:\.[a-zA-Z0-9_]+)?")  # no hf-hub: and no local-dir:, which are places
+ARGUMENTS = {  # of a timm network, that somebody's card may give: those that say how it is built and reach for nothing
+    "num_classes": integer(0, MOST_CLASSES),
+    "global_pool": word("", "avg", "max", "avgmax", "catavgmax", "token", "map"),
+    "img_size": integer(8, 1024),
+    "patch_size": integer(1, 128),
+    "dynamic_img_size": FLAG,
+    "depth": integer(1, 100),
+    "embed_dim": integer(1, 1 << 16),
+    "num_heads": integer(1, 1 << 10),
+    "layers": several(integer(1, 100), 1, 10),
+    "channels": several(integer(1, 1 << 16), 1, 10),
+    "stem_type": word("", "deep", "deep_tiered"),
+    "stem_width": integer(1, 1 << 12),
+    "zero_init_last": FLAG,
+}
+
+
 def check_name(name: str, also: Iterable[str] = ()):
-    "Raise ValueError, with the nearest names of timm's and `also`, unless timm knows the network."
+    "Raise ValueError, with the nearest names of timm's and `also`, unless timm lists the network."
     import timm
 
-    if timm.is_model(name.split(".")[0].split("/")[-1]):
+    plain = PLAIN.fullmatch(name)
+    if plain and timm.is_model(plain[1]):
         return
     import difflib
 
@@ -191,10 +214,11 @@ def build_net(
     seed: int = 0,  # of the random weights
     pretrained: bool = False,  # let timm fetch its weights from the hub
 ):  # the network, without a classifier unless kwargs give num_classes
-    "A timm network; the caller's random stream stays untouched."
+    "A timm network; the caller's random stream stays untouched. ValueError for names and arguments of other kinds."
     import timm
 
     check_name(name)
+    check_claims(kwargs or {}, ARGUMENTS, f"the arguments of {name}", closed=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **(kwargs or {})})
@@ -251,9 +275,12 @@ def load_embedded(
 ) -> Backbone:
     "Build an embedded timm network from nothing but its card and its file. Raises WeightsNotFound and ValueError."
     state, card = read_embedded(name, folder)
-    net = build_net(card["timm"]["name"], card["timm"]["kwargs"], seed=random_seed or 0)
-    if random_seed is None:
-        load_strict(net, without_classifier(net, state), f"{name}.safetensors")
+    check_card(card, f"{name}.json", ("timm", "input", "layers"))
+
+    def build():
+        return build_net(card["timm"]["name"], card["timm"].get("kwargs"), seed=random_seed or 0)
+
+    net = build_filled(build, state, f"{name}.safetensors", without_classifier) if random_seed is None else build()
     spec = card["input"]
     chosen = card["layers"].values() if layers is None else layers
     return Backbone(net, chosen, name, spec["size"], spec["mean"], spec["std"], card["sha256"])

@@ -7,7 +7,11 @@ __all__ = [
     "WRAPPERS",
     "PREFIXES",
     "DEPTH",
+    "MOST_CLASSES",
+    "CARD",
+    "ARGUMENTS",
     "read_weights",
+    "check_card",
     "weights_dir",
     "embedded",
     "read_card",
@@ -17,9 +21,9 @@ __all__ = [
 ]
 
 # %% ../../nbs/judges/cards.ipynb #9c9e0146
-import json
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,9 +31,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.bounded_json import read_json
+from ..base.claims import OBJECT, TEXT, check_claims, integer, keyed, number, quoted, several, text
 from ..base.errors import CheckpointError, WeightsNotFound, plural, shown
 from ..base.home import at_home
 from ..base.whole import sha256, whole, write_json
+from ..untrusted.tensors import read_tensors
 from ..untrusted.torchfile import BYSTANDERS, LazyTensor, read_torch
 from ..untrusted.window import impostor
 
@@ -71,18 +78,17 @@ def read_weights(
     path,  # .safetensors, or a file written by torch.save
 ) -> dict[str, Tensor]:  # on the CPU
     "Tensors of a weights file; never executes anything in it. Raises WeightsNotFound and ValueError."
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(at_home(path))
     if not path.is_file():
         raise WeightsNotFound(f"weights file not found: {path}")
-    try:
-        state, left = (load_file(path), []) if path.suffix == ".safetensors" else _torch_file(path)
-    except SafetensorError as e:
-        raise ValueError(f"{path} cannot be read: {e}") from e
-    except CheckpointError as e:
-        raise ValueError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
+    left: list[str] = []
+    if path.suffix == ".safetensors":
+        state = read_tensors(path)[0]
+    else:
+        try:
+            state, left = _torch_file(path)
+        except CheckpointError as e:
+            raise CheckpointError(f"{path}: not a file of plain tensors ({e}); convert it to safetensors") from e
     for prefix in PREFIXES:
         state, beside = _without_prefix(state, prefix)
         left += beside
@@ -103,6 +109,87 @@ def _without_prefix(state: dict[str, Tensor], prefix: str) -> tuple[dict[str, Te
     return inside, beside
 
 
+# %% ../../nbs/judges/cards.ipynb #df1f1b92
+MOST_CLASSES = 30_000  # that a network tells apart
+CARD = {  # entry, with dots where it lies within others -> what it may be
+    "name": text(),
+    "role": text(),
+    "what": TEXT,
+    "sha256": text(),
+    "attributes": several(text(), 0, MOST_CLASSES),
+    "input": OBJECT,
+    "input.size": several(integer(8, 1024), 2, 2),
+    "input.mean": several(number(-10, 10), 3, 3),
+    "input.std": several(number(1e-3, 10), 3, 3),
+    "holds": OBJECT,
+    "holds.sides": several(integer(1, 8192), 1, 20),
+    "holds.measure": text(),
+    "scores": OBJECT,
+    "scores.r2": OBJECT,
+    "scores.auc": OBJECT,
+    "layers": keyed(text(), 20),
+    "architecture": OBJECT,
+    "architecture.class": text(),
+    "architecture.kwargs": OBJECT,
+    "timm": OBJECT,
+    "timm.name": text(),
+    "timm.kwargs": OBJECT,
+}
+ARGUMENTS = {  # of the networks of this package; what the weights bear out is only bounded in number
+    "widths": several(integer(1, 1 << 16), 1, 16),
+    "growths": several(integer(1, 1 << 16), 1, 16),
+    "feature_stages": several(integer(-16, 15), 1, 16),
+    "attributes": integer(1, MOST_CLASSES),
+    "dim": integer(1, 1 << 16),
+    "side": integer(8, 1024),
+    "narrow": integer(1, 1 << 16),
+}
+
+
+def check_card(
+    card,  # what a file holds
+    where,  # the file, for the message
+    required: Iterable[str] = (),  # entries that must be there
+):
+    "ValueError in one sentence for a card that cannot be used."
+    where = str(where)
+    check_claims(card, CARD, where, required)
+    if "input" in card:
+        check_claims(card, CARD, where, ("input.size", "input.mean", "input.std"))
+    if "timm" in card:
+        check_claims(card, CARD, where, ("timm.name",))
+    elif "architecture" in card:
+        check_claims(card, CARD, where, ("architecture.kwargs",))
+        check_claims(card["architecture"]["kwargs"], ARGUMENTS, f"{where}, architecture")
+    _check_scores(card, where)
+
+
+# %% ../../nbs/judges/cards.ipynb #a778faed
+def _check_scores(card: dict, where: str):
+    "ValueError where what a card says about its attributes' scores is no table of numbers."
+    attributes = card.get("attributes", [])
+    scores = card.get("scores", {})
+    share = number(0, 1)
+    for name in attributes:
+        if scores.get("auc", {}).get(name) is not None:
+            _check_score(scores["auc"][name], share, f"the AUC of {name}", where)
+    holds = card.get("holds", {})
+    if holds.get("measure") != "r2":
+        return
+    check_claims(card, CARD, where, ("holds.sides", "scores.r2"))
+    for side in holds["sides"]:
+        for row in (str(side), f"{side} blurred"):
+            found = scores["r2"].get(row)
+            for name in attributes:
+                score = found.get(name) if type(found) is dict else None
+                _check_score(score, number(-1e6, 1), f"the R2 of {name} at {row}", where)
+
+
+def _check_score(value, kind, name: str, where: str):
+    if not kind.fits(value):
+        raise ValueError(f"{where}: expected {name} to be {kind.words}, found {quoted(value)}")
+
+
 # %% ../../nbs/judges/cards.ipynb #489f7919
 def weights_dir(folder=None) -> Path:
     "Where the embedded networks live: the package's own folder, or the one given."
@@ -119,7 +206,9 @@ def read_card(name: str, folder=None) -> dict:
     path = weights_dir(folder) / f"{name}.json"
     if not path.exists():
         raise WeightsNotFound(f"no embedded network {name!r}; there are {', '.join(embedded(folder)) or 'none'}")
-    return json.loads(path.read_text())
+    card = read_json(path)
+    check_card(card, path, ("name", "sha256"))
+    return card
 
 
 def float_weights(path) -> dict[str, Tensor]:
@@ -141,6 +230,7 @@ def read_embedded(name: str, folder=None) -> tuple[dict[str, Tensor], dict]:
     return float_weights(path), card
 
 
+# %% ../../nbs/judges/cards.ipynb #6a25ed42
 def save_embedded(
     name: str,
     state: dict[str, Tensor],

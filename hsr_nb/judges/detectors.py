@@ -19,17 +19,18 @@ __all__ = [
 ]
 
 # %% ../../nbs/judges/detectors.ipynb #ebae5f1c
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..base.state_dicts import load_strict
+from ..base.bounded_json import read_json
+from ..base.errors import shown
+from ..base.state_dicts import FAULTS, build_filled
 from ..base.whole import sha256
 from .backbones import build_net, check_name, prepare, without_classifier
-from .cards import embedded, float_weights, read_embedded
+from .cards import check_card, embedded, float_weights, read_embedded
 from .dense import DenseAttributeNet, pooled
 from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
 from .sizes import check_side
@@ -165,23 +166,38 @@ def build_regressor(card: dict) -> FeatureNet:
     architecture = card["architecture"]
     named = architecture.get("class", "hsr_nb.judges.detectors.AttributeNet")
     if named not in ARCHITECTURES:
-        raise ValueError(f"a card names the network {named!r}; there are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"a card names the network {named[:100]!r}; there are {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[named](**architecture["kwargs"])
 
 
+# %% ../../nbs/judges/detectors.ipynb #59291f56
 IMAGENET = {"size": (224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def _filled(card: dict, state: dict[str, Tensor], source: str) -> FeatureNet:
     "The network of a card with its weights: one of timm's, or an attribute network."
     if "timm" not in card:
-        net = build_regressor(card)
-        load_strict(net, state, source)
+        net = build_filled(lambda: build_regressor(card), state, source)
+        _require_count(card, len(net.state_dict()["head.bias"]), source)
         return net
     classes = {"num_classes": len(card["attributes"])} if card.get("attributes") else {}
-    timm_net = build_net(card["timm"]["name"], classes | card["timm"].get("kwargs", {}))
-    load_strict(timm_net, without_classifier(timm_net, state), source)
-    return Pooled(timm_net, card["input"]["size"])
+    arguments = classes | card["timm"].get("kwargs", {})
+    timm_net = build_filled(lambda: build_net(card["timm"]["name"], arguments), state, source, without_classifier)
+    try:
+        net = Pooled(timm_net, card["input"]["size"])
+    except FAULTS as e:
+        raise ValueError(
+            f"{source}: its network sees no picture of the size that its card says: {shown(e)[:200]}"
+        ) from None
+    _require_count(card, net.num_features, source)
+    return net
+
+
+def _require_count(card: dict, found: int, source: str):
+    "ValueError where a card names other attributes than its network answers with."
+    named = len(card.get("attributes", ()))
+    if named not in (0, found):
+        raise ValueError(f"{source}: its card names {named} attributes, its network answers with {found}")
 
 
 def load_detector_file(
@@ -195,18 +211,19 @@ def load_detector_file(
     file = path.with_suffix(".json")
     if not file.is_file():
         raise FileNotFoundError(f"{path.name} needs its card beside it: {file.name}")
-    card = json.loads(file.read_text())
-    for key in ("attributes", "input"):
-        if key not in card:
-            raise ValueError(f"{file.name} has no entry {key!r}")
+    card = read_json(file)
+    check_card(card, file, ("attributes", "input"))
+    if "timm" not in card:
+        check_card(card, file, ("architecture",))
     known = {"name": card.get("name", path.stem), "sha256": sha256(path)}
-    return Detector(_filled(card, float_weights(path), path.name), card | known, device)
+    return Detector(_filled(card, float_weights(path), str(path)), card | known, device)
 
 
 # %% ../../nbs/judges/detectors.ipynb #230559df
 def load_embedded_detector(name: str, device="cpu", folder=None) -> Detector:
     "A detector that ships with the package: a judge, or a teacher that judges what it did not teach."
     state, card = read_embedded(name, folder)
+    check_card(card, f"{name}.json", ("input", "timm" if "timm" in card else "architecture"))
     return Detector(_filled(card, state, f"{name}.safetensors"), {"attributes": [], **card}, device)
 
 

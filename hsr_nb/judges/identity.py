@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.state_dicts import load_strict
+from ..base.state_dicts import build_filled
 from .backbones import prepare
-from .cards import read_card, read_embedded
+from .cards import check_card, read_card, read_embedded
 from .dense import DenseIdentityNet
 from .detectors import halving_convolutions
 from .sizes import check_side
@@ -74,7 +74,10 @@ def load_identity(
     if role != "identity":
         raise ValueError(f"{name} is a {role}, not an identity encoder")
     state, card = read_embedded(name, folder)
+    check_card(card, f"{name}.json", ("architecture", "architecture.class", "input"))
     architecture = card["architecture"]
-    net = NETWORKS[architecture["class"]](**architecture["kwargs"])
-    load_strict(net, state, f"{name}.safetensors")
+    kind = NETWORKS.get(architecture["class"])
+    if kind is None:
+        raise ValueError(f"{name}.json names the network {architecture['class']!r}; there are {', '.join(NETWORKS)}")
+    net = build_filled(lambda: kind(**architecture["kwargs"]), state, f"{name}.safetensors")
     return IdentityEncoder(net, card).to(device)

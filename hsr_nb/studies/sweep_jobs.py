@@ -40,6 +40,7 @@ from pathlib import Path
 
 import hsr_nb
 
+from ..base.bounded_json import parse_json, read_json
 from ..base.errors import Failure
 from ..base.shell import sentence
 from ..training.checks import CONTINUE, flat_config
@@ -88,8 +89,8 @@ def read_value(v):
     if not isinstance(v, str):
         return v
     try:
-        return json.loads(v)
-    except json.JSONDecodeError:
+        return parse_json(v, "a setting")
+    except ValueError:
         return v
 
 
@@ -151,15 +152,14 @@ def trained_kimg(run_dir) -> float:
     "How far a run has come; 0 where there is none."
     try:
         return read_metrics(run_dir)[-1]["kimg"]
-    except (FileNotFoundError, IndexError):
+    except (FileNotFoundError, IndexError, KeyError):
         return 0.0
 
 
 def same_settings(job: dict) -> bool:
     "Whether the run in a job's folder was asked for with the job's settings; two axes may name their arms alike."
     try:
-        text = Path(job["run_dir"], "config.json").read_text()
-        found = config_from_dict(json.loads(text))
+        found = config_from_dict(read_json(Path(job["run_dir"], "config.json")))
     except (OSError, ValueError):
         return False
     asked = job["parameters"]

@@ -9,7 +9,6 @@ __all__ = ["SIZES", "SAME_DATE", "Plan", "unbalanced", "check_plan", "Item", "sh
 import datetime
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..base.bounded_json import read_json
 from ..base.errors import DataError, readable
 from ..base.provenance import provenance
 from ..base.streams import stream_seed
@@ -242,7 +242,7 @@ def _read_credits(path) -> dict:
     if path is None:
         return {}
     with readable(f"{path} is no JSON object of file names and texts"):
-        credits = json.loads(Path(path).read_text(encoding="utf-8"))
+        credits = read_json(path)
         return {str(name): str(text) for name, text in credits.items()}
 
 

@@ -19,10 +19,10 @@ __all__ = [
 
 # %% ../../nbs/survey/folder.ipynb #0cb10737
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.bounded_json import read_json
 from ..base.errors import DataError, readable, shown
 from .records import ITEM, SCHEMA, Key, read_key
 from .words import Words, load_words
@@ -119,7 +119,7 @@ def read_description(folder) -> dict:
     if not path.is_file():
         raise DataError(f"{folder} is no survey: it has no survey.json; make one with hsr_survey build")
     with readable(f"{path} does not describe a survey"):
-        d = json.loads(path.read_text(encoding="utf-8"))
+        d = read_json(path, most=100_000_000)
         if d["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {shown(d['schema'])}; this program reads {SCHEMA}")
         rules = check_rules(Rules(**d["rules"]))

@@ -27,10 +27,10 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from ..base.bounded_json import parse_json, read_json
 from ..base.errors import DataError, readable, shown
 from ..base.streams import stream_seed
 
@@ -81,7 +81,7 @@ def parse_lines(text: str, where: str) -> list[dict]:
         if not line.strip():
             continue
         with readable(f"{where}, line {number}: is not JSON"):
-            record = json.loads(line)
+            record = parse_json(line, "it", most=100_000, depth=4)
         fault = record_fault(record)
         if fault:
             raise DataError(f"{where}, line {number}: {fault}")
@@ -141,7 +141,7 @@ class Key:
 def read_key(path) -> Key:
     "Read a key file. DataError when it is none."
     with readable(f"{path} is not the key of a survey"):
-        d = json.loads(Path(path).read_text(encoding="utf-8"))
+        d = read_json(path, most=100_000_000)
         if d["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {shown(d['schema'])}; this program reads {SCHEMA}")
         for name, item in d["items"].items():

@@ -4,9 +4,13 @@
 
 # %% auto #0
 __all__ = [
+    "MOST_LOG",
+    "MOST_LINES",
+    "ROW",
+    "NUMBERS",
     "REFUSALS",
     "FILES",
-    "UNFINISHED",
+    "EARLIER",
     "naming",
     "own",
     "read_metrics",
@@ -18,8 +22,10 @@ __all__ = [
 ]
 
 # %% ../../nbs/training/run_folder.ipynb #e16d7ff1
+import errno
 import io
 import json
+import math
 import os
 import re
 import warnings
@@ -32,6 +38,7 @@ from typing import IO
 from hsr_nb.base.whole import (
     Busy,
     append_line,
+    check_writable,
     lock,
     missing_folders,
     remove_empty,
@@ -39,6 +46,8 @@ from hsr_nb.base.whole import (
     write_whole,
 )
 
+from ..base.bounded_json import parse_json, read_json
+from ..base.claims import OBJECT, Kind, check_claims, integer, keyed, number, several
 from ..base.errors import CheckpointError
 from ..interop.checkpoint import checkpoints
 from .config import TrainConfig
@@ -83,37 +92,61 @@ def own(folder: Path) -> IO:  # the open lock file: the folder is ours until it 
 
 
 # %% ../../nbs/training/run_folder.ipynb #a3ed1dbf
+MOST_LOG = 64 << 20  # bytes of a log; a line of a long run has about 500
+MOST_LINES = 500_000
+ROW = {"nimg": integer(0, 1 << 53), "kimg": number(0, 1 << 53), "step": integer(0, 1 << 53)}
+NUMBERS = keyed(Kind("a number or null", lambda v: v is None or type(v) in (int, float)), 1000)
+
+
+def _read_lines(file: Path) -> list[bytes]:
+    "The lines of a log. CheckpointError for one that no run writes."
+    with open(file, "rb") as f:
+        content = f.read(MOST_LOG + 1)
+    lines = content.split(b"\n") if content else []
+    if len(content) > MOST_LOG or len(lines) > MOST_LINES:
+        raise CheckpointError(f"{file} is no log of a run: at most {MOST_LOG} bytes and {MOST_LINES} lines are read")
+    return lines[:-1] if content.endswith(b"\n") else lines
+
+
 def read_metrics(run_dir) -> list[dict]:
     "The lines of a run's metrics.jsonl. A damaged one is named and left out; a last one cut short by a crash goes."
     file = Path(run_dir) / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = []
-    for number, line in enumerate(lines, 1):
+    lines = _read_lines(file)
+    rows, damaged = [], []
+    for at, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("nimg"), int):
+            row = parse_json(line, str(file), most=100_000, depth=2, finite=False)
+            check_claims(row, ROW, str(file), ("nimg",))
+            if not NUMBERS.fits(row):
+                raise ValueError
             rows.append(row)
-        elif number < len(lines):
-            warnings.warn(f"{file}: line {number} is damaged and left out", stacklevel=2)
+        except ValueError:
+            damaged += [at] if at < len(lines) else []
+    for at in damaged[:10]:
+        warnings.warn(f"{file}: line {at} is damaged and left out", stacklevel=2)
+    if len(damaged) > 10:
+        warnings.warn(f"{file}: {len(damaged) - 10} more lines are damaged and left out", stacklevel=2)
     return rows
 
 
 # %% ../../nbs/training/run_folder.ipynb #8f1656e0
 REFUSALS = (ValueError, OSError, ImportError)  # a request that cannot be met; all else is a run that broke
 FILES = (".lock", "config.json", "provenance.json", "metrics.jsonl", "data.json", "best.json")
-UNFINISHED = re.compile(
-    r"\.(.+\.(json|jsonl|png|safetensors))(\.\d+)?\.tmp|\.tmp[0-9A-Za-z]{6}"
-)  # names of earlier versions
+EARLIER = {  # what earlier versions called a file that they had not finished, by the folder
+    "": r"\.(config|provenance|data|best)\.json(\.\d+)?\.tmp|\.metrics\.jsonl(\.\d+)?\.tmp",
+    "samples": r"\.(fakes\d{9}|reals)\.png(\.\d+)?\.tmp",
+    "checkpoints": r"\.\d{9}\.safetensors(\.\d+)?\.tmp",
+}
 
 
-def _sweep(folder: Path):
-    "Remove what killed processes left in a folder, those of earlier versions and of the safetensors library too."
-    remove_leftovers(folder)
-    for left in folder.glob(".*"):
-        if UNFINISHED.fullmatch(left.name) and left.is_file() and not left.is_symlink():
-            left.unlink()
+def _remove_unfinished(run_dir: Path):
+    "Remove what killed processes left, under names that only they give."
+    for name, pattern in EARLIER.items():
+        folder = run_dir / name
+        remove_leftovers(folder)
+        for left in folder.glob(".*.tmp"):
+            if re.fullmatch(pattern, left.name) and left.is_file() and not left.is_symlink():
+                left.unlink()
 
 
 def _require_own(path: Path):
@@ -152,14 +185,12 @@ def _take(path: Path, made: list[Path]) -> IO:  # the open lock file
         for folder in _folders(path):
             folder.mkdir(parents=True, exist_ok=True)
         owner = own(path)
-        trial = path / ".write-test.tmp"
-        trial.touch()
-        trial.unlink()
-        for folder in _folders(path):
-            _sweep(folder)
+        check_writable(path)
+        _remove_unfinished(path)
     except OSError as e:
         remove_empty(made)
-        raise CheckpointError(f"cannot write to the run folder {path}: {e.strerror}") from e
+        what = f" ({e.filename})" if e.errno in (errno.ELOOP, errno.EMLINK) else ""
+        raise CheckpointError(f"cannot write to the run folder {path}: {e.strerror}{what}") from e
     return owner
 
 
@@ -237,7 +268,8 @@ def best_checkpoints(run_dir) -> dict:  # {score: {"checkpoint", "nimg", "score"
         if nimg not in files:
             continue
         for name, score in row.items():
-            if not name.startswith(("yardstick[", "fid[", "kid[")):
+            measured = score is not None and math.isfinite(score)
+            if not measured or not name.startswith(("yardstick[", "fid[", "kid[")):
                 continue
             if name not in best or score < best[name]["score"]:
                 best[name] = {"checkpoint": files[nimg], "nimg": nimg, "score": score}
@@ -270,9 +302,9 @@ def earlier_sessions(run_dir, nimg: int) -> list:
     if nimg == 0 or not file.exists():
         return []
     try:
-        last = json.loads(file.read_text(encoding="utf-8"))
-        last.get("earlier", []).copy()
-    except (ValueError, AttributeError):
+        last = read_json(file)
+        check_claims(last, {"earlier": several(OBJECT, 0, 100_000)}, str(file))
+    except ValueError:
         warnings.warn(f"{file} is damaged: what earlier sessions said is lost", stacklevel=2)
         return []
     return [*last.pop("earlier", []), last | {"until_nimg": nimg}]

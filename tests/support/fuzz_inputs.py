@@ -367,6 +367,116 @@ def change_metadata(rng, seeds):
     return join_safetensors(json.dumps(header), body)
 
 
+# ---- small files that claim something
+
+
+def cards() -> list[bytes]:
+    "Of a judge with two attributes."
+    half = [0.5] * 3
+    kwargs = {"widths": [4, 8], "attributes": 2, "feature_stages": [-1]}
+    card = {
+        "name": "mine",
+        "attributes": ["a", "b"],
+        "input": {"size": [16, 16], "mean": half, "std": half},
+        "architecture": {"class": "hsr_nb.judges.detectors.AttributeNet", "kwargs": kwargs},
+        "holds": {"sides": [16, 32], "measure": "r2"},
+        "scores": {"auc": {"a": 0.9}, "r2": {}},
+    }
+    for side in ("16", "32"):
+        for row in (side, f"{side} blurred"):
+            card["scores"]["r2"][row] = {"a": 0.5, "b": 0.9}
+    timm = {k: v for k, v in card.items() if k not in ("architecture", "holds", "scores")}
+    timm["timm"] = {"name": "test_resnet", "kwargs": {"global_pool": "avg"}}
+    return [json.dumps(card).encode(), json.dumps(timm).encode()]
+
+
+def latent_set(G):
+    from hsr_nb.editing.latents import LatentSet
+    from hsr_nb.nets.seeds import generator_hash
+
+    gen = torch.Generator().manual_seed(0)
+    z, scores = torch.randn(40, G.z_dim, generator=gen), torch.randn(40, 2, generator=gen)
+    return LatentSet(z, G.mapping(z)[:, 0].detach(), scores, ("a", "b"), 0, generator_hash(G), "judge", "0" * 64)
+
+
+def _unguarded_bytes(save) -> bytes:
+    "What is saved at a path, without its checksum."
+    with tempfile.TemporaryDirectory() as folder:
+        return unguarded(save(Path(folder, "a.safetensors")).read_bytes())
+
+
+def editors(G) -> list[bytes]:
+    from hsr_nb.editing import GANSpace, InterFaceGAN, SeFa
+    from hsr_nb.editing.editor import Calibration
+
+    fitted = [SeFa(components=2).fit(G), GANSpace(components=2, samples=100).fit(G)]
+    fitted.append(InterFaceGAN(0.2).fit(G, latent_set(G)))
+    grid = torch.tensor([-1.0, 0, 2])
+    fitted[-1].calibration["a"] = Calibration(grid, grid / 2)
+    return [_unguarded_bytes(editor.save) for editor in fitted]
+
+
+def latents(G) -> list[bytes]:
+    return [_unguarded_bytes(latent_set(G).save)]
+
+
+def change_file_of_claims(rng, seeds):
+    "What a file says about itself, mostly; else its header or its bytes."
+    if rng.random() < 0.4:
+        return change_safetensors(rng, seeds)
+    return change_metadata(rng, seeds)
+
+
+def logs() -> list[bytes]:
+    rows = [{"nimg": n, "kimg": n / 1000, "step": n // 8, "loss/G": 0.5, "fid[x]": 9.5 - n} for n in range(8, 80, 8)]
+    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
+
+
+def change_log(rng, seeds):
+    "Lines are other values, or bytes are hurt."
+    data = rng.choice(seeds)
+    if rng.random() < 0.3:
+        return hurt(rng, data, seeds)
+    rows = data.decode().splitlines()
+    for at in rng.sample(range(len(rows)), rng.choice((1, 1, 3))):
+        rows[at] = as_text(change_value(rng, json.loads(rows[at])))
+    return "\n".join(rows).encode("utf-8", "surrogatepass")
+
+
+def provenances() -> list[bytes]:
+    session = {"device": "cpu", "git": "0" * 12, "versions": {"python": "3"}, "processes": 1, "threads": 2}
+    return [json.dumps(session | {"earlier": [session | {"until_nimg": 80}]}).encode()]
+
+
+LOGITS_ABOUT = dict(seed=0, mode="random", generator="0", bank="b", bank_sha256="1", names=["a", "b"])
+
+
+def logits() -> list[bytes]:
+    out = io.BytesIO()
+    np.savez_compressed(out, logits=np.zeros((2, 3, 2), np.float32), about=np.array(json.dumps(LOGITS_ABOUT)))
+    return [out.getvalue()]
+
+
+def change_logits(rng, seeds):
+    "Members are hurt, say that they have another shape, or hold another text."
+
+    def change(name, content):
+        how = rng.random()
+        if how < 0.3:
+            return hurt(rng, content)
+        if name == "about.npy":
+            array = np.array(as_text(change_value(rng, LOGITS_ABOUT)))
+        else:
+            array = np.zeros((1, 2, 2), rng.choice(("f4", "f8", "f2", "i8", "c8", "U3", "?")))
+        out = io.BytesIO()
+        shape = tuple(rng.choice(NUMBERS) for _ in range(rng.choice((1, 3, 30)))) if how < 0.6 else array.shape
+        header = {"descr": array.dtype.str, "fortran_order": how < 0.4, "shape": shape}
+        np.lib.format.write_array_header_2_0(out, header)
+        return out.getvalue() + array.tobytes()
+
+    return change_zip(rng, rng.choice(seeds), change)
+
+
 # ---- pictures
 
 

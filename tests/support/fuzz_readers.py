@@ -128,6 +128,80 @@ def read_database(path):
     read_archive(path.parent)
 
 
+@functools.cache
+def small_judge(of_timm: bool) -> bytes:
+    "The weights that cards are read with."
+    from safetensors.torch import save
+
+    from hsr_nb.judges.backbones import build_net
+    from hsr_nb.judges.detectors import AttributeNet
+
+    net = build_net("test_resnet", {"num_classes": 2}) if of_timm else AttributeNet((4, 8), 2)
+    return save(net.state_dict())
+
+
+def read_card(path):
+    "Loaded, and asked about a picture, of which the judge may say, under its own name, that it is too small."
+    import torch
+
+    from hsr_nb.judges.attributes import load_bank
+
+    weights = path.with_suffix(".safetensors")
+    weights.write_bytes(small_judge(b'"timm"' in path.read_bytes()))
+    bank = load_bank(weights)
+    try:
+        bank(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+
+
+def read_editor(path):
+    "Loaded, and moved with along its first attributes."
+    from hsr_nb.editing.methods import load_editor
+
+    state, _ = _own_state()
+    editor = load_editor(path, state.G)
+    ws = state.G.mapping.w_avg.expand(1, state.G.num_ws, -1)
+    for attribute in editor.attributes[:5]:
+        editor.edit(ws, attribute, 0.5, native=True)
+
+
+def read_latents(path):
+    from hsr_nb.editing.latents import load_latents
+
+    load_latents(path)
+
+
+def read_log(path):
+    from hsr_nb.training.run_folder import best_checkpoints, read_metrics
+
+    checkpoints = path.parent / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    for row in read_metrics(path.parent)[:3]:
+        (checkpoints / f"{row['nimg']:09d}.safetensors").touch()
+    best_checkpoints(path.parent)
+
+
+def read_provenance(path):
+    from hsr_nb.training.run_folder import earlier_sessions
+
+    earlier_sessions(path.parent, 80)
+
+
+def read_logits(path):
+    from hsr_nb.metrics.als_paths import load_logits
+
+    load_logits(path)
+
+
+def editors() -> list[bytes]:
+    return f.editors(_own_state()[0].G)
+
+
+def latents() -> list[bytes]:
+    return f.latents(_own_state()[0].G)
+
+
 def recipes() -> list[bytes]:
     from hsr_nb.explore.recipe import Edit, History, Recipe, dump_history
 
@@ -158,6 +232,12 @@ def readers() -> dict[str, Reader]:
         "CIFAR": Reader(f.cifar_archives, f.change_cifar, "x.tar.gz", read_archive),
         "idx": Reader(f.idx, f.change_idx, "x-idx3-ubyte", read_archive),
         "LMDB": Reader(f.lmdbs, f.change_lmdb, "x/data.mdb", read_database),
+        "cards": Reader(f.cards, f.change_json, "x.json", read_card),
+        "editors": Reader(editors, f.change_file_of_claims, "x.safetensors", read_editor),
+        "latents": Reader(latents, f.change_file_of_claims, "x.safetensors", read_latents),
+        "logs": Reader(f.logs, f.change_log, "x/metrics.jsonl", read_log),
+        "provenance": Reader(f.provenances, f.change_json, "x/provenance.json", read_provenance),
+        "logits": Reader(f.logits, f.change_logits, "x.npz", read_logits),
     }
 
 
@@ -260,8 +340,11 @@ def watch_each(names: list[str], seconds: float, seed: int, home: Path):
     "Fork for each reader, when everything is imported; how each ended is in a file of its folder."
     import hsr_nb.data
     import hsr_nb.editing.directions
+    import hsr_nb.editing.methods
     import hsr_nb.explore.recipe
     import hsr_nb.interop.start
+    import hsr_nb.judges.attributes
+    import hsr_nb.metrics.als_paths
     import hsr_nb.studies.comparison
     import hsr_nb.training  # noqa: F401
 
@@ -317,6 +400,7 @@ def options():
     p.add_argument("readers", nargs="*", help=f"of {', '.join(readers())}; all without any")
     p.add_argument("--keep", type=Path, help="a folder for the inputs that were read wrongly")
     p.add_argument("--seed", type=int, default=SEED)
+    p.add_argument("--result", help="write the figures under this name; fuzz-readers without any where all are read")
     p.add_argument("--jobs", type=int, default=1, help="readers at a time")
     return p.parse_args()
 
@@ -331,10 +415,10 @@ def main() -> int:
 
     with ThreadPoolExecutor(asked.jobs) as pool:
         rows = list(pool.map(fuzz, asked.readers or readers()))
-    if not asked.readers:
+    if asked.result or not asked.readers:
         limits = {"memory_limit_mb": MOST_MB, "limit_cpu_s": MOST_SECONDS}
         config = {"seconds": asked.seconds, "seed": asked.seed, **limits}
-        write_result(ROOT / "data/results", "fuzz-readers", config, rows)
+        write_result(ROOT / "data/results", asked.result or "fuzz-readers", config, rows)
     return sum(bool(row["faults"]) for row in rows)
 
 
