@@ -17,6 +17,7 @@
 """
 
 import ast
+import configparser
 import hashlib
 import json
 import os
@@ -81,6 +82,9 @@ def setup():
         sh(PY, "-m", "uv", "pip", "install", "-q", "--compile-bytecode", "--python", PY, *packages)
     except subprocess.CalledProcessError:  # a registry that only pip's own settings reach
         sh(*pip, *packages)
+    alone = configparser.ConfigParser()
+    alone.read(ROOT / "settings.ini")
+    sh(*pip, "--no-deps", *alone["DEFAULT"]["without_dependencies"].split())  # what pins an old torch
     STAMP.write_text(want)
 
 

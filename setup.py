@@ -9,7 +9,10 @@ parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("cli", "data", "explore", "survey", "export", "sweep")}
+extras = {
+    name: cfg[f"{name}_requirements"].split()
+    for name in ("cli", "data", "editing", "explore", "survey", "export", "sweep")
+}
 extras["notebooks"] = cfg["notebook_requirements"].split()
 extras["all"] = sum(extras.values(), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()

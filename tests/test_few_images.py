@@ -100,4 +100,4 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
-    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "fid or kid" in done.stderr
+    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0 and "yardstick, fid, kid" in done.stderr

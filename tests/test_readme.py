@@ -1,5 +1,6 @@
-"The command lines of the README are read as they stand, and run: not silent, not large, and ended by two signals."
+"The command lines of the guide are read as they stand, and run: not silent, not large, and ended by two signals."
 
+import json
 import os
 import re
 import select
@@ -32,7 +33,7 @@ CONFIGS = {
     "hsr_convert": ConvertConfig,
     "hsr_sweep": SweepConfig,
 }
-# command: what is added to what the README says, so that it takes seconds and not hours
+# command: what is added to what the guide says, so that it takes seconds and not hours
 BUDGET = {
     "hsr_train tiny32": "--kimg 0.064",
     "hsr_data": "",
@@ -49,7 +50,9 @@ LARGE = 3 * 10**9  # bytes
 
 def command_lines() -> list[str]:
     "The lines of the shell blocks that call a command of this package, without what is said about them."
-    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"))
+    cells = json.loads((ROOT / "nbs/guides/commands.ipynb").read_text(encoding="utf-8"))["cells"]
+    page = "\n".join("".join(cell["source"]) + "\n" for cell in cells)
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
     lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith(("hsr_", "papermill"))]
 
@@ -74,7 +77,7 @@ def test_every_line_is_read_as_it_stands():
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    "A folder with the photographs and the checkpoint that the README speaks of."
+    "A folder with the photographs and the checkpoint that the guide speaks of."
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "my_photos").mkdir()
     for i in range(40):

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "metrics": "judges nets ops data base",
     "training": "hsr metrics interop judges nets ops data base",
     "editing": "metrics interop judges nets ops data base",
+    "inversion": "metrics interop judges nets ops data base",
     "explore": "editing metrics interop judges nets ops data base",
     "survey": "interop judges nets data base",
     "studies": "explore editing training hsr metrics interop judges nets data untrusted ops base",
@@ -44,7 +45,7 @@ CORE = {"torch", "numpy", "PIL", "safetensors", "tqdm"}
 CORE_OF = {"ops": {"torch", "numpy"}, "nets": {"torch", "numpy"}}  # packages that stay lighter still
 KERNELS = LIB / "ops/kernels"  # imported only where Triton is, when a kernel is about to run
 # import name -> name in settings.ini, where they differ
-REQUIREMENT = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+REQUIREMENT = {"facenet_pytorch": "facenet-pytorch", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def package_of(path):
@@ -177,7 +178,9 @@ def required(*left_out):
 
 def test_every_import_has_its_requirement():
     wanted = required("dev_requirements")
+    wanted |= {name.partition("==")[0] for name in settings()["without_dependencies"].split()}
     known = {*sys.stdlib_module_names, "hsr_nb", "triton"}  # triton comes with torch
+    known |= {"facenet_pytorch"}  # asks for an old torch, so nobody's requirement: installed by hand, --no-deps
     faults = []
     for path in MODULES:
         for name in {name.split(".")[0] for name in imports(path)} - known:
@@ -411,7 +414,7 @@ BY_HAND = ["run.py", "setup.py"]
 FORMATTED = ["nbs", "hsr_nb", "tests", *BY_HAND]
 TYPED = (  # packages that mypy passes over
     *("base", "untrusted", "judges", "ops", "nets", "hsr", "metrics"),
-    *("studies", "training", "data", "interop", "editing", "explore", "survey"),
+    *("studies", "training", "data", "interop", "editing", "inversion", "explore", "survey"),
 )
 
 

@@ -220,8 +220,10 @@ def require_settings(name, args):
     import tyro
 
     from hsr_nb.data.convert import ConvertConfig
+    from hsr_nb.explore.edit import EditConfig
     from hsr_nb.explore.generate import GenerateConfig
     from hsr_nb.interop.convert import ConvertConfig as NetworkConfig
+    from hsr_nb.inversion.command import InvertConfig
     from hsr_nb.studies.evaluate import EvalConfig
     from hsr_nb.studies.sweep import SweepConfig
 
@@ -231,8 +233,10 @@ def require_settings(name, args):
         "hsr_eval": EvalConfig,
         "hsr_sweep": SweepConfig,
         "hsr_convert": NetworkConfig,
+        "hsr_invert": InvertConfig,
+        "hsr_edit": EditConfig,
     }
-    positional = name in ("hsr_eval", "hsr_generate", "hsr_convert")
+    positional = name in ("hsr_eval", "hsr_generate", "hsr_convert", "hsr_invert", "hsr_edit")
     how = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     tyro.cli(configs[name], args=args, config=how)
 

@@ -31,6 +31,7 @@ METAVARS = {  # a field that must be given -> its name in the help
     "source": "SOURCE",
     "dest": "DEST",
     "folder": "SURVEY",
+    "pictures": "PICTURE [PICTURE ...]",
     "out": "OUT",
     "real": "REAL",
     "fakes": "LABEL=SOURCE",

@@ -16,7 +16,9 @@ __all__ = [
     "hsr_eval",
     "hsr_sweep",
     "hsr_convert",
+    "hsr_invert",
     "hsr_survey",
+    "hsr_edit",
     "parsed_help",
     "write_help",
 ]
@@ -39,7 +41,9 @@ HOMES = {
     "hsr_eval": "hsr_nb.studies.evaluate",
     "hsr_sweep": "hsr_nb.studies.sweep",
     "hsr_convert": "hsr_nb.interop.convert",
+    "hsr_invert": "hsr_nb.inversion.command",
     "hsr_survey": "hsr_nb.survey.command",
+    "hsr_edit": "hsr_nb.explore.edit",
 }
 HELP = ("--help", "-h")
 
@@ -120,9 +124,19 @@ def hsr_convert(args: list[str] | None = None) -> int:
     return start("hsr_convert", args)
 
 
+def hsr_invert(args: list[str] | None = None) -> int:
+    "The console command hsr_invert."
+    return start("hsr_invert", args)
+
+
 def hsr_survey(args: list[str] | None = None) -> int:
     "The console command hsr_survey."
     return start("hsr_survey", args)
+
+
+def hsr_edit(args: list[str] | None = None) -> int:
+    "The console command hsr_edit."
+    return start("hsr_edit", args)
 
 
 # %% ../../nbs/commands/front.ipynb #094f73e6

@@ -86,9 +86,19 @@ def best_trials(trials: Sequence[Trial], attributes: int) -> list[Trial]:
     return best
 
 
+# %% ../../nbs/editing/assignment.ipynb #687f0e53
+def _check_found(vectors: Tensor, sigma: Tensor, w_dim: int):
+    "KeyError unless these are directions in W and their spreads."
+    if vectors.ndim != 2 or vectors.shape[1] != w_dim or sigma.shape != vectors.shape[:1]:
+        shapes = f"{list(vectors.shape)} and {list(sigma.shape)}"
+        raise KeyError(f"found.vectors [K, {w_dim}] and found.sigma [K], found {shapes}")
+
+
 # %% ../../nbs/editing/assignment.ipynb #c0a37cf2
 class AssignedEditor(Editor):
     "What GANSpace and SeFa share: attributes are directions on ranges of layers, in standard deviations of w."
+
+    numbered = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,6 +150,7 @@ class AssignedEditor(Editor):
         whole_range = published_layers((first, last), self.num_ws)
         found_vectors = tensors["found.vectors"].float()
         found_sigma = tensors["found.sigma"].float()
+        _check_found(found_vectors, found_sigma, self.w_dim)
         word = settings["found_method"]
         self.found = Directions(word, found_vectors, found_sigma, whole_range, self.generator)
 

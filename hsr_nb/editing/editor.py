@@ -177,6 +177,7 @@ class Editor:
     "What all methods of editing share. Subclasses fit, move, and say what they are made of."
 
     method = ""  # a word, in files and on menus
+    numbered = False  # True: it has directions by number, too, besides attributes that a judge named
     attributes: tuple[str, ...] = ()
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.moments import Moments
+from ..base.shell import bar
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
 from .assignment import AssignedEditor, assign, ranges_of, try_directions
@@ -56,11 +57,8 @@ class GANSpace(AssignedEditor):
         tried: int = 40,  # of the components get names
     ):
         super().__init__()
-        self.components = components
-        self.samples = samples
-        self.seed = seed
-        self.absolute = absolute
-        self.tried = tried
+        self.components, self.samples, self.seed = components, samples, seed
+        self.absolute, self.tried = absolute, tried
         self.mean = torch.empty(0)  # [w_dim]
         self.share = torch.empty(0)  # of the variance, [w_dim] descending
 
@@ -68,7 +66,9 @@ class GANSpace(AssignedEditor):
         self, G: Generator, S: LatentSet | None = None, judge: AttributeBank | None = None, identity=None
     ) -> "GANSpace":
         "PCA of fresh samples of W; a set and its judge give components names. ValueError for a set of another network."
-        self.mean, self.share, vectors = principal_components(sample_w(G, self.samples, self.seed))
+        self.mean, self.share, vectors = principal_components(
+            bar(sample_w(G, self.samples, self.seed), "principal components", -(-self.samples // 5000))
+        )
         found = calibrated(G, "pca", vectors[: self.components])
         self._find(G, found)
         if S is not None and judge is not None:
@@ -100,6 +100,8 @@ class GANSpace(AssignedEditor):
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         super()._restore(tensors, settings)
         self.mean, self.share = tensors["mean"].float(), tensors["share"].float()
+        if not self.mean.shape == self.share.shape == (self.w_dim,):
+            raise KeyError(f"mean and share of {self.w_dim} numbers")
         self.absolute = bool(settings["absolute"])
 
 

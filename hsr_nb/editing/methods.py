@@ -7,13 +7,17 @@ __all__ = ["METHODS", "load_editor"]
 
 # %% ../../nbs/editing/methods.ipynb #7dfd7f8f
 from ..nets.generator import Generator
+from .dplase import DPLaSE
 from .editor import Editor, read_editor
 from .ganspace import GANSpace
 from .interfacegan import InterFaceGAN
+from .latent_to_latent import LatentToLatent
 from .sefa import SeFa
+from .styleflow import StyleFlow
 
 # %% ../../nbs/editing/methods.ipynb #285332d6
-METHODS: dict[str, type[Editor]] = {method.method: method for method in (InterFaceGAN, GANSpace, SeFa)}
+_ALL: tuple[type[Editor], ...] = (InterFaceGAN, GANSpace, SeFa, StyleFlow, DPLaSE, LatentToLatent)
+METHODS: dict[str, type[Editor]] = {method.method: method for method in _ALL}
 
 
 def load_editor(path, G: Generator) -> Editor:

@@ -35,11 +35,12 @@ class AttributeBank:
         fn: Callable[[Tensor], Tensor],  # uint8 [n, C, H, W] -> [n, A], or [n] for one attribute
         auc: dict | None = None,  # attribute -> AUC on held-out pictures, where a card tells it
         r2: dict[int, dict[str, float]] | None = None,  # side -> attribute -> lowest R², where a card tells it
+        estimate: Callable[[Tensor], Tensor] | None = None,  # images in [-1, 1] -> [n, A], differentiable, unrounded
     ):
-        self.name = name
-        self.sha256 = sha256
+        self.name, self.sha256 = name, sha256
         self.attribute_names = tuple(attribute_names)
         self.fn = fn
+        self.estimate = estimate
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}
         self.r2 = r2 or {}
@@ -62,8 +63,7 @@ class AttributeBank:
         for name in names:
             if name not in self.attribute_names:
                 raise ValueError(f"{self.name} has no attribute {name!r}; it has {', '.join(self.attribute_names)}")
-        columns = [self.attribute_names.index(n) for n in names]
-        return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2)
+        return _columns(self, names)
 
     def reliable(
         self,
@@ -87,6 +87,16 @@ class AttributeBank:
 
 
 # %% ../../nbs/judges/attributes.ipynb #1ddd21f4
+def _columns(bank: AttributeBank, names: Sequence[str]) -> AttributeBank:
+    "Some attributes of a bank, in this order."
+    columns = [bank.attribute_names.index(name) for name in names]
+    some = AttributeBank(bank.name, bank.sha256, names, lambda x: bank(x)[:, columns], bank.auc, bank.r2)
+    estimate = bank.estimate
+    if estimate is not None:
+        some.estimate = lambda img: estimate(img)[:, columns]
+    return some
+
+
 def _poor(bank: AttributeBank, measure: str, known: dict[str, float], least: float) -> dict[str, float]:
     "Those of a bank's attributes that are known to be read worse. ValueError where all are."
     poor = {n: known[n] for n in bank.attribute_names if known.get(n, 1) < least}
@@ -101,7 +111,9 @@ SUFFIXES = (".pt", ".ts", ".safetensors")
 
 def _of_judge(judge: Detector) -> AttributeBank:
     auc = judge.card.get("scores", {}).get("auc")
-    return AttributeBank(judge.name, judge.sha256, judge.attribute_names, judge.attributes, auc, least_r2(judge.card))
+    r2 = least_r2(judge.card)
+    names = judge.attribute_names
+    return AttributeBank(judge.name, judge.sha256, names, judge.attributes, auc, r2, judge.estimate)
 
 
 # %% ../../nbs/judges/attributes.ipynb #75a38836
@@ -133,11 +145,11 @@ def _open_torchscript(path, device, allow_code):
 def _from_torchscript(path, names, size, device, allow_code):
     net, digest = _open_torchscript(path, device, allow_code)
 
-    def read(frames):
-        img = frames.to(device).float() / 127.5 - 1
-        return net(prepare(img, size, (0.5,) * 3, (0.5,) * 3))  # mean and spread 0.5: [-1, 1] again
+    def estimate(img):
+        answer = net(prepare(img.to(device), size, (0.5,) * 3, (0.5,) * 3))  # mean and spread 0.5: [-1, 1] again
+        return answer[:, None] if answer.ndim == 1 else answer
 
-    return AttributeBank(path.stem, digest, names, read)
+    return AttributeBank(path.stem, digest, names, lambda x: estimate(x.float() / 127.5 - 1), estimate=estimate)
 
 
 def _joined(folder, banks):
@@ -152,7 +164,11 @@ def _joined(folder, banks):
         auc |= bank.auc
         r2 |= {side: r2.get(side, {}) | table for side, table in bank.r2.items()}
     digest = hashlib.sha256("".join(bank.sha256 for bank in banks).encode()).hexdigest()
-    return AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc, r2)
+    whole = AttributeBank(folder.name, digest, names, lambda x: torch.cat([bank(x) for bank in banks], 1), auc, r2)
+    estimates = [bank.estimate for bank in banks if bank.estimate is not None]
+    if len(estimates) == len(banks):
+        whole.estimate = lambda img: torch.cat([estimate(img) for estimate in estimates], 1)
+    return whole
 
 
 # %% ../../nbs/judges/attributes.ipynb #80e5ed7c

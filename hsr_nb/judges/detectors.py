@@ -110,6 +110,12 @@ class Detector:
         check_side(self.card, images, refuse=True)
         return self.net(self.prepare(images))  # [n, attributes], 0..1 but not clamped
 
+    def estimate(self, img: Tensor) -> Tensor:
+        "What `attributes` reads, with gradients, from images [n, C, H, W] in [-1, 1] that are not rounded yet."
+        check_side(self.card, img, refuse=True)
+        spec = self.card["input"]
+        return self.net(prepare(img.to(self.device), spec["size"], spec["mean"], spec["std"]))
+
     def _check(self, images):
         if images.dtype != torch.uint8:
             raise ValueError(f"{self.name} sees uint8 images, as they would be saved; found {images.dtype}")
@@ -122,7 +128,13 @@ class InceptionDetector(Detector):
     def prepare(self, images: Tensor) -> Tensor:
         "uint8 [n, C, H, W] -> 299 x 299 by TensorFlow's rule, (x - 128) / 128."
         self._check(images)
-        return (resize_tf1(images.to(self.device).float().expand(-1, 3, -1, -1), 299) - 128) / 128
+        return self._published(images.float())
+
+    def estimate(self, img: Tensor) -> Tensor:
+        return self.net(self._published((img + 1) * 127.5))
+
+    def _published(self, pixels: Tensor) -> Tensor:
+        return (resize_tf1(pixels.to(self.device).expand(-1, 3, -1, -1), 299) - 128) / 128
 
 
 class Pooled(FeatureNet):

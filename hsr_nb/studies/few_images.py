@@ -50,9 +50,11 @@ from ..interop.architecture import fill
 from ..interop.checkpoint import checkpoints, load_checkpoint
 from ..interop.safetensors import subset
 from ..judges.detectors import load_detector
+from ..judges.maps import MapsDetector
 from ..metrics.coverage import precision_recall, squared_distances
 from ..metrics.fidelity import fid, kid
 from ..metrics.real_features import collect_features, generated_images
+from ..metrics.yardstick import yardstick
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from ..training.config import TrainConfig, override, preset
@@ -75,9 +77,9 @@ class FewImagesConfig:
     kimg: float = 60.0  # of every run
     every: float = 10.0  # kimg between two measurements
     session: float = 1.0  # kimg between two looks at the clock
-    # the score that is asked about: fid or kid, against faces that no run has seen; lower is better
-    yardstick: str = "fid"
-    detector: str = "synthfaces-attributes"  # network whose features are compared
+    # the score that is asked about: yardstick, fid or kid, against faces that no run has seen; lower is better
+    yardstick: str = "yardstick"
+    detector: str = "synthfaces-attributes-b"  # of precision, recall, the nearest picture, and of fid and kid
     n: int = 2000  # generated pictures of a measurement, and as many fresh faces
     n_end: int = 5000  # of the last one
     preset: str = "tiny32"  # settings of every run that the arms do not change
@@ -155,7 +157,7 @@ def nearest(points: Tensor, others: Tensor) -> float:
     return float(torch.cat(distances).mean())
 
 
-YARDSTICKS: dict[str, Callable[..., dict[str, float]]] = {"fid": fid, "kid": kid}
+YARDSTICKS: dict[str, Callable[..., dict[str, float]]] = {"yardstick": yardstick, "fid": fid, "kid": kid}
 
 
 class Judge:
@@ -166,30 +168,34 @@ class Judge:
         assert resolution is not None
         self.measure = YARDSTICKS[cfg.yardstick]
         self.detector = load_detector(cfg.detector)
+        self.judge = MapsDetector() if cfg.yardstick == "yardstick" else self.detector
         self.faces = fresh_faces(resolution, max(cfg.n, cfg.n_end))
-        self.seen = torch.zeros(0)  # features of fresh faces, as many as were needed so far
+        self.seen: dict[str, Tensor] = {}  # features of fresh faces by network, as many as were needed so far
 
-    def fresh(self, n: int) -> Tensor:
-        "Features of the first n fresh faces."
-        if len(self.seen) < n:
-            self.seen = self.features(self.faces, n)
-        return self.seen[:n]
+    def fresh(self, n: int, network) -> Tensor:
+        "A network's features of the first n fresh faces."
+        if len(self.seen.get(network.name, ())) < n:
+            self.seen[network.name] = self.features(self.faces, n, network)
+        return self.seen[network.name][:n]
 
-    def features(self, ds, n: int) -> Tensor:
+    def features(self, ds, n: int, network) -> Tensor:
         batches = (ds.images(range(i, min(i + 100, n))) for i in range(0, n, 100))
-        return collect_features(batches, self.detector)
+        return collect_features(batches, network)
 
     def scores(self, G: Generator, known, n: int) -> dict[str, float]:
         "Of a generator and the data set that it was trained on."
-        fresh = self.fresh(n)
-        drawn = collect_features(generated_images(G, n), self.detector)
-        learned = self.features(known, min(len(known), n))
+        drawn = collect_features(generated_images(G, n), self.judge)
+        found = self.measure(self.fresh(n, self.judge), drawn, self.judge)
+        if self.judge is not self.detector:
+            drawn = collect_features(generated_images(G, n), self.detector)
+        fresh = self.fresh(n, self.detector)
+        learned = self.features(known, min(len(known), n), self.detector)
         name = self.detector.name
         near = {
             f"nearest[{name}]": nearest(drawn, learned),
             f"nearest_fresh[{name}]": nearest(fresh, learned),
         }
-        return self.measure(fresh, drawn, self.detector) | precision_recall(fresh, drawn, self.detector) | near
+        return found | precision_recall(fresh, drawn, self.detector) | near
 
 
 # %% ../../nbs/studies/few_images.ipynb #926704b5
@@ -239,7 +245,7 @@ def check_few_images(cfg: FewImagesConfig):
             f"a curve has at least two measurements: kimg {cfg.kimg:g} is less than twice every {cfg.every:g}"
         )
     if cfg.yardstick not in YARDSTICKS:
-        raise ValueError(f"yardstick must be {' or '.join(YARDSTICKS)}, not {cfg.yardstick!r}")
+        raise ValueError(f"yardstick must be one of {', '.join(YARDSTICKS)}, not {cfg.yardstick!r}")
 
 
 def score_file(cell: Cell, stop: int, n: int) -> Path:

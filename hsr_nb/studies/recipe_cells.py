@@ -7,7 +7,6 @@ __all__ = ["CHUNK", "cost_meter", "measure_costs", "Cell", "images_of", "train_c
 
 # %% ../../nbs/studies/recipe_cells.ipynb #c376423e
 import json
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,8 +41,8 @@ def cost_meter(name: str, changes: dict) -> Callable[[], float]:
     return measured
 
 
-def measure_costs(name: str, candidates: list[str], rounds: int = 3) -> dict[str, float]:
-    "Processor seconds per thousand images of every candidate, the median of some rounds after one to warm up."
+def measure_costs(name: str, candidates: list[str], rounds: int = 6) -> dict[str, float]:
+    "Processor seconds per thousand images of every candidate, the least of some rounds: what disturbs only adds."
     meters = {key: cost_meter(name, CANDIDATES[key].settings(name)) for key in candidates}
     times: dict[str, list[float]] = {key: [] for key in candidates}
     for i in range(rounds + 1):
@@ -51,7 +50,7 @@ def measure_costs(name: str, candidates: list[str], rounds: int = 3) -> dict[str
             seconds = measured()
             if i:
                 times[key].append(seconds)
-    return {key: round(statistics.median(v), 3) for key, v in times.items()}
+    return {key: round(min(v), 3) for key, v in times.items()}
 
 
 # %% ../../nbs/studies/recipe_cells.ipynb #6bcf5c25

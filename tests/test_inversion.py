@@ -1,0 +1,377 @@
+"Inversion beside the numbers of published code, and what it refuses."
+
+import copy
+import json
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from hsr_nb.base.errors import CheckpointError
+from hsr_nb.data.synthfaces.dataset import SynthFaces
+from hsr_nb.interop import load_generator
+from hsr_nb.interop.safetensors import load_safetensors, save_safetensors
+from hsr_nb.inversion import Tuning, invert, load_inversion
+from hsr_nb.inversion.align import FRAMES, SYNTHFACES, Face, align, chosen, cut, mtcnn
+from hsr_nb.inversion.pivotal import locality, moved, tune
+from hsr_nb.inversion.projector import PROJECTIONS, Projection, Projector, drawn, go_on, search_state
+from hsr_nb.inversion.result import synthesis
+from hsr_nb.inversion.schedules import exploration, learning_rate, noise_penalty, normalise_noise, w_statistics
+from hsr_nb.inversion.ways import embedded_distance
+from hsr_nb.nets import Generator
+
+
+def filled() -> Generator:
+    "The generator of 16 px whose every number follows from its name."
+    sizes = dict(channel_base=128, channel_max=16)
+    G = Generator(8, 0, 8, 16, 3, dict(num_layers=2), sizes).eval().requires_grad_(False)
+    for name, tensor in G.state_dict().items():
+        if name.endswith("resample_filter"):
+            continue
+        v = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(tensor.shape))
+        if name.endswith("affine.bias"):
+            v = 1 + 0.1 * v
+        elif name.endswith(("bias", "noise_strength", "w_avg")):
+            v = 0.1 * v
+        elif name.startswith("mapping") and ".fc" in name and name.endswith("weight"):
+            v = 100 * v
+        tensor.copy_(torch.from_numpy(np.asarray(v)).float())
+    return G
+
+
+class Linear:
+    "A distance whose features are linear in a reduced picture."
+
+    name = "linear"
+    sha256 = "0" * 64
+
+    def features(self, x):
+        i = torch.arange(48.0)[:, None]
+        j = torch.arange(20.0)[None]
+        matrix = (0.9 * i + 1.7 * j + 0.23 * i * j).sin() / 50
+        return F.avg_pool2d((x + 1) * 127.5, 4).flatten(1) @ matrix
+
+    def toward(self, target):
+        fixed = self.features(target)
+        return lambda x: (self.features(x) - fixed).square().sum(1)
+
+
+class Pixels:
+    "The mean absolute difference of pixels."
+
+    name = "pixels"
+    sha256 = "0" * 64
+
+    def toward(self, target):
+        return lambda x: (x - target).abs().mean((1, 2, 3))
+
+
+def maps(size):
+    y, x = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    return (1.2 * (0.7 * y + 1.3 * x + 0.05 * y * x).sin() + 0.1)[None, None]
+
+
+# ---- published numbers
+
+
+@pytest.mark.parametrize(
+    "step, rate, noise",
+    [(0, 0.0, 0.05), (1, 0.002, 0.049866756), (10, 0.02, 0.048675556), (25, 0.05, 0.046722222), (50, 0.1, 0.043555556)]
+    + [(250, 0.1, 0.022222222), (500, 0.1, 0.0055555556), (750, 0.1, 0.0), (875, 0.05, 0.0), (950, 0.0095491503, 0.0)],
+)
+def test_the_schedules(step, rate, noise):
+    assert learning_rate(step / 1000) == pytest.approx(rate, rel=1e-6)
+    assert exploration(step / 1000) == pytest.approx(noise, rel=1e-6)
+
+
+def test_the_noise_penalty_and_its_gradient():
+    alone = {4: 0.12123851, 8: 0.22030137, 16: 0.14627059, 32: 0.094801337}
+    gradients = {4: -0.009649233, 8: -0.003224747, 16: -0.001796846, 32: -0.0001191785}
+    for size, value in alone.items():
+        n = maps(size).requires_grad_()
+        penalty = noise_penalty([n])
+        assert float(penalty.detach()) == pytest.approx(value, rel=1e-5)
+        penalty.sum().backward()
+        assert float(n.grad[0, 0, 1, 2]) == pytest.approx(gradients[size], rel=1e-4)
+    assert float(noise_penalty([maps(size) for size in alone])) == pytest.approx(0.58261186, rel=1e-5)
+
+
+def test_noise_is_normalised():
+    n = maps(16)
+    normalise_noise([n])
+    row = [1.214449, -0.5704799, -1.366072, 0.2271145, 1.406674, 0.09776653, -1.397245, -0.4486465]
+    assert torch.allclose(n[0, 0, 3, :8], torch.tensor(row), atol=1e-5)
+
+
+def test_a_whole_run_is_theirs():
+    G = filled()
+    calls = []
+
+    def draw(seed, name, shape):
+        calls.append(name)
+        count = int(np.prod(shape))
+        return (1.3 * (1.7 * torch.arange(count) + 0.9 * len(calls)).cos()).reshape(shape)
+
+    c, y, x = torch.meshgrid(torch.arange(3.0), torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    target = (127.5 + 100 * (1.1 * c + 0.4 * y - 0.3 * x).sin())[None] / 127.5 - 1
+    search = Projector(G, target, Linear(), Projection(steps=40, samples=500), draw=draw)
+    mean = [-0.05934612, 0.09023502, 0.1598689, -0.2099219, 0.05335993, 0.2716759, 1.001439, 0.7421961]
+    assert torch.allclose(search.w[0, 0], torch.tensor(mean), atol=1e-6)
+    assert search.w_std == pytest.approx(2.220348, rel=1e-6)
+    after = {
+        1: mean,
+        5: [0.2779886, 0.4340742, 0.2560675, -0.5535423, 0.0990286, 0.6083891, 0.8095046, 1.060618],
+        20: [1.39379, 1.094283, -0.03232256, -0.8524946, 0.1745871, 1.355091, 0.3888177, 0.810867],
+    }
+    for step in range(1, 41):
+        search.step()
+        if step in after:
+            assert torch.allclose(search.ws[0, 0], torch.tensor(after[step]), atol=2e-5), step
+    assert calls[:5] == [
+        f"{name}.noise_const" for name in ("b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1")
+    ]
+    assert search.done and torch.equal(search.ws[0, 0], search.ws[0, -1])
+    for noise in search.noise.values():
+        assert noise.mean().abs() < 1e-6 and abs(float(noise.detach().square().mean()) - 1) < 1e-5
+
+
+def test_the_locality_regulariser():
+    G = filled()
+    tuned = copy.deepcopy(G)
+    for block in (tuned.synthesis.b4, tuned.synthesis.b8, tuned.synthesis.b16):
+        block.torgb.weight.data *= 1.05
+    pivot = (0.5 * (0.9 * torch.arange(8.0)).sin()).expand(G.num_ws, -1)
+    z = (1.3 * torch.arange(16.0) + 0.2).cos().reshape(2, 8)
+    ws = moved(pivot, G.mapping(z, truncation_psi=0.5), 30)
+    first = [3.229402, -2.445414, -3.930977, -0.8819695, 4.072243, 7.983545, 2.940705, 3.093843]
+    assert torch.allclose(ws[0, 0], torch.tensor(first), atol=1e-4)
+    assert torch.allclose((ws - pivot).flatten(1).norm(dim=1), torch.tensor(30.0), atol=1e-4)
+    assert 0.1 * float(locality(G, tuned, ws[:1], Pixels())) == pytest.approx(0.0067271357, rel=1e-4)
+
+
+# ---- ours
+
+
+@pytest.fixture(scope="module")
+def faces():
+    G = load_generator("synthfaces-hsr")
+    ws = G.mapping(torch.randn(4, G.z_dim, generator=torch.Generator().manual_seed(3)))
+    return G, ws, synthesis(G, ws, None)
+
+
+def test_generated_pictures_are_found_again(faces):
+    G, ws, pictures = faces
+    found = invert(G, pictures, "w+", steps=120)
+    judge = embedded_distance()
+    two_faces = judge(pictures, pictures.roll(1, 0)).mean()
+    assert found.distances.mean() < two_faces / 10
+    assert torch.allclose(judge(found.pictures(G), pictures), found.distances, atol=0.02)
+    assert (found.losses[-1] < found.losses[0]).all()
+    again = invert(G, pictures, "w+", steps=120)
+    assert torch.equal(again.ws, found.ws)
+
+
+def test_a_picture_does_not_depend_on_its_company(faces):
+    G, _, pictures = faces
+    asked = Projection(steps=15, samples=100)
+    together = Projector(G, pictures[:2], embedded_distance(), asked)
+    alone = Projector(G, pictures[:1], embedded_distance(), asked)
+    for search in (together, alone):
+        while not search.done:
+            search.step()
+    assert torch.allclose(together.ws[:1], alone.ws, atol=1e-3)
+    assert torch.equal(drawn(0, 7, (2, 3))[:1], drawn(0, 7, (1, 3)))
+
+
+@pytest.mark.parametrize("space", PROJECTIONS)
+def test_a_stored_search_goes_on_to_the_bit(space):
+    G = filled()
+    target = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    asked = replace(PROJECTIONS[space], steps=12, samples=50)
+
+    def fresh():
+        return Projector(G, target, Linear(), asked)
+
+    straight, first, second = fresh(), fresh(), fresh()
+    while not straight.done:
+        straight.step()
+    for _ in range(7):
+        first.step()
+    go_on(second, search_state(first))
+    while not second.done:
+        second.step()
+    assert torch.equal(second.ws, straight.ws)
+    assert all(torch.equal(second.noise[name], straight.noise[name]) for name in straight.noise)
+    with pytest.raises(ValueError, match="another one"):
+        go_on(fresh(), {"w": straight.w})
+
+
+def test_a_search_that_is_interrupted_goes_on_from_its_file(tmp_path):
+    G = filled()
+    target = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kept = tmp_path / "search.safetensors"
+
+    def interrupt(step, pictures):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    how = dict(space="w", steps=9, perceptual=Linear(), kept=kept)
+    with pytest.raises(KeyboardInterrupt):
+        invert(G, target, watch=interrupt, **how)
+    with pytest.raises(ValueError, match="other pictures or by other settings"):
+        invert(G, -target, **how)
+    steps = []
+    found = invert(G, target, watch=lambda step, pictures: steps.append(step), **how)
+    assert steps == [6, 7, 8, 9] and not kept.exists()
+    assert torch.equal(found.ws, invert(G, target, "w", 9, perceptual=Linear()).ws)
+
+
+def test_a_search_that_is_near_enough_stops():
+    G = filled()
+    search = Projector(G, torch.zeros(1, 3, 16, 16), Linear(), Projection(samples=50, enough=1e9))
+    search.step()
+    assert search.done and len(search.losses) == 1
+
+
+def test_tuning_stops_before_a_step_that_is_not_needed(faces):
+    G, ws, pictures = faces
+    tuned, losses, apart = tune(G, pictures, ws, {}, embedded_distance(), Tuning(enough=1.0))
+    assert len(losses) == 0 and apart.max() < 1e-3
+    for name, tensor in G.state_dict().items():
+        assert torch.equal(tensor, tuned.state_dict()[name])
+
+
+def test_a_tuned_generator_is_an_ordinary_checkpoint(faces, tmp_path):
+    G, _, pictures = faces
+    before = {name: tensor.clone() for name, tensor in G.state_dict().items()}
+    found = invert(G, -pictures[:2], "pti", steps=3, tuning=Tuning(steps=3, locality=0.1), names=("a.png", "b.png"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in G.state_dict().items())
+    file = found.save(tmp_path / "x.safetensors")
+    again = load_inversion(file, G)
+    tuned = load_generator(file)
+    assert torch.allclose(again.pictures(G), synthesis(tuned, again.ws, again.noise), atol=1e-5)
+    assert again.names == ("a.png", "b.png") and again.steps == 6 and again.losses.shape == (6, 2)
+    assert load_safetensors(file)[1]["inversion"]["generator_sha256"] == found.generator_sha256
+    with pytest.raises(ValueError, match="belongs to the generator"):
+        load_inversion(file, load_generator("synthfaces-baseline"))
+
+
+def test_noise_maps_come_back(tmp_path):
+    G = filled()
+    found = invert(G, torch.zeros(1, 3, 16, 16), "w", steps=2, perceptual=Linear())
+    again = load_inversion(found.save(tmp_path / "x.safetensors"), G)
+    assert set(again.noise) == set(found.noise) and len(found.noise) == 5
+    assert torch.equal(again.pictures(G), found.pictures(G))
+    assert not torch.equal(again.pictures(G), G.synthesis(again.ws, noise_mode="const"))
+
+
+def test_w_statistics_of_a_class():
+    G = Generator(8, 3, 8, 16, 3, dict(num_layers=2), dict(channel_base=128, channel_max=16)).eval()
+    means = [w_statistics(G, 100, label)[0] for label in torch.eye(3)]
+    assert not torch.allclose(means[0], means[1])
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (dict(ws=torch.zeros(2, 3)), "ws is a table"),
+        (dict(ws=torch.full((1, 6, 8), float("nan"))), "not finite"),
+        (dict(ws=torch.zeros(1, 5, 8)), "for this generator"),
+        (dict(losses=torch.zeros(2, 7)), "same pictures"),
+        ({"noise.b4.conv1.noise_const": torch.zeros(1, 1, 8, 8)}, "no noise map"),
+        ({"noise.b4.conv1.noise_const": torch.zeros(2, 1, 4, 4)}, "one map of finite numbers"),
+        (dict(about=[]), "no entry inversion"),
+        (dict(about={"space": "z"}), "space is one of"),
+        (dict(about={"steps": 2.5}), "steps is a whole number"),
+        (dict(about={"names": [1]}), "names is a list"),
+        (dict(about={"perceptual": "x" * 400}), "perceptual is a text"),
+    ],
+)
+def test_a_file_that_holds_no_inversion(tmp_path, change, what):
+    G = filled()
+    file = invert(G, torch.zeros(1, 3, 16, 16), "w", steps=2, perceptual=Linear()).save(tmp_path / "x.safetensors")
+    tensors, meta = load_safetensors(file)
+    about = change.pop("about", {})
+    meta["inversion"] = meta["inversion"] | about if isinstance(about, dict) else about
+    save_safetensors(file, tensors | change, meta)
+    with pytest.raises(ValueError, match=what) as refused:
+        load_inversion(file, G)
+    assert str(file) in str(refused.value)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(CheckpointError):
+        load_inversion(tmp_path / "x.safetensors", filled())
+    (tmp_path / "x.safetensors").write_text(json.dumps({}))
+    with pytest.raises(CheckpointError):
+        load_inversion(tmp_path / "x.safetensors", filled())
+
+
+# ---- faces in their place
+
+
+def a_face(angle=0.0, scale=1.0, at=(0.0, 0.0)):
+    "Five points of SynthFaces, in pixels of 100, turned and moved."
+    z = (SYNTHFACES * 100) @ [1, 1j] * scale * np.exp(1j * np.deg2rad(angle)) + complex(*at)
+    return np.stack([z.real, z.imag], 1)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("angle, scale, at", [(0, 1, (0, 0)), (30, 2.5, (40, -7)), (-170, 0.3, (5, 5))])
+def test_a_frame_turns_with_the_face(frame, angle, scale, at):
+    straight = FRAMES[frame](a_face()) @ [1, 1j]
+    turned = FRAMES[frame](a_face(angle, scale, at)) @ [1, 1j]
+    assert np.allclose(turned, straight * scale * np.exp(1j * np.deg2rad(angle)) + complex(*at))
+    sides = np.abs(np.diff(np.append(straight, straight[0])))
+    assert np.allclose(sides, sides[0])
+
+
+def test_what_lies_beyond_the_picture_repeats_its_edge():
+    image = Image.new("RGB", (60, 40), (200, 10, 10))
+    image.paste((10, 10, 200), (30, 0, 60, 40))
+    made = np.asarray(cut(image, np.array([[-40.0, -20], [-40, 60], [40, 60], [40, -20]]), 16))
+    assert made.shape == (16, 16, 3)
+    assert np.abs(made[:, :12].astype(int) - [200, 10, 10]).max() < 12
+    assert np.abs(made[:, -1].astype(int) - [10, 10, 200]).max() < 12
+
+
+def test_a_huge_picture_is_cut_as_its_reduction_is():
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3)).astype(np.uint8))
+    huge = small.resize((2000, 2000), Image.Resampling.NEAREST)
+    corners = np.array([[10.0, 10], [10, 42], [42, 42], [42, 10]])
+    near = np.asarray(cut(small, corners, 8)).astype(int)
+    assert np.abs(np.asarray(cut(huge, corners * 40, 8)).astype(int) - near).max() < 30
+
+
+@pytest.mark.parametrize(
+    "sizes, number, what",
+    [
+        ([], None, "no face that was found .--align none"),
+        ([30, 50], None, "2 faces .1: 50 px, 2: 30 px.: choose one with --face 1"),
+        ([30], 2, "faces 1 to 1, and number 2"),
+        ([10], None, "a face of 10 px, at least 24"),
+    ],
+)
+def test_a_face_that_cannot_be_taken(sizes, number, what):
+    faces = [Face(1.0, (0, 0, size, size), a_face()) for size in sizes]
+    with pytest.raises(ValueError, match=what):
+        align(Image.new("RGB", (64, 64)), FRAMES["ffhq"], lambda image: faces, number=number)
+
+
+def test_the_larger_face_is_number_one():
+    faces = [Face(1.0, (0, 0, size, size), a_face()) for size in (30, 50, 40)]
+    assert [chosen(faces, number).side for number in (1, 2, 3)] == [50, 40, 30]
+
+
+def test_mtcnn_finds_drawn_faces():
+    pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+    pictures = SynthFaces(192, 400, seed=9).images(range(8))
+    detect = mtcnn()
+    found = [detect(Image.fromarray(x.permute(1, 2, 0).numpy())) for x in pictures]
+    points = [each[0].points / 192 for each in found if each]
+    assert len(points) >= 4
+    assert np.abs(np.median(points, 0) - SYNTHFACES).max() < 0.1
