@@ -245,7 +245,7 @@ def test_help_is_that_of_the_parser(command):
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
 def test_help_describes_every_option(page):
     text = help_file(*page).read_text(encoding="utf-8")
-    assert "│" not in text and text.startswith(f"usage: {page[0]}")
+    assert text.isascii() and text.startswith(f"usage: {page[0]}")
     entries = re.split(r"\n  (?=-(?!---)|[A-Z=]+ )", text)[1:]
     assert len(entries) >= 3 or page in (("hsr_train",), ("hsr_survey",))
     for entry in entries:

@@ -316,7 +316,7 @@ def test_in_a_file_a_bar_has_lines_of_its_own(tmp_path, monkeypatch):
         assert front.hsr_train(["tiny32", "--data.path", "out.zip", "--hsr.teacher", "None", *small]) == 0
     lines = log.getvalue().splitlines(keepends=True)
     assert all(line.endswith("\n") and "\r" not in line for line in lines)
-    assert "out: 5 pictures (seed0000.png, seed0002.png, …, seed0009.png)\n" in lines
+    assert "out: 5 pictures (seed0000.png, seed0002.png, ..., seed0009.png)\n" in lines
     assert any(line.startswith("out.zip: 5 images, ") for line in lines) and "runs/run\n" in lines
     drawn = [line for line in lines if "%|" in line]
     assert all(sum(what in line for line in drawn) for what in ("pictures: ", "image/s]", " kimg ["))

@@ -124,7 +124,7 @@ def _refusals_as_sentences(name: str, args: list[str]) -> Iterator[None]:
     except SystemExit as e:
         if e.code:
             raise ValueError(_unboxed(drawn.getvalue(), name, args)) from None
-        print(helped.getvalue(), end="")
+        print(helped.getvalue().replace("•", "*"), end="")  # a terminal may know ASCII alone
         raise
 
 

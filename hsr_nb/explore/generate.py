@@ -233,7 +233,7 @@ def generate(
 # %% ../../nbs/explore/generate.ipynb #8350ea21
 def _named(names: list[str]) -> str:
     "Files by name: all where they are few, else the first ones and the last."
-    return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
+    return ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
 
 
 def main(args: list[str] | None = None) -> int:

@@ -93,7 +93,7 @@ def read_weights(
         state, beside = _without_prefix(state, prefix)
         left += beside
     if left:
-        warnings.warn(f"{path}: left behind: {', '.join(left[:20])}{', …' * (len(left) > 20)}", stacklevel=2)
+        warnings.warn(f"{path}: left behind: {', '.join(left[:20])}{', ...' * (len(left) > 20)}", stacklevel=2)
     return state
 
 
