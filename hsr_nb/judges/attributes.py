@@ -61,9 +61,7 @@ class AttributeBank:
         "Only these attributes, in this order. ValueError for one that it has not."
         for name in names:
             if name not in self.attribute_names:
-                raise ValueError(
-                    f"{self.name} has no attribute {str(name)[:100]!r}; it has {some(self.attribute_names)}"
-                )
+                raise ValueError(f"{self.name} has no attribute {name!r}; it has {some(self.attribute_names)}")
         columns = [self.attribute_names.index(n) for n in names]
         return AttributeBank(self.name, self.sha256, names, lambda x: self(x)[:, columns], self.auc, self.r2)
 
