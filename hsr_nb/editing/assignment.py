@@ -141,14 +141,12 @@ class AssignedEditor(Editor):
         if vectors.shape != (count, self.w_dim) or tensors["found.vectors"].shape[1:] != (self.w_dim,):
             raise ValueError(f"vectors [{count}, {self.w_dim}], found {list(vectors.shape)}")
         self.vectors = dict(zip(self.attributes, vectors))
-        self.layers = {
-            name: published_layers(layers, self.num_ws) for name, layers in zip(self.attributes, settings["layers"])
-        }
+        ranges = zip(self.attributes, settings["layers"])
+        self.layers = {name: published_layers(layers, self.num_ws) for name, layers in ranges}
         whole_range = published_layers(settings["found_layers"], self.num_ws)
         about = {"method": settings["found_method"], "layers": list(whole_range), "generator": self.generator}
-        self.found = checked_directions(
-            "found", about, tensors["found.vectors"].float(), tensors["found.sigma"].float()
-        )
+        vectors = tensors["found.vectors"].float()
+        self.found = checked_directions("found", about, vectors, tensors["found.sigma"].float())
 
 
 # %% ../../nbs/editing/assignment.ipynb #7a581b36

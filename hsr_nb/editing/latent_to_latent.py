@@ -193,6 +193,13 @@ def _learn(
 
 
 # %% ../../nbs/editing/latent_to_latent.ipynb #a5594447
+def _check_width(width: Tensor, count: int):
+    "KeyError unless these are positive ranges of so many scores."
+    if width.shape != (count,) or not (width > 0).all():
+        raise KeyError(f"width {[count]}, all positive, found {list(width.shape)}")
+
+
+# %% ../../nbs/editing/latent_to_latent.ipynb #ab12cd34
 class LatentToLatent(Editor):
     "A learned mapper. [L2L]"
 
@@ -249,11 +256,10 @@ class LatentToLatent(Editor):
         groups = _layer_groups(told, self.num_ws)
         state = {name: tensor.float() for name, tensor in subset(tensors, "mappers").items()}
         count = len(self.attributes)
-        mappers = build_filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
-        self.mappers = mappers.eval().requires_grad_(False)
+        self.mappers = build_filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
+        self.mappers.eval().requires_grad_(False)
         self.width = tensors["width"].float()
-        if self.width.shape != (count,) or not (self.width > 0).all():
-            raise KeyError(f"width {[count]}, all positive, found {list(self.width.shape)}")
+        _check_width(self.width, count)
 
 
 # %% ../../nbs/editing/latent_to_latent.ipynb #e90ceb8c

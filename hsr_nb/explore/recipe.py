@@ -22,7 +22,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 
 from ..base.bounded_json import parse_json
-from ..base.errors import shown
+from ..base.errors import shown, some
 
 
 # %% ../../nbs/explore/recipe.ipynb #92e6a2f0
@@ -191,7 +191,7 @@ class History:
     def recall(self, name: str):
         "Step to a named recipe. ValueError for an unknown name."
         if name not in self.named:
-            raise ValueError(f"no picture is called {name!r}; there are {', '.join(self.named) or 'none'}")
+            raise ValueError(f"no picture is called {str(name)[:100]!r}; there are {some(self.named)}")
         self.push(self.named[name])
 
 

@@ -205,6 +205,7 @@ def load_checkpoint(
         raise CheckpointError(f"cannot read {path}: {e.strerror}") from e
 
 
+# %% ../../nbs/interop/checkpoint.ipynb #e8e0fe59
 def _read_safetensors(path: Path, only: str | None, verify: bool) -> tuple[dict[str, Tensor], dict]:
     "A file of ours, or of others who use the format, which then describes no network."
     tensors, meta = load_safetensors(path, only, verify)

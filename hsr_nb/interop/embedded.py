@@ -8,7 +8,7 @@ __all__ = ["embedded_generators", "embedded_checkpoint"]
 # %% ../../nbs/interop/embedded.ipynb #c85a1ea8
 from torch import Tensor
 
-from ..judges.cards import embedded, read_card, read_embedded
+from ..judges.cards import check_card, embedded, read_card, read_embedded
 
 
 # %% ../../nbs/interop/embedded.ipynb #7fe2c857
@@ -24,5 +24,6 @@ def embedded_checkpoint(
 ) -> tuple[dict[str, Tensor], dict]:  # tensors by prefixed name, metadata
     "An embedded generator in the form of `load_checkpoint`. ValueError when file and card do not belong together."
     state, card = read_embedded(name, folder)
+    check_card(card, f"{name}.json", ("architecture",))
     tensors = {f"G_ema.{k}": v for k, v in state.items()}
     return tensors, {"format": "hsr_nb embedded", "G": card["architecture"]["kwargs"]}

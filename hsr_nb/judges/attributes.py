@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.errors import shown
+from ..base.errors import shown, some
 from ..base.pictures import to_uint8
 from .backbones import prepare
 from .detectors import Detector, load_detector, load_detector_file
@@ -62,7 +62,7 @@ class AttributeBank:
         "Only these attributes, in this order. ValueError for one that it has not."
         for name in names:
             if name not in self.attribute_names:
-                raise ValueError(f"{self.name} has no attribute {name!r}; it has {', '.join(self.attribute_names)}")
+                raise ValueError(f"{self.name} has no attribute {name!r}; it has {some(self.attribute_names)}")
         return _columns(self, names)
 
     def reliable(
@@ -75,7 +75,7 @@ class AttributeBank:
         A warning names the former, `left_out` the latter. ValueError if none is left."""
         poor = _poor(self, "AUC", self.auc, least)
         if poor:
-            said = f"reads these attributes with an AUC below {least}, so they are left out: {', '.join(poor)}"
+            said = f"reads these attributes with an AUC below {least}, so they are left out: {some(poor)}"
             warnings.warn(f"{self.name} {said}", stacklevel=2)
         kept = self.select([n for n in self.attribute_names if n not in poor]) if poor else self
         unread = _poor(kept, "R²", r2_at(self.r2, side), LEAST_R2)

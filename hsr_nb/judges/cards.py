@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..base.bounded_json import read_json
 from ..base.claims import OBJECT, TEXT, check_claims, integer, keyed, number, quoted, several, text
-from ..base.errors import CheckpointError, WeightsNotFound, plural, shown
+from ..base.errors import CheckpointError, WeightsNotFound, plural, shown, some
 from ..base.home import at_home
 from ..base.whole import sha256, whole, write_json
 from ..untrusted.tensors import read_tensors
@@ -205,7 +205,7 @@ def read_card(name: str, folder=None) -> dict:
     "The card of an embedded network. Raises WeightsNotFound naming those that exist."
     path = weights_dir(folder) / f"{name}.json"
     if not path.exists():
-        raise WeightsNotFound(f"no embedded network {name!r}; there are {', '.join(embedded(folder)) or 'none'}")
+        raise WeightsNotFound(f"no embedded network {str(name)[:100]!r}; there are {some(embedded(folder))}")
     card = read_json(path)
     check_card(card, path, ("name", "sha256"))
     return card

@@ -161,6 +161,7 @@ def _require_own(path: Path):
             raise CheckpointError(f"{part} is not what a run folder has there: remove it, or choose another run_dir")
 
 
+# %% ../../nbs/training/run_folder.ipynb #a17ebd65
 def _folders(path: Path) -> tuple[Path, ...]:
     "A run folder and those in it."
     return path, path / "samples", path / "checkpoints"
