@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..base.bounded_json import read_json
-from ..base.claims import OBJECT, TEXT, check_claims, integer, keyed, number, quoted, several, text
+from ..base.claims import OBJECT, TEXT, Kind, check_claims, integer, keyed, number, quoted, several, text
 from ..base.errors import CheckpointError, WeightsNotFound, plural, shown, some
 from ..base.home import at_home
 from ..base.whole import sha256, whole, write_json
@@ -124,7 +124,7 @@ CARD = {  # entry, with dots where it lies within others -> what it may be
     "holds": OBJECT,
     "holds.sides": several(integer(1, 8192), 1, 20),
     "holds.measure": text(),
-    "scores": OBJECT,
+    "scores": Kind("an object or a text", lambda v: type(v) in (dict, str)),
     "scores.r2": OBJECT,
     "scores.auc": OBJECT,
     "layers": keyed(text(), 20),
@@ -168,7 +168,8 @@ def check_card(
 def _check_scores(card: dict, where: str):
     "ValueError where what a card says about its attributes' scores is no table of numbers."
     attributes = card.get("attributes", [])
-    scores = card.get("scores", {})
+    said = card.get("scores")
+    scores = said if type(said) is dict else {}
     share = number(0, 1)
     for name in attributes:
         if scores.get("auc", {}).get(name) is not None:
