@@ -25,6 +25,8 @@ from PIL import Image
 import hsr_nb.interop.safetensors as files
 from hsr_nb.base.errors import Failure
 from hsr_nb.base.whole import _machine
+from hsr_nb.data import ImageDataset
+from hsr_nb.data.sampler import batches
 from hsr_nb.interop import CheckpointError, load_checkpoint, load_generator
 from hsr_nb.interop.checkpoint import checkpoints
 from hsr_nb.interop.safetensors import save_safetensors
@@ -312,6 +314,25 @@ def test_sigterm_to_the_whole_group(images, tmp_path):
     os.killpg(p.pid, signal.SIGTERM)
     assert ended(p) == 143
     assert load_checkpoint(run)[1]["count"]["nimg"] == read_metrics(run)[-1]["nimg"]
+
+
+def take_on(images):
+    "In a child, whose loader's processes come from a server of its own: all of the group are told to end."
+    os.setsid()
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    real = batches(ImageDataset(images), 4, seed=0, workers=2)
+    for _ in range(20):
+        next(real)
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.05)
+    sys.exit(143)
+
+
+def test_the_loader_outlives_sigterm_to_its_group(images):
+    "What was noted in the middle of a step is acted on after the next batch."
+    p = SERVER.Process(target=take_on, args=(images,))
+    p.start()
+    assert ended(p, 60) == 143
 
 
 def rank(r, port, then, *args):

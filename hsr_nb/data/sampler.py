@@ -6,12 +6,13 @@
 __all__ = ["permutation", "image_order", "check_batch", "load", "batches"]
 
 # %% ../../nbs/data/sampler.ipynb #91e6bcfd
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 
@@ -161,6 +162,20 @@ def _serve(_):
     threading.Thread(target=_end_with, args=(parent_process().sentinel,), daemon=True).start()
 
 
+@contextlib.contextmanager
+def _without_sigterm():
+    "What starts here never hears SIGTERM: workers before they can refuse it, and the fork server that starts them."
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started later, it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with(sentinel):
     "PyTorch's own guard looks at the parent's number, which under a fork server is that of the server."
     wait([sentinel])
@@ -169,7 +184,8 @@ def _end_with(sentinel):
 
 def _ahead(loader):
     "The loader's batches; its workers end with the iterator, even after an error, not when the garbage is collected."
-    it = iter(loader)
+    with _without_sigterm():
+        it = iter(loader)
     shutdown = getattr(it, "_shutdown_workers", _nothing)
     # at exit, before multiprocessing waits for children that do not hear it
     end = Finalize(None, shutdown, exitpriority=100)
