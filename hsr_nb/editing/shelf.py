@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ["shelf_of", "ready_latents", "ready_editor"]
 
-# %% ../../nbs/editing/shelf.ipynb #5b556e82
+# %% ../../nbs/editing/shelf.ipynb #94c81233
 import hashlib
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.shell import busy
+from ..interop.beside import beside, keep, kept
 from ..judges.attributes import AttributeBank
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash
@@ -22,48 +21,22 @@ from .latents import LatentSet, check_set, load_latents
 from .methods import METHODS, load_editor
 
 
-# %% ../../nbs/editing/shelf.ipynb #d79f6e35
+# %% ../../nbs/editing/shelf.ipynb #dcb7e5fa
 def shelf_of(
     network,  # as for `load_generator`
 ) -> Path:
     "The folder of a network's editors; it need not exist yet."
-    path = Path(network)
-    if path.is_dir():
-        return path / "editors"
-    if path.is_file():
-        return path.with_name(f"{path.name}.editors")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "hsr_nb" / "editors"
+    return beside(network, "editors")
 
 
-# %% ../../nbs/editing/shelf.ipynb #82058364
-def _kept(file: Path, read):
-    "What a file of the shelf holds; None where it is missing or of no use."
-    if not file.is_file():
-        return None
-    try:
-        return read(file)
-    except (ValueError, OSError) as e:
-        warnings.warn(f"{file.name} is made again: {e}", stacklevel=3)
-        return None
-
-
-def _keep(file: Path, thing):
-    "Put a latent set or an editor on the shelf, if the disk allows it."
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        thing.save(file)
-    except (ValueError, OSError) as e:
-        warnings.warn(f"{file.name} is not kept, so the next time it is made again: {e}", stacklevel=3)
-
-
+# %% ../../nbs/editing/shelf.ipynb #0e5d82ed
 def _name(what: str, n: int, G: Generator, judge: AttributeBank) -> str:
     "The file name of what was learned from so many latents of a generator and these attributes of a judge."
     asked = hashlib.sha256(f"{judge.sha256} {judge.attribute_names}".encode()).hexdigest()
     return f"{what}-{n}-{generator_hash(G)[:12]}-{asked[:12]}.safetensors"
 
 
-# %% ../../nbs/editing/shelf.ipynb #d5380d9c
+# %% ../../nbs/editing/shelf.ipynb #b0357029
 def ready_latents(
     G: Generator,
     judge: AttributeBank,
@@ -78,10 +51,10 @@ def ready_latents(
         check_set(found, G, judge)
         return found
 
-    S = _kept(file, read)
+    S = kept(file, read)
     if S is None:
         S = LatentSet.sample(G, judge, n)
-        _keep(file, S)
+        keep(file, S)
     return S
 
 
@@ -98,16 +71,16 @@ def ready_editor(
     if method not in METHODS:
         raise ValueError(f"there is no editing method {method!r}; there are {', '.join(METHODS)}")
     file = Path(shelf) / _name(method, n, G, judge)
-    editor = _kept(file, lambda path: load_editor(path, G))
+    editor = kept(file, lambda path: load_editor(path, G))
     if editor is None:
         S = ready_latents(G, judge, shelf, n)
         with busy(f"fitting {method}"):
             editor = METHODS[method]().fit(G, S, judge=judge, identity=identity)
-        _keep(file, editor)
+        keep(file, editor)
     asked = judge.attribute_names if attributes is None else attributes
     shared = [name for name in asked if name in editor.attributes and name in judge.attribute_names]
     missing = tuple(name for name in shared if name not in editor.calibration)
     if missing:
         calibrate(editor, G, judge, ready_latents(G, judge, shelf, n), attributes=missing)
-        _keep(file, editor)
+        keep(file, editor)
     return editor

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["FILM", "MOST_SHOWN", "InvertConfig", "film_steps", "sheet", "invert_files", "summary", "main"]
 
-# %% ../../nbs/inversion/command.ipynb #c537c91b
+# %% ../../nbs/inversion/command.ipynb #7cf80e94
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +19,21 @@ from torch import Tensor
 from ..base.pictures import gif, image_grid, to_uint8, write_png
 from ..base.shell import busy, options, pick_device, run
 from ..base.whole import write_whole
+from ..data.registry import open_dataset
 from ..interop import load_generator
 from ..judges.perceptual import LPIPS
 from ..nets.seeds import class_labels
 from .align import FRAMES, align, mtcnn
+from .encoder import Encoder
+from .encoder_training import ready_encoder
 from .pivotal import TUNING
 from .projector import check_projection
 from .queries import read_pictures
 from .result import Inversion
-from .ways import asked_projection, embedded_distance, invert
+from .ways import GUESSED, asked_projection, embedded_distance, invert
 
 
-# %% ../../nbs/inversion/command.ipynb #eb3f5616
+# %% ../../nbs/inversion/command.ipynb #baf9f4ca
 @dataclass(frozen=True)
 class InvertConfig:
     "Find the latents of pictures; a call that was stopped goes on when it is made again."
@@ -38,8 +41,12 @@ class InvertConfig:
     network: str  # a run folder, a checkpoint of any kind, or an embedded generator
     pictures: tuple[str, ...]  # files and folders
     out: str = "inversion"  # folder of inversion.safetensors, sheet.png and film.gif
-    space: Literal["w", "w+", "i2s", "pti"] = "w"  # w: editable; w+, i2s: nearer; pti: nearest, by tuning the network
-    steps: int | None = None  # of the search; 1000 for w and w+, 5000 for i2s, 450 before tuning for pti
+    # w: editable; w+, i2s: nearer; pti: nearest, by tuning the network; encoder: a guess; hybrid: a search from there
+    space: Literal["w", "w+", "i2s", "pti", "encoder", "hybrid"] = "w"
+    steps: int | None = None  # of the search; 1000 for w and w+, 5000 for i2s, 450 for pti, 100 for hybrid
+    real: str | None = (
+        None  # what an encoder learns from, if none lies there, beside the network's own: synthfaces, a folder
+    )
     seed: int = 0  # of the noise that is added while searching
     class_index: int | None = None  # of a conditional network
     vgg: str | None = None  # local file of VGG16, with --linear: compare by LPIPS instead of the embedded judge
@@ -84,7 +91,7 @@ def _perceptual(cfg: InvertConfig, device):
     return embedded_distance(device) if cfg.vgg is None else LPIPS(cfg.vgg, cfg.linear, device)
 
 
-# %% ../../nbs/inversion/command.ipynb #b6e8b99a
+# %% ../../nbs/inversion/command.ipynb #05da4663
 def _prepare(cfg: InvertConfig) -> Callable[[Image.Image], Image.Image]:
     "What is done to a picture first. ValueError for a face without --align; ImportError without a detector."
     if cfg.align == "none":
@@ -95,10 +102,21 @@ def _prepare(cfg: InvertConfig) -> Callable[[Image.Image], Image.Image]:
     return lambda image: align(image.convert("RGB"), FRAMES[cfg.align], detect, number=cfg.face)
 
 
+def _encoder(cfg: InvertConfig, G) -> Encoder | None:
+    "The encoder that lies beside the network, or is trained and put there. ValueError for --real without need."
+    if cfg.space not in GUESSED:
+        if cfg.real is not None:
+            raise ValueError("--real says what an encoder learns from: give --space encoder or hybrid, too")
+        return None
+    real = None if cfg.real is None else open_dataset(cfg.real, max(G.img_size))
+    return ready_encoder(G, cfg.network, real)
+
+
 def invert_files(cfg: InvertConfig) -> Inversion:
     "Do what the settings say. ValueError or OSError with one sentence."
     asked = asked_projection(cfg.space, cfg.steps)
-    check_projection(asked)
+    if asked is not None:
+        check_projection(asked)
     device = pick_device(cfg.device)
     with busy("reading the network"):
         G = load_generator(cfg.network, device)
@@ -109,7 +127,9 @@ def invert_files(cfg: InvertConfig) -> Inversion:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     frames: dict[int, Image.Image] = {}
-    wanted = film_steps(asked.steps + (TUNING.steps if cfg.space == "pti" else 0)) if cfg.film else set()
+    wanted = set()
+    if cfg.film and asked is not None:
+        wanted = film_steps(asked.steps + (TUNING.steps if cfg.space == "pti" else 0))
 
     def watch(step: int, pictures: Tensor):
         if step in wanted:
@@ -126,6 +146,7 @@ def invert_files(cfg: InvertConfig) -> Inversion:
         names=tuple(names),
         watch=watch,
         kept=out / "search.safetensors",
+        encoder=_encoder(cfg, G),
     )
     found.save(out / "inversion.safetensors")
     pictures = to_uint8(found.pictures(G)).cpu()
@@ -136,7 +157,7 @@ def invert_files(cfg: InvertConfig) -> Inversion:
     return found
 
 
-# %% ../../nbs/inversion/command.ipynb #27adf915
+# %% ../../nbs/inversion/command.ipynb #a4f36b8d
 def summary(found: Inversion) -> list[str]:
     "A line for each picture: its name and how far it is from what was found."
     lines = [f"{name}: {float(apart):.4f}" for name, apart in zip(found.names, found.distances)]
@@ -149,7 +170,8 @@ def main(args: list[str] | None = None) -> int:
     def action(cfg):
         found = invert_files(cfg)
         print(*summary(found), sep="\n")
-        print(f"{cfg.out}: inversion.safetensors, sheet.png{', film.gif' if cfg.film else ''}")
+        film = ", film.gif" if cfg.film and cfg.space != "encoder" else ""
+        print(f"{cfg.out}: inversion.safetensors, sheet.png{film}")
 
     read = options(InvertConfig, "hsr_invert")
     return run("hsr_invert", read, action, args, interrupted="the same command goes on where it was")

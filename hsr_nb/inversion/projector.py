@@ -6,6 +6,7 @@
 __all__ = [
     "PROJECTIONS",
     "Perceptual",
+    "embedded_distance",
     "Projection",
     "check_projection",
     "drawn",
@@ -13,11 +14,13 @@ __all__ = [
     "Projector",
     "first_latents",
     "first_noise",
+    "memory_of",
+    "recall",
     "search_state",
     "go_on",
 ]
 
-# %% ../../nbs/inversion/projector.ipynb #9b556641
+# %% ../../nbs/inversion/projector.ipynb #77b46f78
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,12 +30,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..base.streams import stream
+from ..judges.detectors import load_detector
+from ..judges.pairs import working_judge
+from ..judges.perceptual import DetectorDistance
 from ..nets.generator import Generator
 from .result import noise_names, synthesis
 from .schedules import exploration, learning_rate, noise_penalty, normalise_noise, w_statistics
 
 
-# %% ../../nbs/inversion/projector.ipynb #ad5aaa0f
+# %% ../../nbs/inversion/projector.ipynb #79dc9e49
 class Perceptual(Protocol):
     "A perceptual distance, see judges/perceptual."
 
@@ -41,6 +47,11 @@ class Perceptual(Protocol):
 
     def toward(self, target: Tensor) -> Callable[[Tensor], Tensor]:
         "The distance [N] of pictures [N, C, H, W] in [-1, 1] from fixed ones."
+
+
+def embedded_distance(device="cpu") -> DetectorDistance:
+    "The perceptual distance that needs no file: that of the embedded judge which may take part in training."
+    return DetectorDistance(load_detector(working_judge("attributes"), device))
 
 
 @dataclass(frozen=True)
@@ -190,14 +201,32 @@ def _loss(search: Projector, ws: Tensor) -> Tensor:  # [N]
     return loss
 
 
-# %% ../../nbs/inversion/projector.ipynb #8bba758a
+# %% ../../nbs/inversion/projector.ipynb #af292494
+def memory_of(adam: torch.optim.Adam) -> dict[str, Tensor]:
+    "What Adam remembers, named adam.PARAMETER.WHAT."
+    found = {}
+    for i, memory in adam.state_dict()["state"].items():
+        for key, value in memory.items():
+            found[f"adam.{i}.{key}"] = torch.as_tensor(value).detach().clone()
+    return found
+
+
+def recall(adam: torch.optim.Adam, state: dict[str, Tensor]):
+    "Give Adam the memory that `memory_of` told; other tensors are passed over."
+    kept: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if name.startswith("adam."):
+            _, i, key = name.split(".")
+            kept.setdefault(int(i), {})[key] = tensor.clone()
+    about = adam.state_dict()
+    adam.load_state_dict(about | {"state": kept})
+
+
 def search_state(search: Projector) -> dict[str, Tensor]:
     "Everything a search goes on from."
     state = {"w": search.w, "apart": search.apart, "losses": torch.stack(search.losses)}
     state |= {f"noise.{name}": maps for name, maps in search.noise.items()}
-    for i, memory in search.adam.state_dict()["state"].items():
-        state |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in memory.items()}
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    return {name: tensor.detach().clone() for name, tensor in state.items()} | memory_of(search.adam)
 
 
 @torch.no_grad()
@@ -210,11 +239,6 @@ def go_on(search: Projector, state: dict[str, Tensor]):
         raise ValueError("the stored search is another one: it has other pictures, another space or other noise maps")
     for name, tensor in own.items():
         tensor.copy_(state[name])
-    kept: dict[int, dict[str, Tensor]] = {}
-    for name in memories:
-        _, i, key = name.split(".")
-        kept.setdefault(int(i), {})[key] = state[name].clone()
-    about = search.adam.state_dict()
-    search.adam.load_state_dict(about | {"state": kept})
+    recall(search.adam, state)
     search.apart = state["apart"].clone()
     search.losses = list(state["losses"])

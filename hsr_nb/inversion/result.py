@@ -37,8 +37,8 @@ def synthesis(
     return torch.func.functional_call(G.synthesis, noise, (ws,), how)
 
 
-# %% ../../nbs/inversion/result.ipynb #ec90b97a
-SPACES = ("w", "w+", "i2s", "pti")
+# %% ../../nbs/inversion/result.ipynb #5f410359
+SPACES = ("w", "w+", "i2s", "pti", "encoder", "hybrid")
 _TEXTS = ("space", "perceptual", "perceptual_sha256", "generator_sha256")
 
 
