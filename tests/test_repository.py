@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "inversion": "metrics interop judges nets ops data base",
     "explore": "editing metrics interop judges nets ops data base",
     "survey": "interop judges nets data base",
-    "studies": "explore editing training hsr metrics interop judges nets data untrusted ops base",
+    "studies": "explore inversion editing training hsr metrics interop judges nets data untrusted ops base",
 }
 # may be imported by a module; other packages only inside functions
 CORE = {"torch", "numpy", "PIL", "safetensors", "tqdm"}
