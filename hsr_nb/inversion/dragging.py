@@ -39,12 +39,12 @@ def disc(radius: int, device="cpu") -> Tensor:  # [n, 2]
     return offsets[offsets.square().sum(1) <= radius**2 + 0.5]
 
 
-# %% ../../nbs/inversion/dragging.ipynb #d8a5cdaa
+# %% ../../nbs/inversion/dragging.ipynb #acf4fc99
 @dataclass(frozen=True)
 class Dragging:
     "How a picture is dragged."
 
-    rate: float = 0.005  # of Adam, in W
+    rate: float = 0.02  # of Adam, in W
     level: int | None = None  # block whose features are read; None: that of half the picture's size, at least 32
     layers: int | None = None  # the first so many of w+ may change; None: five of eight
     patch: int | None = None  # radius of what moves with a handle; None: 3 at 256 px

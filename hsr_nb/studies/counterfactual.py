@@ -138,7 +138,7 @@ def edited(
     return judged(editor.method, found.pictures(G, ws), truth, observers, spread, cut)
 
 
-# %% ../../nbs/studies/counterfactual.ipynb #c0d2e716
+# %% ../../nbs/studies/counterfactual.ipynb #6df3596d
 def _normal_scores(S: LatentSet) -> Tensor:  # float64 [n, A]
     "Scores by rank, on the scale of a normal distribution."
     ranks = S.scores.argsort(0).argsort(0).double()
@@ -147,7 +147,8 @@ def _normal_scores(S: LatentSet) -> Tensor:  # float64 [n, A]
 
 def correlations(S: LatentSet) -> Tensor:  # [A, A]
     "How scores of a latent set go together, by rank."
-    return torch.corrcoef(_normal_scores(S).T)
+    z = _normal_scores(S)
+    return torch.corrcoef(z.T).reshape(z.shape[1], -1)
 
 
 def rows_of(S: LatentSet, chosen: Tensor) -> LatentSet:
@@ -163,7 +164,7 @@ def balanced(
 ) -> LatentSet:
     "Latents among which no score tells another. ValueError for a set whose scores are copies of each other."
     z = _normal_scores(S)
-    together = torch.corrcoef(z.T)
+    together = correlations(S)
     if torch.linalg.eigvalsh(together)[0] < 1e-3:
         raise ValueError("two attributes of the latent set are one: no choice of latents tells them apart")
     inverse = torch.linalg.inv(together)
