@@ -15,8 +15,11 @@ from hsr_nb.base.errors import CheckpointError
 from hsr_nb.data.synthfaces.dataset import SynthFaces
 from hsr_nb.interop import load_generator
 from hsr_nb.interop.safetensors import load_safetensors, save_safetensors
-from hsr_nb.inversion import Tuning, invert, load_inversion
+from hsr_nb.inversion import Tuning, encoder_training, invert, load_inversion
 from hsr_nb.inversion.align import FRAMES, SYNTHFACES, Face, align, chosen, cut, mtcnn
+from hsr_nb.inversion.command import InvertConfig, invert_files
+from hsr_nb.inversion.encoder import load_encoder, new_encoder
+from hsr_nb.inversion.encoder_training import Training, encoder_loss, free_layers, ready_encoder, train_encoder
 from hsr_nb.inversion.pivotal import locality, moved, tune
 from hsr_nb.inversion.projector import PROJECTIONS, Projection, Projector, drawn, go_on, search_state
 from hsr_nb.inversion.result import synthesis
@@ -375,3 +378,129 @@ def test_mtcnn_finds_drawn_faces():
     points = [each[0].points / 192 for each in found if each]
     assert len(points) >= 4
     assert np.abs(np.median(points, 0) - SYNTHFACES).max() < 0.1
+
+
+def test_a_picture_without_room_for_a_face():
+    with pytest.raises(ValueError, match="is 1 x 1 pixels, at least 24 are needed"):
+        align(Image.new("RGB", (1, 1)), FRAMES["ffhq"], lambda image: [])
+
+
+# ---- encoders
+
+
+SCHOOL = Training(steps=6, batch=4)
+
+
+@pytest.fixture(scope="module")
+def schooled():
+    G = filled()
+    return G, train_encoder(G, SCHOOL, SynthFaces(16, 40), Linear())
+
+
+def test_layers_are_freed_one_after_the_other():
+    assert [free_layers(t, 18) for t in (0.0, 0.0999, 0.1, 0.105, 0.11, 0.26, 0.5)] == [0, 0, 1, 1, 2, 17, 17]
+    G = filled()
+    encoder = new_encoder(G).eval()
+    picture = torch.zeros(1, 3, 16, 16)
+    with torch.no_grad():
+        encoder.offsets.bias.fill_(1.0)
+        ws = encoder(picture, 2)
+    assert torch.equal(ws[:, 3:], ws[:, :1].expand(-1, G.num_ws - 3, -1))
+    assert torch.allclose((ws[:, 1:3] - ws[:, :1]) / encoder.spread, torch.tensor(1.0), atol=1e-5)
+
+
+def test_an_encoder_learns_what_its_loss_says(schooled):
+    G, _ = schooled
+    encoder = new_encoder(G).eval()
+    pictures = torch.zeros(3, 3, 16, 16)
+    w = G.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))[:, :1]
+    alone = dict(pixels=0.0, perceptual=0.0, latent=0.0, offsets=0.0)
+    with torch.no_grad():
+        encoder.offsets.bias.fill_(2.0)
+        ws = encoder(pictures, 3)
+        again = G.synthesis(ws, noise_mode="const")
+        length = float(2 * encoder.spread * 8**0.5)
+        expected = {
+            "pixels": (again - pictures).square().mean(),
+            "perceptual": Linear().toward(pictures)(again).mean(),
+            "latent": ((ws[:2] - w) / encoder.spread).square().mean(),
+            "offsets": torch.tensor(3 * length),
+        }
+        for name, value in expected.items():
+            asked = Training(**(alone | {name: 1.0}))
+            found = encoder_loss(encoder, G, pictures, w, Linear(), asked, 3)
+            assert float(found) == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_an_encoder_goes_on_where_it_was_stopped(schooled, tmp_path, monkeypatch):
+    G, straight = schooled
+    monkeypatch.setattr(encoder_training, "KEEP_SECONDS", 0.0)
+    part = tmp_path / "part.safetensors"
+
+    def stop(step, loss):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    real = SynthFaces(16, 40)
+    with pytest.raises(KeyboardInterrupt):
+        train_encoder(G, SCHOOL, real, Linear(), part, stop)
+    with pytest.raises(ValueError, match="another encoder, or by other settings"):
+        train_encoder(G, Training(steps=7, batch=4), real, Linear(), part)
+    steps = []
+    again = train_encoder(G, SCHOOL, real, Linear(), part, lambda step, loss: steps.append(step))
+    assert steps == [4, 5, 6] and not part.exists()
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_encoder_and_hybrid(schooled, tmp_path):
+    G, encoder = schooled
+    pictures = SynthFaces(16, 60).images([50, 51])
+    guessed = invert(G, pictures, "encoder", perceptual=Linear(), encoder=encoder)
+    assert guessed.steps == 0 and guessed.losses.shape == (0, 2) and not guessed.noise
+    assert torch.equal(guessed.ws, encoder(pictures.float() / 127.5 - 1))
+    hybrid = invert(G, pictures, "hybrid", steps=25, perceptual=Linear(), encoder=encoder)
+    assert (hybrid.distances < guessed.distances).all()
+    again = load_inversion(guessed.save(tmp_path / "x.safetensors"), G)
+    assert torch.equal(again.ws, guessed.ws) and again.space == "encoder"
+    with pytest.raises(ValueError, match="an encoder makes no steps"):
+        invert(G, pictures, "encoder", steps=3, encoder=encoder)
+    other = Generator(8, 0, 8, 16, 3, dict(num_layers=2), dict(channel_base=128, channel_max=16)).eval()
+    with pytest.raises(ValueError, match="the encoder belongs to the generator"):
+        invert(other, pictures, "hybrid", steps=3, perceptual=Linear(), encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    "entry, what",
+    [
+        (None, "holds no encoder"),
+        ({"side": 17}, "its side is 17"),
+        ({"num_ws": 7}, "does not fit the network"),
+        ({"generator": "0" * 64}, "belongs to the generator"),
+        ({"about": 3}, "holds no encoder"),
+    ],
+)
+def test_a_file_that_holds_no_encoder(schooled, tmp_path, entry, what):
+    G, encoder = schooled
+    file = encoder.save(tmp_path / "x.safetensors")
+    tensors, meta = load_safetensors(file)
+    meta["encoder"] = None if entry is None else meta["encoder"] | entry
+    save_safetensors(file, tensors, meta)
+    with pytest.raises(CheckpointError, match=what) as refused:
+        load_encoder(file, G)
+    assert str(file) in str(refused.value)
+
+
+def test_an_encoder_lies_beside_its_network(schooled, tmp_path):
+    G, encoder = schooled
+    (tmp_path / "encoders").mkdir()
+    encoder.save(tmp_path / "encoders" / f"encoder-{encoder.generator[:12]}.safetensors")
+    found = ready_encoder(G, tmp_path)
+    assert torch.equal(found.first.weight, encoder.first.weight) and found.about == encoder.about
+
+
+def test_the_command_says_what_real_is_for(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    asked = InvertConfig("synthfaces-hsr", (str(tmp_path / "a.png"),), str(tmp_path / "out"), real="synthfaces")
+    with pytest.raises(ValueError, match="give --space encoder or hybrid, too"):
+        invert_files(asked)

@@ -109,7 +109,7 @@ SYNTHFACES = np.array([[0.415, 0.505], [0.602, 0.504], [0.507, 0.627], [0.411, 0
 FRAMES: dict[str, Frame] = {"ffhq": ffhq_corners, "synthfaces": onto(SYNTHFACES)}
 
 
-# %% ../../nbs/inversion/align.ipynb #91312311
+# %% ../../nbs/inversion/align.ipynb #819c2787
 def cut(
     image: Image.Image,
     corners: np.ndarray,  # [4, 2]
@@ -160,6 +160,9 @@ def align(
     number: int | None = None,  # of the face, 1 for the largest
 ) -> Image.Image:
     "The face of a picture, cut as a data set has its faces. ValueError: no face, several, or one too small."
+    if min(image.size) < SMALLEST:
+        width, height = image.size
+        raise ValueError(f"is {width} x {height} pixels, at least {SMALLEST} are needed to find a face (--align none)")
     face = chosen(detect(image), number)
     if face.side < SMALLEST:
         raise ValueError(f"has a face of {face.side:.0f} px, at least {SMALLEST} are needed to align it (--align none)")
