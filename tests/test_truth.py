@@ -143,7 +143,7 @@ def test_the_guide_edits_the_astronaut(tmp_path):
     done = papermill.execute_notebook(
         ROOT / "nbs/guides/edit_your_picture.ipynb",
         tmp_path / "out.ipynb",
-        {"steps": 20, "latents": 300},
+        {"space": "w", "steps": 20, "latents": 300},
         kernel_name="python3",
         progress_bar=False,
         cwd=str(ROOT),

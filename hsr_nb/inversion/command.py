@@ -91,7 +91,7 @@ def _perceptual(cfg: InvertConfig, device):
     return embedded_distance(device) if cfg.vgg is None else LPIPS(cfg.vgg, cfg.linear, device)
 
 
-# %% ../../nbs/inversion/command.ipynb #05da4663
+# %% ../../nbs/inversion/command.ipynb #a810f98b
 def _prepare(cfg: InvertConfig) -> Callable[[Image.Image], Image.Image]:
     "What is done to a picture first. ValueError for a face without --align; ImportError without a detector."
     if cfg.align == "none":
@@ -112,6 +112,7 @@ def _encoder(cfg: InvertConfig, G) -> Encoder | None:
     return ready_encoder(G, cfg.network, real)
 
 
+# %% ../../nbs/inversion/command.ipynb #c6e026b7
 def invert_files(cfg: InvertConfig) -> Inversion:
     "Do what the settings say. ValueError or OSError with one sentence."
     asked = asked_projection(cfg.space, cfg.steps)

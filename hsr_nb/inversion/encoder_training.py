@@ -48,7 +48,7 @@ def free_layers(
     return min(num_ws - 1, begun)
 
 
-# %% ../../nbs/inversion/encoder_training.ipynb #7de94fda
+# %% ../../nbs/inversion/encoder_training.ipynb #912ac8e6
 class Pictures(Protocol):
     "A data set, see data.registry."
 
@@ -99,6 +99,7 @@ def _lesson(G: Generator, asked: Training, real: Pictures | None, step: int) -> 
     return pictures, ws[:, :1]
 
 
+# %% ../../nbs/inversion/encoder_training.ipynb #02d73ec7
 def encoder_loss(
     encoder: Encoder,
     G: Generator,
@@ -118,7 +119,7 @@ def encoder_loss(
     return asked.pixels * pixels + asked.perceptual * apart + asked.latent * off + asked.offsets * away
 
 
-# %% ../../nbs/inversion/encoder_training.ipynb #74e37d9f
+# %% ../../nbs/inversion/encoder_training.ipynb #79b8e296
 KEEP_SECONDS = 30.0  # between two writings
 
 
@@ -138,6 +139,7 @@ def _put(file: Path, who: dict, encoder: Encoder, adam, losses: list[float]):
     save_safetensors(file, tensors | memory_of(adam) | {"losses": torch.tensor(losses)}, {"training": who})
 
 
+# %% ../../nbs/inversion/encoder_training.ipynb #8e83a885
 def train_encoder(
     G: Generator,
     asked: Training = TRAINING,

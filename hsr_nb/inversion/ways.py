@@ -102,7 +102,7 @@ def guess(G: Generator, target: Tensor, encoder: Encoder | None) -> Tensor:  # [
     return torch.cat([encoder(part) for part in target.split(64)])
 
 
-# %% ../../nbs/inversion/ways.ipynb #ca080630
+# %% ../../nbs/inversion/ways.ipynb #66661acb
 def invert(
     G: Generator,
     pictures,  # tensor uint8 or float in [-1, 1], [N, C, H, W]; PIL images or paths
@@ -155,6 +155,7 @@ def invert(
     )
 
 
+# %% ../../nbs/inversion/ways.ipynb #f12908f3
 @torch.no_grad()
 def _distances(G: Generator, ws: Tensor, target: Tensor, compared: Perceptual) -> Tensor:  # [N]
     "How far the pictures of latents are from others."

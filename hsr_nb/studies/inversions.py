@@ -47,7 +47,7 @@ from ..nets.generator import Generator
 from ..nets.seeds import draw, generator_hash, ws_for_seeds
 from .observers import Observers, alike, difference, mean_interval
 
-# %% ../../nbs/studies/inversions.ipynb #b1d7b97c
+# %% ../../nbs/studies/inversions.ipynb #ccf1ae00
 HELD_OUT = 20_021  # seed of SynthFaces that nobody is trained on
 FIRST_SEED = 30_000  # of the generated pictures
 WAYS = ("w", "w+", "i2s", "i2s long", "encoder", "hybrid", "pti")
@@ -92,6 +92,7 @@ class Bench:
     usual: Tensor  # [E], how far an edit of strength 1 moves its own score on generated pictures
 
 
+# %% ../../nbs/studies/inversions.ipynb #97d36121
 def _scores(observers: Observers, pictures: Tensor) -> Tensor:
     return observers.bank(to_uint8(pictures))
 
