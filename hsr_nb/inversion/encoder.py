@@ -7,6 +7,7 @@ __all__ = ["WIDTHS", "SIDES", "ENTRY", "Encoder", "new_encoder", "check_encoder"
 
 # %% ../../nbs/inversion/encoder.ipynb #65327dda
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ def check_encoder(encoder: Encoder, G: Generator):
 def load_encoder(path, G: Generator) -> Encoder:
     "Read an encoder of this generator, in eval mode. CheckpointError for another's, or none."
     tensors, meta = load_safetensors(path)
-    entry = meta.get("encoder")
+    entry: Any = meta.get("encoder")
     try:
         check_claims(entry, ENTRY, "its entry encoder", ENTRY)
     except ValueError as e:

@@ -52,9 +52,12 @@ def free_layers(
 class Pictures(Protocol):
     "A data set, see data.registry."
 
-    identity: dict
+    @property
+    def identity(self) -> dict:
+        "What decides the pixels."
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        "How many pictures."
 
     def images(self, indices) -> Tensor:
         "uint8 [n, C, H, W]"

@@ -124,14 +124,15 @@ def invert(
     if perceptual is None:
         perceptual = embedded_distance(target.device)
     compared: Perceptual = FeatureDistance(perceptual) if space == "i2s" else perceptual
-    ws = guess(G, target, encoder) if space in GUESSED else None
     noise: dict[str, Tensor] = {}
     tuned = None
     if asked is None:
+        ws = guess(G, target, encoder)
         losses = torch.zeros(0, len(target))
         distances = _distances(G, ws, target, compared)
     else:
-        search = Projector(G, target, compared, asked, seed, label, start=ws)
+        start = guess(G, target, encoder) if space in GUESSED else None
+        search = Projector(G, target, compared, asked, seed, label, start)
         run_search(search, watch, kept)
         ws = search.ws
         noise = {name: maps.detach() for name, maps in search.noise.items()}

@@ -265,8 +265,8 @@ def show_rows(
     axes.set_yticks([side * (k + 0.5) for k in range(len(labels))], labels, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    frame = dict(fill=False, edgecolor="tab:green", linewidth=2)
-    axes.add_patch(Rectangle((side - 0.5, -0.5), side, side * len(labels), **frame))
+    frame = Rectangle((side - 0.5, -0.5), side, side * len(labels), fill=False, edgecolor="tab:green", linewidth=2)
+    axes.add_patch(frame)
     for edge in axes.spines.values():
         edge.set_visible(False)
     return axes

@@ -8,6 +8,7 @@ __all__ = ["Observers", "reporting_observers", "alike", "mean_interval", "differ
 # %% ../../nbs/studies/observers.ipynb #aec7785b
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Observers:
 
     def names(self) -> dict[str, str]:
         "Their names and hashes, as a result file tells them."
-        parts = {"distance": self.distance, "identity": self.identity, "attributes": self.bank}
+        parts: dict[str, Any] = {"distance": self.distance, "identity": self.identity, "attributes": self.bank}
         return {role: f"{net.name} {net.sha256[:12]}" for role, net in parts.items()}
 
 
