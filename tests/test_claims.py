@@ -24,9 +24,9 @@ from hsr_nb.judges.attributes import load_bank
 from hsr_nb.judges.backbones import build_net
 from hsr_nb.judges.cards import read_weights
 from hsr_nb.judges.detectors import AttributeNet
-from hsr_nb.metrics.als_paths import load_logits
 from hsr_nb.nets import Generator
 from hsr_nb.nets.seeds import generator_hash
+from hsr_nb.studies.stored_logits import load_logits
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 ODD = (None, True, -1, 1.5, 10**18, "x", ESCAPES, "y" * 300, [], {}, [[]], ["a", 1], {"a": {"a": 1}}, [0] * 1000)
@@ -350,7 +350,7 @@ ABOUT = {"seed": 0, "mode": "random", "generator": "0", "bank": "b", "bank_sha25
 
 
 def test_logits_have_a_budget_and_typed_refusals(tmp_path, monkeypatch):
-    monkeypatch.setattr("hsr_nb.metrics.als_paths.MOST_LOGITS", 1 << 20)
+    monkeypatch.setattr("hsr_nb.studies.stored_logits.MOST_LOGITS", 1 << 20)
     path = tmp_path / "x.npz"
     good, about = np.zeros((2, 3, 1), np.float32), npy(np.array(json.dumps(ABOUT)))
     assert load_logits(logits_file(path, npy(good), about))[1] == ABOUT
