@@ -297,6 +297,6 @@ def plot_between_floors(
             axes.errorbar(row["mean"], y, xerr=half, fmt="o", ms=4, color=f"C{j}", label=label)
     axes.set_yticks(range(len(attributes)), attributes)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{score} from the truth; grey: from the truth inverted (left) to no edit (right)")
+    axes.set_xlabel(f"{score} beside the truth; grey: from the truth inverted to no edit")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return axes
