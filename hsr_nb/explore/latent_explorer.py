@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["PAUSE", "Screen", "Work", "Hand", "LatentExplorer"]
 
-# %% ../../nbs/explore/latent_explorer.ipynb #b10821da
+# %% ../../nbs/explore/latent_explorer.ipynb #a0f4a337
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,16 +15,18 @@ from html import escape
 from torch import Tensor
 
 from ..base.provenance import device_name
+from .all_panels import Panels
 from .contact_sheet import bars_html, curve_svg, moved_most
 from .explorer import Explorer, adopt
 from .jobs import JobQueue, Steps, in_background
 from .look import STYLE
+from .mine import remember
 from .panels import button, classed, need_widgets
 from .readings import attributes, curve_steps
 from .recipe import Recipe
+from .saved import recipe_in
 from .session import Session, frames, preview_level
 from .stage import stage_class
-from .tabs import Panels
 from .tiles import tile
 
 
@@ -65,7 +67,7 @@ def _sentence(e: Exception) -> str:
     return text.splitlines()[0][:400]
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #b88b62ce
+# %% ../../nbs/explore/latent_explorer.ipynb #57f7ff9c
 class Screen:
     "What is looked at: pictures, their status, a message, and what the judge reads."
 
@@ -83,6 +85,8 @@ class Screen:
         self.busy.layout.display = "none"
         self.pictures: dict[str, Tensor] = {}
         self.level: int | None = None  # of the pictures; None: in full
+        self.compare = False  # with how they were before, under a wipe
+        self.photo: tuple[str, Tensor] | None = None  # key of a latent, and the photograph that it was found for
 
     def read(self, s: Session, r: Recipe, direction: str) -> Steps:
         "Show what the judge reads, and the curve of a direction."
@@ -95,7 +99,8 @@ class Screen:
     def surround(self, panels: Panels):
         "Put panels around the pictures."
         W = need_widgets()
-        stage = classed(W.VBox([self.shown, self.status, panels.truncation.box, self.readings]), "hsr-stage")
+        below = [self.status, panels.hands.box, panels.truncation.box, self.readings]
+        stage = classed(W.VBox([self.shown, *below]), "hsr-stage")
         tools = classed(W.VBox([panels.tabs]), "hsr-tools")
         self.main.children = [stage, tools]
         self.inside.children = [panels.source.box, panels.source.help, self.message, self.busy, self.main]
@@ -118,6 +123,22 @@ class Screen:
             return False
         return True
 
+    def before(self, s: Session, r: Recipe, level: int | None) -> dict[str, Tensor]:
+        "The photograph that a picture was found for, or the picture before the edits."
+        if self.photo is not None and r.latent is not None and r.latent.key == self.photo[0]:
+            return {"A": self.photo[1]}
+        return {k: s.draw(s.ws(replace(r, edits=()), k), k, level, noise=r.noise)[0] for k in s.nets}
+
+    def show(self, s: Session, pictures: dict[str, Tensor], before: dict[str, Tensor]):
+        "Put pictures on the stage; under a wipe where there is a picture before."
+        tiles = []
+        for k, x in pictures.items():
+            shown = tile(x, f"{k} · {s.names[k]}" if k in s.names else k)
+            if k in before:
+                shown["before"] = tile(before[k])
+            tiles.append(shown)
+        self.shown.tiles = tiles
+
     def make_room(self, pictures: int):
         "Tell the sheet of styles how many pictures the stage holds."
         for n in (2, 3):
@@ -131,7 +152,7 @@ class Screen:
         except Exception as e:
             self.say(e)
             return False
-        self.shown.tiles = [tile(x, f"{k} · {s.names[k]}" if k in s.names else k) for k, x in pictures.items()]
+        self.show(s, pictures, self.before(s, r, level) if self.compare else {})
         self.make_room(len(pictures))
         ms = 1000 * (time.perf_counter() - start)
         self.pictures, self.level = pictures, level
@@ -237,7 +258,7 @@ class Hand:
         self.step = history.now
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #0b7b0a24
+# %% ../../nbs/explore/latent_explorer.ipynb #b28c2b21
 class LatentExplorer(Explorer):
     "The interactive explorer. static=True gives the contact sheet and needs no widgets."
 
@@ -250,6 +271,7 @@ class LatentExplorer(Explorer):
             self.queue = JobQueue(self.screen.say)
             self.work = Work(self.screen)
             self.screen.shown.on("key", lambda key, _: self.panels.press(key))
+            self.screen.shown.on("drop", self.dropped)
             self.build()
             self.refresh()
 
@@ -283,6 +305,17 @@ class LatentExplorer(Explorer):
         self.history.push(self.hand.draft)
         self.screen.readings.value = ""
         adopt(self, session)
+        for name in session.names.values():
+            remember(name)
+
+    def dropped(self, name: str, data: bytes):
+        "A file fell on the faces: a recipe or a picture with one inside goes on from there, a photograph is inverted."
+        if not data:
+            self.screen.say(ValueError(f"{name[:80]} is empty, or larger than the 9 MB that a page can send"))
+        elif name.lower().endswith(".json") or recipe_in(data) is not None:
+            self.act(lambda: self.load(data))
+        else:
+            self.panels.photo.take(name, data)
 
     def act(self, f: Callable[[], object]):
         "Do what a button asks, then show it."

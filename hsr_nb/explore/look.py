@@ -40,7 +40,7 @@ FRAME = """
 }
 """
 
-# %% ../../nbs/explore/look.ipynb #b2d26de3
+# %% ../../nbs/explore/look.ipynb #c20fc56f
 PARTS = """
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top {
   flex-flow: row wrap; align-items: center; gap: 2px 8px; overflow: visible;
@@ -70,7 +70,10 @@ PARTS = """
 .hsr-row .widget-readout { min-width: 40px; font-size: 12px; }
 .hsr-head { font-weight: 600; }
 .hsr-note, .hsr-status { font-size: 12px; opacity: .75; line-height: 1.35; white-space: normal; }
-.hsr-title { font-size: 13px; line-height: 18px; white-space: nowrap; }
+.hsr-title {
+  font-size: 13px; line-height: 18px; white-space: nowrap; display: block; overflow: hidden; text-overflow: ellipsis;
+}
+.hsr-tree { margin: 0; padding-left: 18px; font-size: 12px; line-height: 1.5; }
 .hsr-link {
   display: inline-block; padding: 3px 10px; border-radius: 3px; line-height: 20px; white-space: nowrap;
   background: #8883; text-decoration: none; color: inherit;

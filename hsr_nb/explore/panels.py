@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["HELP", "Panel", "SourcePanel", "TruncationPanel"]
 
-# %% ../../nbs/explore/panels.ipynb #c242353b
+# %% ../../nbs/explore/panels.ipynb #16227e85
 import base64
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,8 @@ import numpy as np
 
 from .jobs import Steps
 from .recipe import Recipe
-from .session import VIEWS, Session
+from .session import VIEWS, Session, thumb_level
+from .tiles import tile
 
 
 # %% ../../nbs/explore/panels.ipynb #92d060e9
@@ -56,6 +57,21 @@ def data_url(data: bytes, kind: str) -> str:
 def link(data: bytes, name: str, kind: str, text: str) -> str:
     "HTML of a link that saves bytes as a file on the reader's side."
     return f'<a class="hsr-link" download="{escape(name)}" href="{data_url(data, kind)}">{escape(text)}</a>'
+
+
+# %% ../../nbs/explore/panels.ipynb #12fbe884
+def small(s: Session, r: Recipe):  # uint8 [C, h, w]
+    "The little picture of a recipe."
+    return s.draw(s.ws(r), level=thumb_level(s), noise=r.noise)[0]
+
+
+def drawn_tiles(s: Session, recipes: dict[str, Recipe], put: Callable[[list], object], label: str = "") -> Steps:
+    "Little pictures of recipes, by caption, drawn one at a time and put on the screen together."
+    tiles = []
+    for i, (caption, r) in enumerate(recipes.items(), 1):
+        tiles.append(tile(small(s, r), caption if not label else "", f"{label} {i}" if label else caption))
+        yield
+    put(tiles)
 
 
 # %% ../../nbs/explore/panels.ipynb #b9969ab0

@@ -21,7 +21,7 @@ from .session import outer, three
 from .tiles import tile, tiles_class
 
 
-# %% ../../nbs/explore/sliders.ipynb #2a1e5436
+# %% ../../nbs/explore/sliders.ipynb #d967a774
 class Row(Panel):
     "One direction: thumbnails, slider, layers."
 
@@ -30,6 +30,7 @@ class Row(Panel):
         explorer = panel.explorer
         self.name = name
         self.named = False  # whether the judge was asked for a title
+        self.called = self.says = ""  # what stands above the slider
         self.all_layers = explorer.session.all_layers
         super().__init__(explorer)
 
@@ -61,6 +62,8 @@ class Row(Panel):
         self.slider.value = (low, 0.0, high)[i]
 
     def fill(self, r: Recipe):
+        if self.called != self.explorer.names.get(self.name, self.name):
+            self.entitle(self.says)
         edit = r.edit(self.name)
         self.slider.value = edit.strength if edit else 0.0
         self.layers.value = edit.layers if edit else self.all_layers
@@ -68,6 +71,7 @@ class Row(Panel):
     def entitle(self, says: str):
         "Write the name, and what the judge says this direction does."
         name = self.explorer.names.get(self.name, self.name)
+        self.called, self.says = name, says
         hint = f" · {escape(says)}" if says else ""
         self.title.value = f'<span class="hsr-title" title="{escape(self.name)}"><b>{escape(name)}</b>{hint}</span>'
 
@@ -84,7 +88,7 @@ class Row(Panel):
         self.tiles.tiles = [tile(x, "", f"{self.name} at {a:+.1f}") for x, a in small]
 
 
-# %% ../../nbs/explore/sliders.ipynb #e35245dc
+# %% ../../nbs/explore/sliders.ipynb #cdbc5c2c
 def note_text(text: str) -> str:
     "HTML of small words."
     return f'<span class="hsr-note">{escape(text)}</span>'
@@ -141,7 +145,7 @@ class EditList(Panel):
         self.take([*self.shown[:i], *self.shown[i + 1 :]])
 
 
-# %% ../../nbs/explore/sliders.ipynb #895f0667
+# %% ../../nbs/explore/sliders.ipynb #dff502de
 FOUND = {"pca": "principal components (GANSpace)", "sefa": "style eigenvectors (SeFa)", "mine": "taught by me"}
 
 
@@ -158,13 +162,22 @@ class DirectionPanel(Panel):
         self.rows: dict[str, list[Row]] = {}
         self.keep = W.SelectMultiple(rows=3, description="hold still", layout=W.Layout(display="none", width="260px"))
         self.on_move(self.keep, self.lock)
+        self.rename = W.Text(placeholder="my name for the slider last moved", layout=W.Layout(width="230px"))
+        self.rename.continuous_update = False
+        self.on_move(self.rename, self.named)
         clear = classed(button("all to zero", self.clear, "take back every edit of any method"), "hsr-key")
         self.unit = note("")
         top = classed(W.HBox([self.method, clear, self.unit, self.keep]), "hsr-wrap")
         self.grid = classed(W.Box(), "hsr-grid")
         self.edits = EditList(self.explorer)
         self.offer()
-        return W.VBox([top, self.grid, self.edits.box])
+        return W.VBox([top, self.grid, self.edits.box, self.rename])
+
+    def named(self):
+        "Give the slider that moved last a name of one's own."
+        x, name = self.explorer, self.rename.value
+        self.explorer.hand.quietly(lambda: setattr(self.rename, "value", ""))
+        x.act(lambda: x.rename(x.hand.direction, name))
 
     def shown(self) -> list[Row]:
         "The rows of the chosen method."

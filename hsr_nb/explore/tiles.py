@@ -40,7 +40,7 @@ function paint(canvas, tile, side) {
 }
 """
 
-# %% ../../nbs/explore/tiles.ipynb #8a0fab66
+# %% ../../nbs/explore/tiles.ipynb #b953ac16
 _RENDER = r"""
 function empty(model, i) {
   const click = model.get("clickable");
@@ -63,6 +63,7 @@ function render({ model, el }) {
       const [canvas, text] = el.children[i].children;
       paint(canvas, tile, side);
       text.textContent = tile.caption;
+      el.children[i].dataset.mark = tile.mark || "";
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", tile.label || tile.caption || "picture");
     });
@@ -76,7 +77,7 @@ export default { render };
 """
 SCRIPT = PAINT + _RENDER
 
-# %% ../../nbs/explore/tiles.ipynb #2c745517
+# %% ../../nbs/explore/tiles.ipynb #08e0b420
 STYLE = """
 .hsr-tiles { display: flex; flex-wrap: wrap; gap: 6px; }
 .hsr-tile { margin: 0; padding: 0; border: 0; background: none; color: inherit; font: inherit; text-align: center; }
@@ -84,22 +85,25 @@ STYLE = """
 .hsr-tile span { display: block; font-size: 11px; line-height: 15px; min-height: 2px; opacity: .75; }
 button.hsr-tile { cursor: pointer; }
 button.hsr-tile:hover canvas { box-shadow: 0 0 0 2px #0072b2aa; }
+.hsr-tile[data-mark="yes"] canvas { box-shadow: 0 0 0 3px #009e73; }
+.hsr-tile[data-mark="no"] canvas { box-shadow: 0 0 0 3px #d55e00; }
 .hsr-tile:focus-visible { outline: none; }
 .hsr-tile:focus-visible canvas { box-shadow: 0 0 0 3px #0072b2; }
 """
 
 
-# %% ../../nbs/explore/tiles.ipynb #c6e4686d
+# %% ../../nbs/explore/tiles.ipynb #39374842
 def tile(
     image: Tensor,  # uint8 [C, H, W]
     caption: str = "",  # below the picture
     label: str = "",  # for screen readers; the caption where empty
+    mark: str = "",  # yes or no: a coloured frame
 ) -> dict:
     "One picture as the browser wants it."
     rgb = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
     _, h, w = rgb.shape
     pixels = rgb.permute(1, 2, 0).contiguous().numpy().tobytes()
-    return {"w": w, "h": h, "caption": caption, "label": label, "pixels": pixels}
+    return {"w": w, "h": h, "caption": caption, "label": label, "mark": mark, "pixels": pixels}
 
 
 @cache
