@@ -78,6 +78,12 @@ def session(G):
     return Session(G, network(seed=1), **FAST)
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path, monkeypatch):
+    "Names and directions that a person of this machine has kept are none of a test's."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def ex(G):
     return Explorer(G, network(seed=1), **FAST)
@@ -487,7 +493,16 @@ def test_messages_and_names_cannot_inject(live):
     live.act(lambda: live.recall("<script>alert(1)</script>"))
     assert "<script>" not in live.screen.message.value and "&lt;script&gt;" in live.screen.message.value
     live.keep('"><img src=x>')
-    assert "<img" not in live.panels.tabbed["history"].file.value
+    live.set(seed=5).keep("plain")
+    kept = live.panels.tabbed["kept"]
+    for widget in (kept.file, kept.tree, kept.picture, kept.count):
+        assert "<img" not in widget.value
+    live.rename("pca 1", "<script>alert(2)</script>")
+    title = live.panels.directions.shown()[0].title.value
+    assert "<script>" not in title and "&lt;script&gt;" in title
+    live.dropped("<img src=x>.png", b"no picture")
+    live.panels.photo.take("<b>photo</b>.png", b"text")
+    assert "<b>photo" not in live.work.words.value and "is not an image" in live.screen.message.value
 
 
 @anywidget
@@ -506,28 +521,33 @@ def test_a_broken_network_is_said_and_left(live):
 
 @anywidget
 def test_panels(live):
-    _, mix, breed, history, walk, networks = live.panels.tabbed.values()
-    live.panels.tabs.selected_index = 1
+    panels = live.panels.tabbed
+    mix, breed, kept, film = (panels[name] for name in ("mix", "breed", "kept", "film"))
+
+    def look_at(panel):
+        live.panels.tabs.selected_index = [*panels.values()].index(panel)
+
+    look_at(mix)
     mix.layers[0].value = True
     assert live.recipe.mix_layers == (0,) and len(mix.tiles.tiles) == 1
     live.undo()
     assert not mix.layers[0].value
-    live.panels.tabs.selected_index = 2
+    look_at(breed)
     breed.tiles._handle_custom_msg({"click": 4}, [])
     assert len(live.recipe.bred) == 1
-    history.name.value = "bred"
-    live.act(lambda: live.keep(history.name.value))
-    live.panels.tabs.selected_index = 3
-    assert [t["caption"] for t in history.tiles.tiles] == ["bred"] and "base64," in history.file.value
+    kept.name.value = "bred"
+    live.act(lambda: live.keep(kept.name.value))
+    look_at(kept)
+    assert [t["caption"] for t in kept.tiles.tiles] == ["bred"] and "base64," in kept.file.value
     live.panels.source.step(1)
-    history.tiles._handle_custom_msg({"click": 0}, [])
+    kept.tiles._handle_custom_msg({"click": 0}, [])
     assert live.recipe == live.history.named["bred"]
-    walk.steps.value = 2
-    live.act(lambda: walk.make())
-    assert "walk.gif" in walk.out.value
-    walk.what.index = 1
-    live.act(lambda: walk.make())
+    film.play()
     assert "at least two" in live.screen.message.value
+    film.add_slider()
+    film.replaced(0, frames=2)
+    film.play()
+    assert "film.gif" in film.out.value and len(live.history.film.keys) == 4
     live.screen.shown._handle_custom_msg({"key": "next"}, [])
     live.screen.shown._handle_custom_msg({"key": "undo"}, [])
     assert live.recipe == live.history.named["bred"]
@@ -540,7 +560,7 @@ def test_opening_another_network_starts_anew(live, tmp_path):
     live.open(file)
     assert live.history.named == {} and live.recipe == Recipe()
     assert [t["w"] for t in live.screen.shown.tiles] == [64]
-    assert len(live.panels.tabbed["mix layers"].layers) == 10 and "B" not in live.panels.source.view.options
+    assert len(live.panels.tabbed["mix"].layers) == 10 and "B" not in live.panels.source.view.options
     live.panels.directions.shown()[0].slider.value = 1.0
     assert live.recipe.edits[0].layers == (0, 9)
 

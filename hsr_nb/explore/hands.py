@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ["roamed", "HandsPanel", "origin"]
 
-# %% ../../nbs/explore/hands.ipynb #d324308c
+# %% ../../nbs/explore/hands.ipynb #a183ede3
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ def roamed(
     return replace(r, bred=(*r.bred, *turns))
 
 
-# %% ../../nbs/explore/hands.ipynb #04d48e18
+# %% ../../nbs/explore/hands.ipynb #442daace
 class HandsPanel(Panel):
     "What a hand on the picture does: look, roam, drag; and the wipe."
 
@@ -90,6 +91,7 @@ class HandsPanel(Panel):
         x, y = float(x), float(y)
         if self.begun is not None and math.isfinite(x) and math.isfinite(y):
             begun = self.begun
+            self.explorer.hand.moved = time.monotonic()  # however long it is held, a hold is one movement
             self.explorer.screen.attempt(lambda: self.explorer.hand.change(roamed(begun, x, y)))
 
     def point(self, at):
