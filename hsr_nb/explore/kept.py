@@ -72,7 +72,7 @@ def lineage_html(named: Mapping[str, Recipe]) -> str:
     return f'<ul class="hsr-tree">{roots}</ul>' if roots else ""
 
 
-# %% ../../nbs/explore/kept.ipynb #2e8d20e9
+# %% ../../nbs/explore/kept.ipynb #ac4d4df6
 class KeptPanel(Panel):
     "Names, and the recipe as a file."
 
@@ -132,7 +132,7 @@ class KeptPanel(Panel):
         for field, at in ((self.one, 0), (self.two, -1)):
             names = tuple(history.named)
             if tuple(field.options) != names:
-                chosen = field.value
+                chosen = field.value if at == 0 else None
                 field.options = names
                 if names:
                     field.value = chosen if chosen in names else names[at]

@@ -40,12 +40,14 @@ FRAME = """
 }
 """
 
-# %% ../../nbs/explore/look.ipynb #c20fc56f
+# %% ../../nbs/explore/look.ipynb #5a6ef29c
 PARTS = """
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top {
   flex-flow: row wrap; align-items: center; gap: 2px 8px; overflow: visible;
 }
-.hsr-explorer .hsr-key { width: auto; min-width: 34px; padding: 0 9px; }
+.hsr-explorer .jupyter-button { width: auto; padding: 0 12px; box-shadow: none !important; }
+.hsr-explorer .jupyter-button:focus-visible { outline: 2px solid #2b8fd0; outline-offset: 1px; }
+.hsr-explorer .hsr-key { min-width: 30px; padding: 0 8px; }
 .hsr-explorer .hsr-layer { width: 34px; padding: 0; }
 .hsr-explorer .widget-toggle-buttons .widget-toggle-button, .hsr-explorer .jupyter-widget-toggle-button {
   width: auto; min-width: 34px; padding: 0 10px;
@@ -66,6 +68,8 @@ PARTS = """
 .hsr-explorer .hsr-row-right > *, .hsr-explorer .hsr-row { margin: 0; }
 .hsr-explorer .hsr-row-right > .jupyter-widgets { height: 24px; min-height: 0; }
 .hsr-explorer .hsr-row-right > .widget-html { height: 18px; }
+.hsr-row-right .widget-html-content { min-width: 0; width: 100%; }
+.hsr-title span { font-size: 11.5px; }
 .hsr-explorer .hsr-row .widget-label { width: 40px; min-width: 40px; font-size: 11px; opacity: .75; }
 .hsr-row .widget-readout { min-width: 40px; font-size: 12px; }
 .hsr-head { font-weight: 600; }

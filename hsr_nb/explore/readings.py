@@ -107,7 +107,7 @@ def curve(s: Session, r: Recipe, direction: str, which: str = "A", **how) -> Cur
     return finished(curve_steps(s, r, direction, which, **how))
 
 
-# %% ../../nbs/explore/readings.ipynb #4b96f1df
+# %% ../../nbs/explore/readings.ipynb #48e83f19
 LEAST_CHANGE = 0.5  # of a title, in standard deviations
 
 
@@ -115,7 +115,7 @@ def title_steps(
     s: Session,
     direction: str,
     faces: int = 8,
-) -> Steps:  # returns such as "yaw +1.3 σ, light −0.6 σ"; "" without a judge, or where nothing is clear
+) -> Steps:  # returns such as "yaw +1.3, light −0.6 σ"; "" without a judge, or where nothing is clear
     "The two attributes that a direction moves most, and how far."
     if s.judge is None:
         return ""
@@ -129,8 +129,8 @@ def title_steps(
     error = change.std(0, ddof=1) / math.sqrt(faces)
     clear = np.abs(mean) > np.maximum(LEAST_CHANGE, 3 * error)
     order = [k for k in np.argsort(-np.abs(mean), kind="stable") if clear[k]]
-    named = [f"{s.judge.attribute_names[k]} {'+' if mean[k] > 0 else '−'}{abs(mean[k]):.1f} σ" for k in order[:2]]
-    return ", ".join(named)
+    named = [f"{s.judge.attribute_names[k]} {'+' if mean[k] > 0 else '−'}{abs(mean[k]):.1f}" for k in order[:2]]
+    return f"{', '.join(named)} σ" if named else ""
 
 
 def title(s: Session, direction: str, faces: int = 8) -> str:

@@ -21,7 +21,7 @@ from .session import outer, three
 from .tiles import tile, tiles_class
 
 
-# %% ../../nbs/explore/sliders.ipynb #d967a774
+# %% ../../nbs/explore/sliders.ipynb #c47a4d6a
 class Row(Panel):
     "One direction: thumbnails, slider, layers."
 
@@ -72,8 +72,9 @@ class Row(Panel):
         "Write the name, and what the judge says this direction does."
         name = self.explorer.names.get(self.name, self.name)
         self.called, self.says = name, says
-        hint = f" · {escape(says)}" if says else ""
-        self.title.value = f'<span class="hsr-title" title="{escape(self.name)}"><b>{escape(name)}</b>{hint}</span>'
+        hint = f" <span>· {escape(says)}</span>" if says else ""
+        whole = escape(f"{self.name}: {says}" if says else self.name)
+        self.title.value = f'<span class="hsr-title" title="{whole}"><b>{escape(name)}</b>{hint}</span>'
 
     def name_it(self) -> Steps:
         "Ask the judge for a title."
@@ -88,7 +89,7 @@ class Row(Panel):
         self.tiles.tiles = [tile(x, "", f"{self.name} at {a:+.1f}") for x, a in small]
 
 
-# %% ../../nbs/explore/sliders.ipynb #cdbc5c2c
+# %% ../../nbs/explore/sliders.ipynb #d6c96c07
 def note_text(text: str) -> str:
     "HTML of small words."
     return f'<span class="hsr-note">{escape(text)}</span>'

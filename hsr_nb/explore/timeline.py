@@ -16,7 +16,7 @@ from .panels import Panel, button, classed, data_url, link, note, small
 from .recipe import EASINGS, Film, Key, Recipe
 from .tiles import tile, tiles_class
 
-# %% ../../nbs/explore/timeline.ipynb #f93d4c66
+# %% ../../nbs/explore/timeline.ipynb #6bc6e51a
 KINDS = {"gif": "image/gif", "mp4": "video/mp4", "png": "image/png"}
 
 
@@ -79,9 +79,9 @@ class FilmPanel(Panel):
         from ipywidgets import BoundedIntText, Dropdown, HBox, Layout
 
         picture = tiles_class()(side=34)
-        frames = BoundedIntText(value=key.frames, min=1, max=1000, layout=Layout(width="64px"))
+        frames = BoundedIntText(value=key.frames, min=1, max=1000, layout=Layout(width="54px"))
         frames.tooltip = f"frames from {key.name} to the next"
-        easing = Dropdown(options=EASINGS, value=key.easing, layout=Layout(width="80px"), tooltip="easing")
+        easing = Dropdown(options=EASINGS, value=key.easing, layout=Layout(width="74px"), tooltip="easing")
         frames.observe(lambda _: self.replaced(i, frames=frames.value), "value")
         easing.observe(lambda _: self.replaced(i, easing=easing.value), "value")
         last = len(self.film.keys) - 1
@@ -92,7 +92,7 @@ class FilmPanel(Panel):
         ends[0].disabled, ends[1].disabled = i == 0, i == last
         away = button("✕", partial(self.drop, i), "take this key frame away")
         keys = [classed(b, "hsr-key") for b in (*ends, away)]
-        return classed(HBox([picture, frames, easing, *keys, note(key.name)]), "hsr-wrap")
+        return classed(HBox([picture, note(key.name), frames, easing, *keys]), "hsr-wrap")
 
     def replaced(self, i: int, **change):
         keys = [*self.film.keys]
