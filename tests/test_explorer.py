@@ -545,7 +545,7 @@ def test_panels(live):
     film.play()
     assert "at least two" in live.screen.message.value
     film.add_slider()
-    film.replaced(0, frames=2)
+    film.keys.replaced(0, frames=2)
     film.play()
     assert "film.gif" in film.out.value and len(live.history.film.keys) == 4
     live.screen.shown._handle_custom_msg({"key": "next"}, [])

@@ -151,15 +151,15 @@ def test_films_say_that_they_are_generated(live, tmp_path):
 def test_crossing_kept_faces_is_one_step_with_a_lineage(live):
     live.set(seed=3).keep("anna").set(seed=8).keep("bert")
     kept, steps = live.panels.tabbed["kept"], len(live.history.steps)
-    kept.one.value, kept.two.value = "anna", "bert"
+    kept.crossing.one.value, kept.crossing.two.value = "anna", "bert"
     for share in (0.2, 0.4, 0.6):
         live.hand.moved = time.monotonic()
-        kept.share.value = share
+        kept.crossing.share.value = share
     assert live.recipe.latent.parents == ("anna", "bert") and len(live.history.steps) == steps + 1
     live.keep("carl")
     assert parents(live.history.named, "carl") == ("anna", "bert")
     for share, name in ((0.0, "anna"), (1.0, "bert")):
-        kept.share.value = share
+        kept.crossing.share.value = share
         close = (live.session.ws(live.recipe) - live.session.ws(live.history.named[name])).abs().max()
         assert close < 1e-5
 
@@ -297,7 +297,7 @@ def test_dragging_is_one_step_and_can_be_undone(live):
             stage._handle_custom_msg({"point": at}, [])
         except ValueError:
             pass
-    hands.pull()
+    hands.go.click()
     assert live.recipe.latent.what == "dragged from seed 0" and pixels(live) != before and not hands.points
     live.undo()
     assert pixels(live) == before

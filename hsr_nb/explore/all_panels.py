@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["Panels"]
 
-# %% ../../nbs/explore/all_panels.ipynb #e742f8b1
+# %% ../../nbs/explore/all_panels.ipynb #fe268783
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -16,12 +16,12 @@ from .kept import KeptPanel
 from .panels import Panel, SourcePanel, TruncationPanel, need_widgets
 from .photo import PhotoPanel
 from .recipe import Recipe
-from .sliders import DirectionPanel
+from .sliders import DirectionPanel, unnamed
 from .tabs import BreedPanel, MixPanel, NetworkPanel
 from .timeline import FilmPanel
 
 
-# %% ../../nbs/explore/all_panels.ipynb #f14b0658
+# %% ../../nbs/explore/all_panels.ipynb #002086df
 class Panels:
     "Every panel of an explorer: three that are always seen, the others behind tabs."
 
@@ -59,12 +59,7 @@ class Panels:
     def fill(self, r: Recipe):
         "Move every control to a recipe, without being asked what that means."
 
-        def move():
-            for panel in self:
-                panel.fill(r)
-                panel.tell()
-
-        self.explorer.hand.quietly(move)
+        self.explorer.hand.quietly(lambda: [(panel.fill(r), panel.tell()) for panel in self])
 
     def tell(self):
         "Say everywhere where the history stands."
@@ -73,7 +68,7 @@ class Panels:
 
     def slow(self, r: Recipe) -> list[Callable[[], object]]:
         "What can wait: the little pictures that can be seen, one panel at a time, then the titles of directions."
-        return [*(partial(panel.rest, r) for panel in self.seen()), *self.directions.unnamed()]
+        return [*(partial(panel.rest, r) for panel in self.seen()), *unnamed(self.directions)]
 
     def press(self, key: str):
         "Do what a key on a picture asks: undo, redo, next, previous."

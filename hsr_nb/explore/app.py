@@ -34,11 +34,18 @@ def is_foreign(
         return True
 
 
-# %% ../../nbs/explore/app.ipynb #7aa00942
+# %% ../../nbs/explore/app.ipynb #0c5e3a23
 def _page(folder: Path) -> Path:
     "A notebook with nothing but the explorer."
     source = f"import os\nos.chdir({os.getcwd()!r})\nfrom hsr_nb.explore import LatentExplorer\nLatentExplorer()"
-    cell = {"cell_type": "code", "id": "app", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+    cell: dict[str, object] = {
+        "cell_type": "code",
+        "id": "app",
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [],
+        "source": source,
+    }
     kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     page = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return write_whole(folder / "explorer.ipynb", json.dumps(page))

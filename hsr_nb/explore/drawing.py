@@ -21,7 +21,7 @@ from ..nets.seeds import check_truncation, class_labels, z_from_seed
 from .recipe import Edit, Recipe
 
 
-# %% ../../nbs/explore/drawing.ipynb #59fbf9ed
+# %% ../../nbs/explore/drawing.ipynb #06fb34ba
 def latent_z(
     r: Recipe,
     z_dim: int,
@@ -40,7 +40,9 @@ def _first_ws(G: Generator, r: Recipe, to_ws) -> Tensor:  # [1, num_ws, w_dim]
     if (r.latent.num_ws, r.latent.w_dim) != (G.num_ws, G.w_dim):
         found = f"{r.latent.num_ws} x {r.latent.w_dim}"
         raise ValueError(f"this picture's latent has {found} numbers, the network {G.num_ws} x {G.w_dim}")
-    ws = torch.from_numpy(r.latent.array().copy())[None].to(next(G.parameters()).device)
+    device = next(G.parameters()).device
+    numbers = torch.from_numpy(r.latent.array().copy())
+    ws = numbers[None].to(device)
     if r.psi == 1 or not hasattr(G.mapping, "w_avg"):
         return ws
     cutoff = G.num_ws if r.cutoff is None else r.cutoff
@@ -48,6 +50,7 @@ def _first_ws(G: Generator, r: Recipe, to_ws) -> Tensor:  # [1, num_ws, w_dim]
     return ws
 
 
+# %% ../../nbs/explore/drawing.ipynb #aa6d52ad
 Move = Callable[[Tensor, Edit], Tensor]  # ws [1, num_ws, w_dim] and an edit -> ws
 
 
@@ -78,7 +81,8 @@ def latents(
             known = ", ".join([*steps, *moves])
             raise ValueError(f"there is no direction {e.direction!r} here; there are {known}"[:700])
         if e.on and e.direction in steps:
-            ws = move(ws, steps[e.direction](e.strength), e.layers)
+            step = steps[e.direction](e.strength)
+            ws = move(ws, step, e.layers)
         elif e.on:
             first, last = check_layers(e.layers, G.num_ws)
             moved = moves[e.direction](ws, e)
@@ -125,7 +129,7 @@ def times(G: Generator, half: bool) -> dict[int, float]:  # level -> millisecond
     return {level: _milliseconds(G, level, half and level < full) for level in (*previews, full)}
 
 
-# %% ../../nbs/explore/drawing.ipynb #ee6727bd
+# %% ../../nbs/explore/drawing.ipynb #9a769751
 def drawn_noise(G: Generator, noise: Iterable[tuple[int, int]]) -> dict[str, Tensor]:
     "Noise maps [1, 1, h, w] by name that are drawn anew. ValueError for a map that the network has not."
     names = noise_names(G)
@@ -135,6 +139,7 @@ def drawn_noise(G: Generator, noise: Iterable[tuple[int, int]]) -> dict[str, Ten
         if number >= len(names):
             raise ValueError(f"this network has {len(names)} noise maps, and number {number} was drawn anew")
         constant = buffers[names[number]]
-        drawn = torch.randn(constant.shape, generator=stream(seed, "explorer noise", number))
+        generator = stream(seed, "explorer noise", number)
+        drawn = torch.randn(constant.shape, generator=generator)
         maps[names[number]] = drawn[None, None].to(constant)
     return maps

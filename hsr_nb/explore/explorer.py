@@ -33,7 +33,7 @@ from .saved import recipe_in, save_picture
 from .session import Session, frames, variations
 
 
-# %% ../../nbs/explore/explorer.ipynb #b3be7c48
+# %% ../../nbs/explore/explorer.ipynb #3a838600
 def save_recipe(ex: "Explorer", path) -> Path:
     "Write the history as JSON, whole or not at all."
     return write_whole(path, dump_history(ex.history, ex.session.hash, ex.session.names["A"]))
@@ -67,6 +67,7 @@ def adopt(ex: "Explorer", session: Session) -> "Explorer":
     return ex.refresh()
 
 
+# %% ../../nbs/explore/explorer.ipynb #3d63dc7e
 def begin(ex: "Explorer"):
     "The first picture of a session, and what was kept for its network."
     ex.mine = load_mine(ex.session)
@@ -144,7 +145,25 @@ def variations_of(ex: "Explorer") -> list[Recipe]:
     return variations(ex.recipe, ex.turn, ex.amount)
 
 
-# %% ../../nbs/explore/explorer.ipynb #471e7513
+# %% ../../nbs/explore/explorer.ipynb #14161054
+def breed(ex: "Explorer", i: int) -> "Explorer":
+    "Take a neighbour."
+    return ex.apply(ex.variations()[i])
+
+
+def keep(ex: "Explorer", name: str) -> "Explorer":
+    "Give the picture a name."
+    ex.history.keep(name)
+    return ex.refresh()
+
+
+def recall(ex: "Explorer", name: str) -> "Explorer":
+    "Step to a picture that has a name."
+    ex.history.recall(name)
+    return ex.refresh()
+
+
+# %% ../../nbs/explore/explorer.ipynb #dad14b9e
 class Explorer:
     "Recipes over one or two generators, with undo. Shown as a contact sheet."
 
@@ -158,6 +177,9 @@ class Explorer:
     picture = enlarged
     sheet = sheet_of
     variations = variations_of
+    breed = breed
+    keep = keep
+    recall = recall
     _repr_png_ = sheet_png
 
     def __init__(self, a=None, b=None, **how):  # a, b, how: see `Session`
@@ -194,21 +216,10 @@ class Explorer:
         every = self.session.all_layers
         return self.apply(self.recipe.moved(direction, strength, layers or every, every))
 
-    def breed(self, i: int):
-        return self.apply(self.variations()[i])
-
     def undo(self):
         self.history.undo()
         return self.refresh()
 
     def redo(self):
         self.history.redo()
-        return self.refresh()
-
-    def keep(self, name: str):
-        self.history.keep(name)
-        return self.refresh()
-
-    def recall(self, name: str):
-        self.history.recall(name)
         return self.refresh()

@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ["channels", "colours", "block", "InsidePanel"]
 
-# %% ../../nbs/explore/inside.ipynb #8c1ef693
+# %% ../../nbs/explore/inside.ipynb #63f71714
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,14 @@ from .session import Session
 from .tiles import tile, tiles_class
 
 
-# %% ../../nbs/explore/inside.ipynb #928a7b4b
+# %% ../../nbs/explore/inside.ipynb #50b919a5
 def _grey(maps: Tensor) -> Tensor:  # [n, h, w] -> uint8
     "Each map from its least to its greatest value."
     low = maps.amin((1, 2), keepdim=True)
     high = maps.amax((1, 2), keepdim=True)
-    return ((maps - low) / (high - low).clamp(min=1e-6) * 255).to(torch.uint8)
+    span = (high - low).clamp(min=1e-6)
+    share = (maps - low) / span
+    return (share * 255).to(torch.uint8)
 
 
 def channels(features: Tensor, most: int = 16) -> list[tuple[int, Tensor]]:  # [C, h, w] -> (number, uint8 [1, h, w])
@@ -38,10 +42,12 @@ def colours(features: Tensor) -> Tensor:  # [C, h, w] -> uint8 [3, h, w]
     places = places - places.mean(0)
     _, _, axes = torch.linalg.svd(places, full_matrices=False)
     axes = axes[:3]
-    axes = axes * axes.sum(1, keepdim=True).sign()  # so that the same picture always has the same colours
-    found = (places @ axes.T).T.reshape(-1, *features.shape[1:])
-    filled = torch.cat([found, found.new_zeros(3 - len(found), *found.shape[1:])])
-    return _grey(filled)
+    signs = axes.sum(1, keepdim=True).sign()  # so that the same picture always has the same colours
+    found = (signs * axes) @ places.T
+    height, width = features.shape[1:]
+    filled = torch.zeros(3, height * width)
+    filled[: len(found)] = found
+    return _grey(filled.reshape(3, height, width))
 
 
 @torch.no_grad()
@@ -52,7 +58,7 @@ def block(s: Session, r: Recipe, level: int, which: str = "A") -> Tensor:  # [C,
     return taps[level][0].float().cpu()
 
 
-# %% ../../nbs/explore/inside.ipynb #079370e1
+# %% ../../nbs/explore/inside.ipynb #1ed7d111
 class InsidePanel(Panel):
     "Maps of a block, and the noise of a layer."
 
@@ -67,12 +73,14 @@ class InsidePanel(Panel):
             control.observe(lambda _: self.explorer.later(), "value")
         self.tiles = tiles_class()(side=110)
         self.names = noise_names(G)
-        draws = [
-            classed(button(str(i), lambda i=i: self.redraw(i), name), "hsr-key") for i, name in enumerate(self.names)
-        ]
         says = "draw the noise of a layer anew" if self.names else "this network draws no noise"
-        parts = [classed(W.HBox([self.level, self.how]), "hsr-wrap"), self.tiles]
-        return W.VBox([*parts, classed(W.HBox([note(says), *draws]), "hsr-wrap")])
+        draws = [note(says)]
+        for i, name in enumerate(self.names):
+            anew = button(str(i), partial(self.redraw, i), name)
+            draws.append(classed(anew, "hsr-key"))
+        top = classed(W.HBox([self.level, self.how]), "hsr-wrap")
+        bottom = classed(W.HBox(draws), "hsr-wrap")
+        return W.VBox([top, self.tiles, bottom])
 
     def redraw(self, number: int):
         "Other noise in one layer."
@@ -86,7 +94,11 @@ class InsidePanel(Panel):
         features = block(self.explorer.session, r, self.level.value, which)
         if self.how.value == "colours":
             self.tiles.side = 220
-            self.tiles.tiles = [tile(colours(features), f"{which}, block {self.level.value}: {len(features)} channels")]
-        else:
-            self.tiles.side = 72
-            self.tiles.tiles = [tile(grey, f"{k}", f"channel {k}") for k, grey in channels(features)]
+            says = f"{which}, block {self.level.value}: {len(features)} channels"
+            self.tiles.tiles = [tile(colours(features), says)]
+            return
+        self.tiles.side = 72
+        shown = []
+        for k, grey in channels(features):
+            shown.append(tile(grey, str(k), f"channel {k}"))
+        self.tiles.tiles = shown

@@ -24,7 +24,7 @@ def finished(steps: Steps) -> Any:
             return end.value
 
 
-# %% ../../nbs/explore/jobs.ipynb #9951a2ae
+# %% ../../nbs/explore/jobs.ipynb #87a39ab0
 REST = 0.25  # seconds without a change until the full picture
 
 
@@ -58,7 +58,7 @@ class JobQueue:
         "Run everything that waits, now."
         self._stop()
         while self.busy:
-            self._piece()
+            one_piece(self)
 
     @property
     def busy(self) -> bool:
@@ -69,28 +69,32 @@ class JobQueue:
             self.waiting.cancel()
         self.waiting = None
 
-    def _piece(self) -> float:
-        "One piece of work; the seconds to wait before the next one."
-        try:
-            if self.steps is None:
-                result = self.jobs.pop(0)()
-                self.steps = result if isinstance(result, Generator) else None
-                return 0.001
-            return next(self.steps) or 0.001
-        except StopIteration:
-            self.steps = None
-        except Exception as e:
-            self.steps = None
-            if self.failed is None:
-                raise
-            self.failed(e)
-        return 0.001
-
     def _next(self):
         self.waiting = None
-        pause = self._piece() if self.busy else 0.001
+        pause = one_piece(self) if self.busy else MOMENT
         if self.busy and self.waiting is None:
             self.waiting = asyncio.get_running_loop().call_later(pause, self._next)
+
+
+# %% ../../nbs/explore/jobs.ipynb #62eb323a
+MOMENT = 0.001  # seconds between two pieces
+
+
+def one_piece(queue: JobQueue) -> float:
+    "One piece of work; the seconds to wait before the next one."
+    try:
+        if queue.steps is not None:
+            return next(queue.steps) or MOMENT
+        result = queue.jobs.pop(0)()
+        queue.steps = result if isinstance(result, Generator) else None
+    except StopIteration:
+        queue.steps = None
+    except Exception as e:
+        queue.steps = None
+        if queue.failed is None:
+            raise
+        queue.failed(e)
+    return MOMENT
 
 
 # %% ../../nbs/explore/jobs.ipynb #fc59cf61

@@ -67,7 +67,7 @@ def _sentence(e: Exception) -> str:
     return text.splitlines()[0][:400]
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #57f7ff9c
+# %% ../../nbs/explore/latent_explorer.ipynb #cf8dcf7d
 class Screen:
     "What is looked at: pictures, their status, a message, and what the judge reads."
 
@@ -88,31 +88,10 @@ class Screen:
         self.compare = False  # with how they were before, under a wipe
         self.photo: tuple[str, Tensor] | None = None  # key of a latent, and the photograph that it was found for
 
-    def read(self, s: Session, r: Recipe, direction: str) -> Steps:
-        "Show what the judge reads, and the curve of a direction."
-        if s.judge is None or not s.readable:
-            self.readings.value = ""
-        else:
-            self.readings.value = yield from readings_html(s, r, direction, self.pictures, self.level)
-        self.readings.remove_class("hsr-stale")
-
-    def surround(self, panels: Panels):
-        "Put panels around the pictures."
-        W = need_widgets()
-        below = [self.status, panels.hands.box, panels.truncation.box, self.readings]
-        stage = classed(W.VBox([self.shown, *below]), "hsr-stage")
-        tools = classed(W.VBox([panels.tabs]), "hsr-tools")
-        self.main.children = [stage, tools]
-        self.inside.children = [panels.source.box, panels.source.help, self.message, self.busy, self.main]
-
     def say(self, e: Exception | None = None):
         "Show what went wrong in one sentence; nothing: all is well."
         said = "" if e is None else f'<span class="hsr-say" role="alert">{escape(_sentence(e))}</span>'
         self.message.value = said
-
-    def stale(self):
-        "What stands below the picture is of another one."
-        self.readings.add_class("hsr-stale")
 
     def attempt(self, f: Callable[[], object]) -> bool:
         "Do something; an error becomes the message."
@@ -123,21 +102,9 @@ class Screen:
             return False
         return True
 
-    def before(self, s: Session, r: Recipe, level: int | None) -> dict[str, Tensor]:
-        "The photograph that a picture was found for, or the picture before the edits."
-        if self.photo is not None and r.latent is not None and r.latent.key == self.photo[0]:
-            return {"A": self.photo[1]}
-        return {k: s.draw(s.ws(replace(r, edits=()), k), k, level, noise=r.noise)[0] for k in s.nets}
-
     def show(self, s: Session, pictures: dict[str, Tensor], before: dict[str, Tensor]):
         "Put pictures on the stage; under a wipe where there is a picture before."
-        tiles = []
-        for k, x in pictures.items():
-            shown = tile(x, f"{k} · {s.names[k]}" if k in s.names else k)
-            if k in before:
-                shown["before"] = tile(before[k])
-            tiles.append(shown)
-        self.shown.tiles = tiles
+        self.shown.tiles = stage_tiles(s, pictures, before)
 
     def make_room(self, pictures: int):
         "Tell the sheet of styles how many pictures the stage holds."
@@ -152,7 +119,7 @@ class Screen:
         except Exception as e:
             self.say(e)
             return False
-        self.show(s, pictures, self.before(s, r, level) if self.compare else {})
+        self.show(s, pictures, before_edits(self, s, r, level) if self.compare else {})
         self.make_room(len(pictures))
         ms = 1000 * (time.perf_counter() - start)
         self.pictures, self.level = pictures, level
@@ -161,6 +128,45 @@ class Screen:
         told = f"{ms:.0f} ms · {size} · {escape(device_name(s.device))}"
         self.status.value = f'<span class="hsr-status">{told}</span>'
         return True
+
+
+# %% ../../nbs/explore/latent_explorer.ipynb #0d367f0c
+def surround(screen: Screen, panels: Panels):
+    "Put panels around the pictures."
+    W = need_widgets()
+    below = [screen.status, panels.hands.box, panels.truncation.box, screen.readings]
+    stage = classed(W.VBox([screen.shown, *below]), "hsr-stage")
+    tools = classed(W.VBox([panels.tabs]), "hsr-tools")
+    screen.main.children = [stage, tools]
+    screen.inside.children = [panels.source.box, panels.source.help, screen.message, screen.busy, screen.main]
+
+
+def before_edits(screen: Screen, s: Session, r: Recipe, level: int | None) -> dict[str, Tensor]:
+    "The photograph that a picture was found for, or the pictures before the edits."
+    if screen.photo is not None and r.latent is not None and r.latent.key == screen.photo[0]:
+        return {"A": screen.photo[1]}
+    plain = replace(r, edits=())
+    return {k: s.draw(s.ws(plain, k), k, level, noise=r.noise)[0] for k in s.nets}
+
+
+def stage_tiles(s: Session, pictures: dict[str, Tensor], before: dict[str, Tensor]) -> list[dict]:
+    "Pictures as the stage wants them."
+    tiles = []
+    for k, x in pictures.items():
+        shown = tile(x, f"{k} · {s.names[k]}" if k in s.names else k)
+        if k in before:
+            shown["before"] = tile(before[k])
+        tiles.append(shown)
+    return tiles
+
+
+def show_readings(screen: Screen, s: Session, r: Recipe, direction: str) -> Steps:
+    "Show what the judge reads, and the curve of a direction."
+    if s.judge is None or not s.readable:
+        screen.readings.value = ""
+    else:
+        screen.readings.value = yield from readings_html(s, r, direction, screen.pictures, screen.level)
+    screen.readings.remove_class("hsr-stale")
 
 
 # %% ../../nbs/explore/latent_explorer.ipynb #c3dffe4c
@@ -196,7 +202,7 @@ class Work:
         self.queue.drop()
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #0e76e3dc
+# %% ../../nbs/explore/latent_explorer.ipynb #5f61d226
 PAUSE = 1.5  # seconds after which the same control begins another movement
 
 
@@ -224,7 +230,7 @@ class Hand:
         finally:
             self.held = held
 
-    def change(self, r: Recipe, direction: str | None = None):
+    def change(self, r: Recipe, direction: str | None = None, control: str | None = None):
         "A control moved: a preview now, the full picture and a step of history when it rests."
         x = self.explorer
         self.direction = direction or self.direction
@@ -233,14 +239,15 @@ class Hand:
         if not x.screen.draw(x.session, r, x.view, preview_level(x.session, x.view)):
             x.panels.fill(self.draft)
             return
-        control = direction or [name for name, value in vars(r).items() if value != getattr(self.draft, name)]
-        if control != self.control or time.monotonic() - self.moved > PAUSE:
+        moving: object = (
+            direction or control or [name for name, value in vars(r).items() if value != getattr(self.draft, name)]
+        )
+        if moving != self.control or time.monotonic() - self.moved > PAUSE:
             self.remember()  # another movement: what the last one reached is a step
             self.step = None
-        self.control, self.moved = control, time.monotonic()
-        self.draft = r
+        self.control, self.moved, self.draft = moving, time.monotonic(), r
         x.screen.say()
-        x.screen.stale()
+        x.screen.readings.add_class("hsr-stale")
         x.later(self.settle)
 
     def settle(self):
@@ -258,9 +265,33 @@ class Hand:
         self.step = history.now
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #b28c2b21
+# %% ../../nbs/explore/latent_explorer.ipynb #bd70fdbf
+def opening(x: "LatentExplorer", a, b=None) -> Steps:
+    "Open other networks in the background."
+    session = yield from in_background(lambda tell: Session(a, b, tell=tell, **x.how), x.work.say)
+    x.history.push(x.hand.draft)
+    x.screen.readings.value = ""
+    adopt(x, session)
+    for name in session.names.values():
+        remember(name)
+
+
+def dropped(x: "LatentExplorer", name: str, data: bytes):
+    "A file fell on the faces: a recipe or a picture with one inside goes on from there, a photograph is inverted."
+    if not data:
+        x.screen.say(ValueError(f"{name[:80]} is empty, or larger than the 9 MB that a page can send"))
+    elif name.lower().endswith(".json") or recipe_in(data) is not None:
+        x.act(lambda: x.load(data))
+    else:
+        x.panels.photo.take(name, data)
+
+
+# %% ../../nbs/explore/latent_explorer.ipynb #473094bb
 class LatentExplorer(Explorer):
     "The interactive explorer. static=True gives the contact sheet and needs no widgets."
+
+    opening = opening
+    dropped = dropped
 
     def __init__(self, a=None, b=None, static: bool = False, **how):  # a, b, how: see `Session`
         super().__init__(a, b, **how)
@@ -279,7 +310,7 @@ class LatentExplorer(Explorer):
         "New panels for the present networks."
         self.hand = Hand(self)
         self.panels = Panels(self)
-        self.screen.surround(self.panels)
+        surround(self.screen, self.panels)
 
     def refresh(self):
         "Show the present recipe in full."
@@ -296,26 +327,8 @@ class LatentExplorer(Explorer):
     def later(self, *first: Callable[[], object]):
         "Let readings, little pictures and titles follow when the hand is still."
         r = self.hand.draft
-        read = partial(self.screen.read, self.session, r, self.hand.direction)
+        read = partial(show_readings, self.screen, self.session, r, self.hand.direction)
         self.queue.after([*first, read, *self.panels.slow(r)])
-
-    def opening(self, a, b=None) -> Steps:
-        "Open other networks in the background."
-        session = yield from in_background(lambda tell: Session(a, b, tell=tell, **self.how), self.work.say)
-        self.history.push(self.hand.draft)
-        self.screen.readings.value = ""
-        adopt(self, session)
-        for name in session.names.values():
-            remember(name)
-
-    def dropped(self, name: str, data: bytes):
-        "A file fell on the faces: a recipe or a picture with one inside goes on from there, a photograph is inverted."
-        if not data:
-            self.screen.say(ValueError(f"{name[:80]} is empty, or larger than the 9 MB that a page can send"))
-        elif name.lower().endswith(".json") or recipe_in(data) is not None:
-            self.act(lambda: self.load(data))
-        else:
-            self.panels.photo.take(name, data)
 
     def act(self, f: Callable[[], object]):
         "Do what a button asks, then show it."
@@ -325,11 +338,11 @@ class LatentExplorer(Explorer):
             self.refresh()
 
     def undo(self):
-        self.history.push(self.hand.draft)
+        self.hand.remember()
         return super().undo()
 
     def redo(self):
-        self.history.push(self.hand.draft)
+        self.hand.remember()
         return super().redo()
 
     def _repr_mimebundle_(self, **kw):

@@ -40,7 +40,7 @@ FRAME = """
 }
 """
 
-# %% ../../nbs/explore/look.ipynb #5a6ef29c
+# %% ../../nbs/explore/look.ipynb #780bddfa
 PARTS = """
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top {
   flex-flow: row wrap; align-items: center; gap: 2px 8px; overflow: visible;
@@ -86,6 +86,8 @@ PARTS = """
 .hsr-help { line-height: 1.5; max-width: 900px; font-size: 13px; padding: 2px 4px; }
 .hsr-help kbd { background: #8883; border-radius: 3px; padding: 0 5px; }
 """
+
+# %% ../../nbs/explore/look.ipynb #19af1284
 SAID = """
 .hsr-say {
   background: #d55e0022; border-left: 4px solid #d55e00; padding: 6px 10px; border-radius: 3px;

@@ -6,6 +6,7 @@
 __all__ = [
     "LEAST_CHANGE",
     "judge_level",
+    "read",
     "attributes",
     "judged_steps",
     "sigma_steps",
@@ -30,10 +31,17 @@ from .recipe import Recipe
 from .session import Session, moved_to, outer
 
 
-# %% ../../nbs/explore/readings.ipynb #409d1323
+# %% ../../nbs/explore/readings.ipynb #ecf202ff
 def judge_level(s: Session, which: str = "A") -> int | None:
     "The level that is drawn for the judge, who looks at 64 pixels."
     return max((level for level in s.ms[which] if level <= 64), default=None)
+
+
+def read(s: Session, images: Tensor) -> Tensor:  # [n, C, H, W] -> [n, A]
+    "What the judge says of pictures. ValueError without a judge."
+    if s.judge is None:
+        raise ValueError("attributes need a judge, and this session has none")
+    return s.judge(images)
 
 
 def attributes(
@@ -43,7 +51,7 @@ def attributes(
     "What the judge reads off one picture; empty without a judge."
     if s.judge is None:
         return {}
-    return dict(zip(s.judge.attribute_names, s.read(image[None])[0].tolist()))
+    return dict(zip(s.judge.attribute_names, read(s, image[None])[0].tolist()))
 
 
 def judged_steps(s: Session, ws: Tensor, which: str = "A") -> Steps:  # returns [n, A]
@@ -52,22 +60,23 @@ def judged_steps(s: Session, ws: Tensor, which: str = "A") -> Steps:  # returns 
     ms, full = s.ms[which], s.nets[which].img_resolution
     least = max(30.0, ms[full])
     at_once = max(1, int(least / ms[level or full]))
-    read = []
+    found = []
     for part in ws.split(at_once):
-        read.append(s.read(s.draw(part, which, level)))
+        found.append(read(s, s.draw(part, which, level)))
         yield
-    return torch.cat(read)
+    return torch.cat(found)
 
 
 def sigma_steps(s: Session) -> Steps:  # returns [A]
     "Standard deviation of every attribute over the faces of 64 seeds, in pieces; kept with the session."
     if s.spread is None:
         ws = torch.cat([s.ws(Recipe(seed=seed, class_index=s.first_class)) for seed in range(64)])
-        read = yield from judged_steps(s, ws)
-        s.spread = np.maximum(read.double().std(0, correction=0).numpy(), 1e-6)
+        found = yield from judged_steps(s, ws)
+        s.spread = np.maximum(found.double().std(0, correction=0).numpy(), 1e-6)
     return s.spread
 
 
+# %% ../../nbs/explore/readings.ipynb #cc30c790
 @dataclass(frozen=True)
 class Curve:
     "Attributes along a direction."
@@ -96,8 +105,8 @@ def curve_steps(
     strengths = np.linspace(max(low, -reach), min(high, reach), T)
     ws = torch.cat([s.ws(moved_to(s, r, direction, float(a)), which) for a in strengths])
     sigma = yield from sigma_steps(s)
-    read = yield from judged_steps(s, ws, which)
-    logits = read.double().numpy()
+    found = yield from judged_steps(s, ws, which)
+    logits = found.double().numpy()
     als = ((deviations(logits[None])[0] / sigma) ** 2).sum(0)
     return Curve(direction, strengths, logits, names, dict(zip(names, als.tolist())), float(als.mean()))
 
@@ -107,7 +116,7 @@ def curve(s: Session, r: Recipe, direction: str, which: str = "A", **how) -> Cur
     return finished(curve_steps(s, r, direction, which, **how))
 
 
-# %% ../../nbs/explore/readings.ipynb #48e83f19
+# %% ../../nbs/explore/readings.ipynb #37ff686b
 LEAST_CHANGE = 0.5  # of a title, in standard deviations
 
 
@@ -122,8 +131,9 @@ def title_steps(
     starts = [Recipe(seed=k, class_index=s.first_class) for k in range(faces)]
     ends = [moved_to(s, r, direction, strength) for strength in outer(s, direction) for r in starts]
     sigma = yield from sigma_steps(s)
-    read = yield from judged_steps(s, torch.cat([s.ws(r) for r in ends]))
-    low, high = read.double().numpy().reshape(2, faces, -1)
+    ws = torch.cat([s.ws(r) for r in ends])
+    found = yield from judged_steps(s, ws)
+    low, high = found.double().numpy().reshape(2, faces, -1)
     change = (high - low) / sigma  # [faces, A]
     mean = change.mean(0)
     error = change.std(0, ddof=1) / math.sqrt(faces)

@@ -77,7 +77,7 @@ class Edit:
             )
 
 
-# %% ../../nbs/explore/recipe.ipynb #760e6822
+# %% ../../nbs/explore/recipe.ipynb #a22933b3
 @dataclass(frozen=True)
 class Latent:
     "A w for every layer, as numbers. ValueError names what means nothing."
@@ -103,7 +103,9 @@ class Latent:
     def of(cls, ws, what: str = "", parents: tuple[str, ...] = ()) -> "Latent":
         "From an array [num_ws, w_dim]."
         array = np.asarray(ws, "<f4")
-        return cls(base64.b64encode(array.tobytes()).decode(), *array.shape, what, parents)
+        num_ws, w_dim = array.shape
+        data = base64.b64encode(array.tobytes()).decode()
+        return cls(data, num_ws, w_dim, what, parents)
 
     def array(self) -> np.ndarray:  # [num_ws, w_dim]
         try:
@@ -119,6 +121,7 @@ class Latent:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
+# %% ../../nbs/explore/recipe.ipynb #9211c159
 @dataclass(frozen=True)
 class Recipe:
     "Everything that a picture of a generator depends on. ValueError names the value that means nothing."

@@ -13,7 +13,7 @@ from ..base.bounded_json import parse_json
 from ..base.errors import shown
 from .recipe import Edit, Film, History, Key, Latent, Recipe
 
-# %% ../../nbs/explore/recipe_file.ipynb #68399c04
+# %% ../../nbs/explore/recipe_file.ipynb #ce34936b
 FORMAT = "hsr_nb recipe 1"  # entries have been added since; none has changed its meaning
 MOST_NAMED = 200  # pictures with a name in one file
 MOST_CROSSES = 10_000  # in all of them together, for each costs time whenever it is drawn
@@ -26,11 +26,10 @@ def dump_history(
 ) -> str:  # JSON
     "A history as text."
     table: dict[str, dict] = {}
-    film = {
-        "keys": [{**_plain(key), "recipe": _told(key.recipe, table)} for key in h.film.keys],
-        "loop": h.film.loop,
-        "fps": h.film.fps,
-    }
+    keys = []
+    for key in h.film.keys:
+        recipe = _told(key.recipe, table)
+        keys.append({"name": key.name, "frames": key.frames, "easing": key.easing, "recipe": recipe})
     content = {
         "format": FORMAT,
         "network": network,
@@ -38,15 +37,11 @@ def dump_history(
         "at": h.at,
         "steps": [_told(r, table) for r in h.steps],
         "named": {name: _told(r, table) for name, r in h.named.items()},
-        "film": film,
+        "film": {"keys": keys, "loop": h.film.loop, "fps": h.film.fps},
         "taught": {name: asdict(vector) for name, vector in h.taught.items()},
         "latents": table,
     }
     return json.dumps(content, indent=1) + "\n"
-
-
-def _plain(key: Key) -> dict:
-    return {"name": key.name, "frames": key.frames, "easing": key.easing}
 
 
 def _told(r: Recipe, table: dict[str, dict]) -> dict:
@@ -58,13 +53,13 @@ def _told(r: Recipe, table: dict[str, dict]) -> dict:
     return told
 
 
-# %% ../../nbs/explore/recipe_file.ipynb #2639262c
+# %% ../../nbs/explore/recipe_file.ipynb #43f007a9
 def parse_history(
     text: str | bytes,  # as `dump_history` writes it
     generator: str,  # hash of the network at hand
 ) -> History:
     "Read a history; ValueError in one sentence when it is damaged or of another generator."
-    d = parse_json(text, "this is no recipe file: it", depth=8)
+    d = parse_json(text, "this is no recipe file: it", depth=12)
     if not isinstance(d, dict) or d.get("format") != FORMAT:
         raise ValueError(f"this is no recipe file: it lacks the entry format {FORMAT!r}")
     if d.get("generator") != generator:

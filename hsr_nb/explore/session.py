@@ -50,7 +50,7 @@ from ..nets.seeds import generator_hash
 from .drawing import PREVIEW_MS, Move, drawn_noise, faster_in_half, latents, picture, times
 from .recipe import Recipe
 
-# %% ../../nbs/explore/session.ipynb #26744c71
+# %% ../../nbs/explore/session.ipynb #b9164123
 PAIR = ("synthfaces-baseline", "synthfaces-hsr")
 
 
@@ -73,11 +73,7 @@ class Session:
         a, b = PAIR if a is None else (a, b)
         given = {"A": a} if b is None else {"A": a, "B": b}
         self.names = {k: _name(net) for k, net in given.items()}
-        self.nets = {}
-        for k, net in given.items():
-            tell(f"reading {self.names[k]}")
-            self.nets[k] = _network(net, self.device)
-        _require_one_latent(self.nets)
+        self.nets = _read_networks(given, self.names, self.device, tell)
         A = self.nets["A"]
         tell("looking for directions")
         self.sets: dict[str, Named] = {d.method: d for d in directions or _find(A, components, samples)}
@@ -112,14 +108,8 @@ class Session:
             raise ValueError(f"the network {self.names[which]} draws values that are not finite here")
         return to_uint8(img)
 
-    def read(self, images: Tensor) -> Tensor:  # [n, C, H, W] -> [n, A]
-        "What the judge says of pictures. ValueError without a judge."
-        if self.judge is None:
-            raise ValueError("attributes need a judge, and this session has none")
-        return self.judge(images)
 
-
-# %% ../../nbs/explore/session.ipynb #242dc71b
+# %% ../../nbs/explore/session.ipynb #2d7109e2
 class Named(Protocol):
     "A row of directions on the menu."
 
@@ -149,6 +139,7 @@ def _data_of(network) -> str:
         return ""
 
 
+# %% ../../nbs/explore/session.ipynb #783a38b0
 def _name(net) -> str:
     return str(net) if isinstance(net, (str, os.PathLike)) else type(net).__name__
 
@@ -163,6 +154,16 @@ def _judge(judge: str | None, A: Generator, device, allow_code: Sequence[str]) -
         warnings.warn(f"{bank.name} reads nothing off pictures of less than {least} pixels", stacklevel=3)
         return None
     return bank.reliable(side=A.img_resolution)
+
+
+def _read_networks(given: dict, names: dict[str, str], device: torch.device, tell) -> dict[str, Generator]:
+    "The networks, which share a latent."
+    nets = {}
+    for k, net in given.items():
+        tell(f"reading {names[k]}")
+        nets[k] = _network(net, device)
+    _require_one_latent(nets)
+    return nets
 
 
 def _network(net, device: torch.device) -> Generator:
