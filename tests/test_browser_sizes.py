@@ -159,8 +159,7 @@ def test_a_tour(tmp_path):
             hand.button("undo").click()
             page.wait_for_timeout(500)
             look(2)
-    film = frames[0].quantize(96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    rest = [x.quantize(palette=film, dither=Image.Dither.NONE) for x in frames[1:]]
+    film, *rest = (x.quantize(160, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for x in frames)
     out = io.BytesIO()
     film.save(out, "GIF", save_all=True, append_images=rest, duration=220, loop=0, optimize=True)
     assert 50_000 < len(out.getvalue()) < 2_000_000 and len({x.tobytes() for x in frames}) > 12

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["FRAME", "PARTS", "SAID", "APP", "STYLE"]
 
-# %% ../../nbs/explore/look.ipynb #852a80c7
+# %% ../../nbs/explore/look.ipynb #02d4f5c3
 FRAME = """
 .hsr-frame {
   container-type: size; overflow: hidden; width: 100%; height: calc(100vh - 150px); min-height: 420px;
@@ -21,6 +21,7 @@ FRAME = """
 }
 .hsr-main.hsr-n2 { --n: 2; }
 .hsr-main.hsr-n3 { --n: 3; --tools: 330px; }
+.hsr-tools { container: tools / inline-size; }
 .hsr-stage, .hsr-tools {
   overflow: hidden auto !important; min-width: 0; min-height: 0; scrollbar-width: thin; gap: 2px;
 }
@@ -40,7 +41,7 @@ FRAME = """
 }
 """
 
-# %% ../../nbs/explore/look.ipynb #780bddfa
+# %% ../../nbs/explore/look.ipynb #edf0ff7a
 PARTS = """
 .hsr-explorer .hsr-wrap, .hsr-explorer .hsr-top {
   flex-flow: row wrap; align-items: center; gap: 2px 8px; overflow: visible;
@@ -57,7 +58,10 @@ PARTS = """
 .hsr-explorer .lm-TabBar-tab {
   flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important; padding: 0 9px;
 }
-.hsr-explorer .widget-tab-contents { padding: 6px 4px; overflow: visible; }
+.hsr-explorer .widget-tab-contents { padding: 6px 6px !important; overflow: visible; }
+@container tools (max-width: 360px) {
+  .hsr-row .hsr-tiles canvas { width: 36px !important; height: 36px !important; }
+}
 .hsr-explorer .hsr-grid {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr));
   gap: 4px 18px; overflow: visible;
@@ -71,8 +75,8 @@ PARTS = """
 .hsr-row-right .widget-html-content { min-width: 0; width: 100%; }
 .hsr-title span { font-size: 11.5px; }
 .hsr-explorer .hsr-row .widget-label { width: 40px; min-width: 40px; font-size: 11px; opacity: .75; }
-.hsr-row .widget-readout { min-width: 40px; font-size: 12px; }
-.hsr-head { font-weight: 600; }
+.hsr-row .widget-readout { min-width: 34px !important; width: auto; font-size: 12px; }
+.hsr-explorer .widget-html-content { line-height: 1.4; }
 .hsr-note, .hsr-status { font-size: 12px; opacity: .75; line-height: 1.35; white-space: normal; }
 .hsr-title {
   font-size: 13px; line-height: 18px; white-space: nowrap; display: block; overflow: hidden; text-overflow: ellipsis;

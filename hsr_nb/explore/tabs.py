@@ -14,13 +14,14 @@ from .recipe import Recipe
 from .tiles import tile, tiles_class
 
 
-# %% ../../nbs/explore/tabs.ipynb #2992f1b8
+# %% ../../nbs/explore/tabs.ipynb #bcd77f3d
 class MixPanel(Panel):
     "A second seed, and which layers come from it."
 
     def build(self, W):
         synthesis = self.explorer.session.nets["A"].synthesis
         self.tiles = tiles_class()(side=72)
+        self.tiles.layout.flex = "none"
         self.seed = W.BoundedIntText(
             description="second seed",
             value=1,
