@@ -15,7 +15,7 @@ __all__ = [
     "Explorer",
 ]
 
-# %% ../../nbs/explore/explorer.ipynb #a319fd33
+# %% ../../nbs/explore/explorer.ipynb #956d6475
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..base.pictures import enlarge
 from ..base.whole import write_whole
 from .contact_sheet import contact_sheet
 from .film import save_walk, there_and_back
-from .mine import add_taught, load_mine, save_mine
+from .mine import Mine, add_taught, load_mine, save_mine
 from .recipe import History, Latent, Recipe
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
@@ -163,10 +163,13 @@ def recall(ex: "Explorer", name: str) -> "Explorer":
     return ex.refresh()
 
 
-# %% ../../nbs/explore/explorer.ipynb #dad14b9e
+# %% ../../nbs/explore/explorer.ipynb #293b9269
 class Explorer:
     "Recipes over one or two generators, with undo. Shown as a contact sheet."
 
+    history: History
+    mine: Mine  # names and directions that a person has kept for the network
+    turn: int  # of the variations
     save = save_recipe
     save_picture = saved_picture
     rename = rename
@@ -191,7 +194,6 @@ class Explorer:
 
     @property
     def names(self) -> dict[str, str]:
-        "Of directions, given by a person."
         return self.mine.names
 
     @property
@@ -202,7 +204,6 @@ class Explorer:
         return self
 
     def apply(self, r: Recipe):
-        "Take a step, if it can be drawn."
         frames(self.session, r, self.view)
         self.history.push(r)
         return self.refresh()

@@ -39,7 +39,7 @@ def cross(
     return Recipe(psi=1.0, class_index=named[one].class_index, latent=latent)
 
 
-# %% ../../nbs/explore/kept.ipynb #f3af4778
+# %% ../../nbs/explore/kept.ipynb #257a3c37
 def parents(named: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
     "Kept pictures that a kept picture descends from directly."
     r = named[name]
@@ -78,7 +78,8 @@ def lineage_html(named: Mapping[str, Recipe]) -> str:
         said = f"<b>{escape(name)}</b> · {escape(origin(named[name]))}"
         return f"<li>{said}<ul>{below}</ul></li>"
 
-    roots = "".join(branch(name) for name in [*children.get(None, ()), *named])
+    first = children.get(None, [])
+    roots = "".join(branch(name) for name in [*first, *named])
     return f'<ul class="hsr-tree">{roots}</ul>' if roots else ""
 
 

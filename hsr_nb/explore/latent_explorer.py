@@ -286,7 +286,7 @@ def dropped(x: "LatentExplorer", name: str, data: bytes):
         x.panels.photo.take(name, data)
 
 
-# %% ../../nbs/explore/latent_explorer.ipynb #473094bb
+# %% ../../nbs/explore/latent_explorer.ipynb #fbc10cf8
 class LatentExplorer(Explorer):
     "The interactive explorer. static=True gives the contact sheet and needs no widgets."
 
@@ -307,7 +307,6 @@ class LatentExplorer(Explorer):
             self.refresh()
 
     def build(self):
-        "New panels for the present networks."
         self.hand = Hand(self)
         self.panels = Panels(self)
         surround(self.screen, self.panels)
@@ -331,7 +330,6 @@ class LatentExplorer(Explorer):
         self.queue.after([*first, read, *self.panels.slow(r)])
 
     def act(self, f: Callable[[], object]):
-        "Do what a button asks, then show it."
         self.history.push(self.hand.draft)
         if self.screen.attempt(f):
             self.screen.say()

@@ -53,7 +53,7 @@ def _told(r: Recipe, table: dict[str, dict]) -> dict:
     return told
 
 
-# %% ../../nbs/explore/recipe_file.ipynb #43f007a9
+# %% ../../nbs/explore/recipe_file.ipynb #c6245053
 def parse_history(
     text: str | bytes,  # as `dump_history` writes it
     generator: str,  # hash of the network at hand
@@ -75,10 +75,16 @@ def _history(d: dict) -> History:
     if len(d["steps"]) > History.longest or len(d["named"]) > MOST_NAMED:  # before a recipe is made of each
         found = f"{len(d['steps'])} steps and {len(d['named'])} named pictures"
         raise ValueError(f"{found}, at most {History.longest} and {MOST_NAMED} are read")
-    table = {name: Latent(**latent) for name, latent in d.get("latents", {}).items()}
+    table = {}
+    for key, latent in d.get("latents", {}).items():
+        table[key] = Latent(**latent)
     steps = [_recipe(r, table) for r in d["steps"]]
-    named = {str(name)[:80]: _recipe(r, table) for name, r in d["named"].items()}
-    taught = {str(name)[:80]: Latent(**vector) for name, vector in d.get("taught", {}).items()}
+    named = {}
+    for name, r in d["named"].items():
+        named[str(name)[:80]] = _recipe(r, table)
+    taught = {}
+    for name, vector in d.get("taught", {}).items():
+        taught[str(name)[:80]] = Latent(**vector)
     if len(taught) > MOST_NAMED:
         raise ValueError(f"{len(taught)} directions of one's own, at most {MOST_NAMED} are read")
     h = History(steps, d["at"], named, _film(d.get("film", {}), table), taught)
@@ -97,5 +103,8 @@ def _recipe(d: dict, table: dict[str, Latent]) -> Recipe:
 
 
 def _film(d: dict, table: dict[str, Latent]) -> Film:
-    keys = [Key(**{**key, "recipe": _recipe(key["recipe"], table)}) for key in d.get("keys", ())]
+    keys = []
+    for key in d.get("keys", ()):
+        recipe = _recipe(key["recipe"], table)
+        keys.append(Key(**{**key, "recipe": recipe}))
     return Film(**{**d, "keys": tuple(keys)})

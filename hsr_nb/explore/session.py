@@ -50,7 +50,7 @@ from ..nets.seeds import generator_hash
 from .drawing import PREVIEW_MS, Move, drawn_noise, faster_in_half, latents, picture, times
 from .recipe import Recipe
 
-# %% ../../nbs/explore/session.ipynb #b9164123
+# %% ../../nbs/explore/session.ipynb #cadf8354
 PAIR = ("synthfaces-baseline", "synthfaces-hsr")
 
 
@@ -76,11 +76,12 @@ class Session:
         self.nets = _read_networks(given, self.names, self.device, tell)
         A = self.nets["A"]
         tell("looking for directions")
-        self.sets: dict[str, Named] = {d.method: d for d in directions or _find(A, components, samples)}
+        found = directions or _find(A, components, samples)
+        self.sets: dict[str, Named] = {d.method: d for d in found}
         self.steps: dict[str, Callable[[float], Tensor]] = {}
         self.moves: dict[str, Move] = {}  # of directions that are no vectors: see `add_editor`
         self.reach: dict[str, tuple[float, float]] = {}  # of theirs, in the common unit
-        for d in directions or self.sets.values():
+        for d in found:
             self.steps |= {name: partial(d.step, name) for name in d.names}
         self.hash = generator_hash(A)
         tell("looking for who reads such pictures")
