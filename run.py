@@ -24,6 +24,7 @@ import os
 import posixpath
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,17 @@ WORKERS = 2  # notebooks or tests at a time; each may hold a gigabyte
 def sh(*cmd, **kw):
     "Run a command in the repository's root and show it; CalledProcessError when it fails."
     print("+", *map(str, cmd), flush=True)
-    subprocess.run([str(c) for c in cmd], check=True, **{"cwd": ROOT, **kw})
+    words = [str(c) for c in cmd]
+    with subprocess.Popen(words, **{"cwd": ROOT, **kw}) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # what ends this ends what it started
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:  # Ctrl-C reached the child, too
+            status = child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if status:
+        raise subprocess.CalledProcessError(status, words)
 
 
 def call(code):
@@ -206,8 +217,8 @@ def lab():
 
 
 def app():
-    "The explorer's notebook as an app, for whoever has the token that is printed."
-    sh(PY, "-c", "from hsr_nb.explore.app import serve; serve('nbs/experiments/explore.ipynb')")
+    "The explorer as an app, for whoever has the token that is printed."
+    sh(PY, "-c", "from hsr_nb.explore.app import serve; serve()")
 
 
 # ---- what is made from notebooks: the package, the README, the site
@@ -349,4 +360,4 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as e:
-        sys.exit(e.returncode)
+        sys.exit(e.returncode if e.returncode > 0 else 128 - e.returncode)

@@ -138,3 +138,56 @@ def test_the_browser_gets_the_token_in_a_private_file(app):
     "The arguments of a process are everybody's to read."
     mode, _, page = app.told.read_text().partition(" ")
     assert mode == "700" and f"?token={TOKEN}" in page
+
+
+def posted(app, path, **headers):
+    "The status of a request that a page sends as it is closed."
+    c = http.client.HTTPConnection("127.0.0.1", app.port, timeout=120)
+    try:
+        c.request("POST", path, headers={"Host": f"127.0.0.1:{app.port}"} | headers)
+        return c.getresponse().status
+    finally:
+        c.close()
+
+
+def test_the_kernel_of_a_closed_page_ends(app):
+    "The page says so without the second token, which a beacon cannot carry; nobody else can say it."
+    _, headers, _ = ask(app, "/?token=" + TOKEN)
+    cookie = "; ".join(c.split(";")[0] for c in headers.get_all("Set-Cookie"))
+    kernel = re.findall(r"Kernel started: (\S+)", app.log.read_text())[-1]
+    path, own = f"/voila/api/shutdown/{kernel}", {"Origin": f"http://127.0.0.1:{app.port}"}
+    assert posted(app, path, **own) == 403
+    for foreign in FOREIGN.values():
+        assert posted(app, path, Cookie=cookie, **foreign) == 403
+    assert f"Kernel shutdown: {kernel}" not in app.log.read_text()
+    assert posted(app, path, Cookie=cookie, **own) == 204
+    assert f"Kernel shutdown: {kernel}" in app.log.read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_to_run_py_ends_all_that_it_started(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME")}
+    env = os.environ | folders | {"JUPYTER_TOKEN": TOKEN, "BROWSER": "true %s"}
+    log = tmp_path / "log"
+    with open(log, "w") as out:
+        p = subprocess.Popen([sys.executable, "run.py", "app", "--here"], cwd=ROOT, env=env, stdout=out, stderr=out)
+    started = []
+    try:
+        ends = time.monotonic() + 120
+        while not (told := re.search(r"http://localhost:(\d+)/", log.read_text())) and time.monotonic() < ends:
+            time.sleep(0.2)
+        served = SimpleNamespace(port=int(told[1]))
+        assert ask(served, "/?token=" + TOKEN)[0] == 200  # which starts a kernel
+        started = psutil.Process(p.pid).children(recursive=True)
+        assert len(started) >= 2
+        p.terminate()
+        assert p.wait(60) == 128 + 15 or p.returncode == 0
+        _, alive = psutil.wait_procs(started, timeout=20)
+        assert not alive
+    finally:
+        for process in [*started, p]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass

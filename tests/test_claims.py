@@ -381,7 +381,7 @@ def test_logits_have_a_budget_and_typed_refusals(tmp_path, monkeypatch):
 
 
 def test_steps_are_counted_before_they_are_made(monkeypatch):
-    from hsr_nb.explore import recipe
+    from hsr_nb.explore import recipe_file as recipe
 
     made = []
     monkeypatch.setattr(recipe, "_recipe", made.append)

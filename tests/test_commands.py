@@ -21,7 +21,7 @@ from hsr_nb.commands import front
 from hsr_nb.commands.front import HOMES, help_file, parsed_help, topics
 from hsr_nb.editing.directions import load_directions
 from hsr_nb.explore import Explorer
-from hsr_nb.explore.recipe import parse_history
+from hsr_nb.explore.recipe_file import parse_history
 from hsr_nb.interop import load_generator, save_safetensors
 from hsr_nb.judges.attributes import load_bank, load_classifier
 from hsr_nb.judges.cards import read_card

@@ -22,8 +22,11 @@ from hsr_nb.editing.ganspace import principal_components
 from hsr_nb.editing.sefa import style_affines
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
 from hsr_nb.explore.film import encode, walk_frames
-from hsr_nb.explore.recipe import Edit, History, dump_history, parse_history
-from hsr_nb.explore.session import VIEWS, Session, curve, difference, frames, preview_level, variations
+from hsr_nb.explore.jobs import finished
+from hsr_nb.explore.readings import curve, sigma_steps
+from hsr_nb.explore.recipe import Edit, History
+from hsr_nb.explore.recipe_file import dump_history, parse_history
+from hsr_nb.explore.session import VIEWS, Session, difference, frames, preview_level, variations
 from hsr_nb.interop import CheckpointError, load_generator, save_safetensors
 from hsr_nb.interop.architecture import fill
 from hsr_nb.interop.convert import ship_generator
@@ -73,6 +76,12 @@ def G():
 @pytest.fixture(scope="module")
 def session(G):
     return Session(G, network(seed=1), **FAST)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path, monkeypatch):
+    "Names and directions that a person of this machine has kept are none of a test's."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -320,7 +329,9 @@ def test_als_of_a_path_is_the_published_formula(session):
     from hsr_nb.metrics.als import score_paths
 
     c = curve(session, Recipe(seed=2), "pca 2")
-    assert c.mean == pytest.approx(score_paths(c.logits[None], c.names, session.sigma)["als_mean"], rel=1e-9)
+    assert c.mean == pytest.approx(
+        score_paths(c.logits[None], c.names, finished(sigma_steps(session)))["als_mean"], rel=1e-9
+    )
 
 
 # ---- what can be wrong
@@ -430,7 +441,7 @@ def test_slider_picture_undo(live):
     def px():
         return [t["pixels"] for t in live.screen.shown.tiles]
 
-    first, slider = px(), live.panels.directions.rows["pca"][0].slider
+    first, slider = px(), live.panels.directions.shown()[0].slider
     for v in (0.5, 1.0, 2.0):
         slider.value = v
     moved = px()
@@ -444,7 +455,7 @@ def test_slider_picture_undo(live):
 
 @anywidget
 def test_another_slider_is_another_step(live):
-    rows = live.panels.directions.rows["pca"]
+    rows = live.panels.directions.shown()
     rows[0].slider.value = 1.0
     rows[1].slider.value = 1.0
     rows[0].slider.value = 2.0
@@ -473,7 +484,7 @@ def test_errors_are_said_and_the_picture_stays(live, tmp_path):
         live.act(f)
         assert said in live.screen.message.value and 'role="alert"' in live.screen.message.value
         assert [t["pixels"] for t in live.screen.shown.tiles] == before
-    live.panels.directions.rows["pca"][0].slider.value = 1.0
+    live.panels.directions.shown()[0].slider.value = 1.0
     assert not live.screen.message.value and [t["pixels"] for t in live.screen.shown.tiles] != before
 
 
@@ -482,12 +493,21 @@ def test_messages_and_names_cannot_inject(live):
     live.act(lambda: live.recall("<script>alert(1)</script>"))
     assert "<script>" not in live.screen.message.value and "&lt;script&gt;" in live.screen.message.value
     live.keep('"><img src=x>')
-    assert "<img" not in live.panels.tabbed["history"].file.value
+    live.set(seed=5).keep("plain")
+    kept = live.panels.tabbed["kept"]
+    for widget in (kept.file, kept.tree, kept.picture, kept.count):
+        assert "<img" not in widget.value
+    live.rename("pca 1", "<script>alert(2)</script>")
+    title = live.panels.directions.shown()[0].title.value
+    assert "<script>" not in title and "&lt;script&gt;" in title
+    live.dropped("<img src=x>.png", b"no picture")
+    live.panels.photo.take("<b>photo</b>.png", b"text")
+    assert "<b>photo" not in live.work.words.value and "is not an image" in live.screen.message.value
 
 
 @anywidget
 def test_a_broken_network_is_said_and_left(live):
-    slider = live.panels.directions.rows["pca"][0].slider
+    slider = live.panels.directions.shown()[0].slider
     slider.value = 1.0
     before, whole = [t["pixels"] for t in live.screen.shown.tiles], live.session.draw
     live.session.draw = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("out of memory\nsecond line"))
@@ -501,28 +521,33 @@ def test_a_broken_network_is_said_and_left(live):
 
 @anywidget
 def test_panels(live):
-    mix, breed, history, walk, networks = live.panels.tabbed.values()
-    live.panels.tabs.selected_index = 0
+    panels = live.panels.tabbed
+    mix, breed, kept, film = (panels[name] for name in ("mix", "breed", "kept", "film"))
+
+    def look_at(panel):
+        live.panels.tabs.selected_index = [*panels.values()].index(panel)
+
+    look_at(mix)
     mix.layers[0].value = True
     assert live.recipe.mix_layers == (0,) and len(mix.tiles.tiles) == 1
     live.undo()
     assert not mix.layers[0].value
-    live.panels.tabs.selected_index = 1
+    look_at(breed)
     breed.tiles._handle_custom_msg({"click": 4}, [])
     assert len(live.recipe.bred) == 1
-    history.name.value = "bred"
-    live.act(lambda: live.keep(history.name.value))
-    live.panels.tabs.selected_index = 2
-    assert [t["caption"] for t in history.tiles.tiles] == ["bred"] and "base64," in history.file.value
+    kept.name.value = "bred"
+    live.act(lambda: live.keep(kept.name.value))
+    look_at(kept)
+    assert [t["caption"] for t in kept.tiles.tiles] == ["bred"] and "base64," in kept.file.value
     live.panels.source.step(1)
-    history.tiles._handle_custom_msg({"click": 0}, [])
+    kept.tiles._handle_custom_msg({"click": 0}, [])
     assert live.recipe == live.history.named["bred"]
-    walk.steps.value = 2
-    live.act(lambda: walk.make())
-    assert "walk.gif" in walk.out.value
-    walk.what.index = 1
-    live.act(lambda: walk.make())
+    film.play()
     assert "at least two" in live.screen.message.value
+    film.add_slider()
+    film.keys.replaced(0, frames=2)
+    film.play()
+    assert "film.gif" in film.out.value and len(live.history.film.keys) == 4
     live.screen.shown._handle_custom_msg({"key": "next"}, [])
     live.screen.shown._handle_custom_msg({"key": "undo"}, [])
     assert live.recipe == live.history.named["bred"]
@@ -535,15 +560,15 @@ def test_opening_another_network_starts_anew(live, tmp_path):
     live.open(file)
     assert live.history.named == {} and live.recipe == Recipe()
     assert [t["w"] for t in live.screen.shown.tiles] == [64]
-    assert len(live.panels.tabbed["mix layers"].layers) == 10 and "B" not in live.panels.source.view.options
-    live.panels.directions.rows["sefa"][0].slider.value = 1.0
+    assert len(live.panels.tabbed["mix"].layers) == 10 and "B" not in live.panels.source.view.options
+    live.panels.directions.shown()[0].slider.value = 1.0
     assert live.recipe.edits[0].layers == (0, 9)
 
 
 @anywidget
 def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
     "As in a kernel: changes come from a running loop, the full picture and the rest follow once the hand is still."
-    slider, drawn = live.panels.directions.rows["pca"][0].slider, []
+    slider, drawn = live.panels.directions.shown()[0].slider, []
     whole, live.session.ms = live.screen.draw, {k: {16: 5.0, 32: 100.0} for k in "AB"}
 
     def draw(session, r, view, level=None):
@@ -558,7 +583,7 @@ def test_in_a_loop_the_newest_wins_and_nothing_waits(live):
             await asyncio.sleep(0.005)
         assert len(live.history.steps) == 1, "no step while the hand moves"
         for _ in range(200):
-            if not live.queue.jobs and len(live.history.steps) == 2:
+            if not live.queue.busy and len(live.history.steps) == 2:
                 break
             await asyncio.sleep(0.05)
         return len(live.history.steps)

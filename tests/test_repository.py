@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "training": "hsr metrics interop judges nets ops data base",
     "editing": "metrics interop judges nets ops data base",
     "inversion": "metrics interop judges nets ops data base",
-    "explore": "editing metrics interop judges nets ops data base",
+    "explore": "inversion editing metrics interop judges nets ops data base",
     "survey": "interop judges nets data base",
     "studies": "explore inversion editing training hsr metrics interop judges nets data untrusted ops base",
 }

@@ -5,14 +5,19 @@
 # %% auto #0
 __all__ = ["is_foreign", "serve"]
 
-# %% ../../nbs/explore/app.ipynb #b1d01326
+# %% ../../nbs/explore/app.ipynb #272a24d9
 import html
+import json
+import os
+import tempfile
 import threading
 import webbrowser
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from ..base.whole import write_whole
 
 
 # %% ../../nbs/explore/app.ipynb #205dd565
@@ -29,7 +34,24 @@ def is_foreign(
         return True
 
 
-# %% ../../nbs/explore/app.ipynb #715b6903
+# %% ../../nbs/explore/app.ipynb #0c5e3a23
+def _page(folder: Path) -> Path:
+    "A notebook with nothing but the explorer."
+    source = f"import os\nos.chdir({os.getcwd()!r})\nfrom hsr_nb.explore import LatentExplorer\nLatentExplorer()"
+    cell: dict[str, object] = {
+        "cell_type": "code",
+        "id": "app",
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [],
+        "source": source,
+    }
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    page = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return write_whole(folder / "explorer.ipynb", json.dumps(page))
+
+
+# %% ../../nbs/explore/app.ipynb #d10cb794
 FLAGS = (
     "--strip_sources=True",
     "--show_tracebacks=True",
@@ -43,17 +65,24 @@ FLAGS = (
 
 def _app() -> Any:  # a class
     "Voilà with a rule before all others, and a browser that is told the token."
-    from tornado.routing import Matcher, Rule
+    from tornado.routing import Matcher, PathMatches, Rule
     from tornado.web import ErrorHandler
     from voila.app import Voila
+    from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
 
     class Foreign(Matcher):
         def match(self, request):
             return {} if is_foreign(request.host, request.headers.get("Origin")) else None
 
+    class End(VoilaShutdownKernelHandler):
+        def check_xsrf_cookie(self):
+            "Nothing: who comes from elsewhere was refused before, and the cookie of who is in stays with our pages."
+
     class App(Voila):
         def init_handlers(self):
-            return [Rule(Foreign(), ErrorHandler, {"status_code": 403}), *super().init_handlers()]
+            foreign = Rule(Foreign(), ErrorHandler, {"status_code": 403})
+            end = Rule(PathMatches(rf"{self.server_url}voila/api/shutdown/(.*)"), End)
+            return [foreign, end, *super().init_handlers()]
 
         def launch_browser(self):
             address = f"{self.connection_url}?token={self.identity_provider.token}"
@@ -64,14 +93,16 @@ def _app() -> Any:  # a class
     return App
 
 
-# %% ../../nbs/explore/app.ipynb #08d0d776
+# %% ../../nbs/explore/app.ipynb #7a53da96
 def serve(
-    notebook,  # the page to show
+    notebook=None,  # the page to show; None: the explorer
     *options: str,  # more of Voilà's, such as --no-browser or --port=9000
 ):
-    "Show a notebook as an app on this machine, until Ctrl-C. ImportError where Voilà is not installed."
+    "Show an app on this machine, until Ctrl-C or SIGTERM. ImportError where Voilà is not installed."
     try:
         app = _app()
     except ImportError:
         raise ImportError('the app needs Voilà: pip install "hsr_nb[explore]"') from None
-    app.launch_instance([str(notebook), *FLAGS, *options])
+    with tempfile.TemporaryDirectory() as folder:
+        page = notebook or _page(Path(folder))
+        app.launch_instance([str(page), *FLAGS, *options])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["COLOURS", "bars_html", "moved_most", "curve_svg", "drawn_readings", "contact_sheet"]
 
-# %% ../../nbs/explore/contact_sheet.ipynb #5e300e92
+# %% ../../nbs/explore/contact_sheet.ipynb #b1b17314
 from dataclasses import replace
 from html import escape
 from itertools import pairwise
@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..base.pictures import enlarge
+from .readings import Curve, attributes, curve
 from .recipe import Recipe
-from .session import VIEWS, Curve, Session, attributes, curve, frames, thumbs, title, variations
+from .session import VIEWS, Session, frames, outer, thumbs, variations
 
 
 # %% ../../nbs/explore/contact_sheet.ipynb #c4401ea6
@@ -162,7 +163,7 @@ def _plot_curve(ax, c, strength, shown):
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-# %% ../../nbs/explore/contact_sheet.ipynb #2ab350a1
+# %% ../../nbs/explore/contact_sheet.ipynb #85ddbd20
 def contact_sheet(
     s: Session,
     r: Recipe,
@@ -175,7 +176,7 @@ def contact_sheet(
         name = s.names.get(k, "")
         top.append(_captioned(x, f"{k}  {name}".strip(), 256))
     rows = [top]
-    if s.judge is not None:
+    if s.judge is not None and s.readable:
         rows.append([_judged(s, r)])
     for method in s.sets:
         cells = _directions(s, r, method)
@@ -190,8 +191,8 @@ def _directions(s: Session, r: Recipe, method: str) -> list[Image.Image]:
     cells = []
     names = s.sets[method].names
     for name, (minus, zero, plus) in zip(names, thumbs(s, r, method)):
-        says = f"{name} {title(s, name)}".strip()
-        cells += [_captioned(minus, "-2"), _captioned(zero, says), _captioned(plus, "+2")]
+        low, high = outer(s, name)
+        cells += [_captioned(minus, f"{low:+.1f}"), _captioned(zero, name), _captioned(plus, f"{high:+.1f}")]
     return cells
 
 

@@ -78,7 +78,7 @@ def _own_state():
 
 
 def read_recipe(path):
-    from hsr_nb.explore.recipe import parse_history
+    from hsr_nb.explore.recipe_file import parse_history
 
     parse_history(path.read_bytes(), "0" * 64)
 
@@ -203,7 +203,8 @@ def latents() -> list[bytes]:
 
 
 def recipes() -> list[bytes]:
-    from hsr_nb.explore.recipe import Edit, History, Recipe, dump_history
+    from hsr_nb.explore.recipe import Edit, History, Recipe
+    from hsr_nb.explore.recipe_file import dump_history
 
     h = History([Recipe(), Recipe(seed=3, bred=((4, 0.5),), mix_seed=9, mix_layers=(1, 2))])
     h.push(Recipe(edits=(Edit("pca 1", 2.0, (0, 3)),)))

@@ -1,0 +1,352 @@
+"""What a designer does with the explorer beyond sliders: keeps, crosses, films, teaches, brings a photograph, drags."""
+
+import asyncio
+import io
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("anywidget", reason="the explorer needs anywidget")
+from hsr_nb.explore import Explorer, LatentExplorer, Recipe
+from hsr_nb.explore.drawing import latents
+from hsr_nb.explore.jobs import JobQueue, finished, in_background
+from hsr_nb.explore.kept import lineage_html, parents
+from hsr_nb.explore.mine import load_mine, recent
+from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
+from hsr_nb.explore.recipe_file import dump_history, parse_history
+from hsr_nb.explore.saved import PNG, SOURCE, marked, picture_png, recipe_in
+from hsr_nb.explore.session import Session
+from hsr_nb.interop import save_safetensors
+from hsr_nb.nets import Generator
+
+FAST = dict(components=2, samples=300)
+
+
+def network(resolution=32, seed=0, noise=False):
+    torch.manual_seed(seed)
+    synthesis = dict(channel_base=256, channel_max=16, use_noise=noise)
+    G = Generator(z_dim=8, w_dim=8, img_resolution=resolution, synthesis_kwargs=synthesis)
+    G.eval().requires_grad_(False).mapping.w_avg.normal_()
+    for name, strength in G.synthesis.named_parameters():
+        if name.endswith("noise_strength"):
+            strength.fill_(0.5)
+    return G
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def G():
+    return network()
+
+
+@pytest.fixture
+def live(G):
+    return LatentExplorer(G, judge=None, **FAST)
+
+
+def pixels(live):
+    return [t["pixels"] for t in live.screen.shown.tiles]
+
+
+# ---- recipes
+
+
+def test_everything_new_in_a_recipe_survives_its_file():
+    latent = Latent.of(np.random.default_rng(0).normal(size=(8, 4)), "a <photo>", ("anna",))
+    edit = Edit("interfacegan age", 1.0, (0, 7), False, ("gender", "hair"))
+    r = Recipe(latent=latent, edits=(edit,), noise=((2, 7),), bred=((3, -0.5),))
+    film = Film((Key("one", r, 3, "late"), Key("two", Recipe(), 1, "even")), False, 12)
+    h = History([Recipe(), r, replace(r, seed=2)], 1, {"r": r}, film, {"smile": latent})
+    text = dump_history(h, "abc")
+    assert parse_history(text, "abc") == h
+    assert text.count(latent.data) == 2, "a latent is written once for all steps, and once as a direction"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"latents": {"x": {"data": "AAAA", "num_ws": 1, "w_dim": 2}}},
+        {"latents": {"x": {"data": "!", "num_ws": 1, "w_dim": 1}}},
+        {"latents": {"x": {"data": "AADAfw==", "num_ws": 1, "w_dim": 1}}},  # NaN
+        {"latents": {"x": {"data": "", "num_ws": 10**9, "w_dim": 10**9}}},
+        {"latents": {"x": {"path": "/etc/passwd"}}},
+        {"taught": {"x": None}},
+        {"film": {"keys": [{"name": "x", "recipe": {}, "frames": 10**9}]}},
+        {"film": {"keys": [{"name": "x", "recipe": {}, "easing": "bouncy"}]}},
+        {"film": {"loop": "yes"}},
+        {"steps": [{"latent": "nowhere"}]},
+        {"steps": [{"noise": [[-1, 2]]}]},
+        {"steps": [{"edits": [{"direction": "x", "strength": 1, "layers": [0, 1], "keep": [[]]}]}]},
+        {"steps": [{"edits": [{"direction": "x", "strength": 1, "layers": [0, 1], "on": 1}]}]},
+    ],
+)
+def test_hostile_entries_are_refused_in_one_sentence(entry):
+    d = json.loads(dump_history(History(), "abc"))
+    with pytest.raises(ValueError, match="damaged") as e:
+        parse_history(json.dumps(d | entry), "abc")
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def test_an_edit_that_is_switched_off_does_nothing_and_order_is_kept(live):
+    live.move("pca 1", 2.0).move("sefa 1", 1.0)
+    both = live.picture().tobytes()
+    off = tuple(replace(e, on=e.direction != "pca 1") for e in live.recipe.edits)
+    live.set(edits=off)
+    assert live.picture().tobytes() != both
+    alone = Explorer(live.session.nets["A"], judge=None, **FAST).move("sefa 1", 1.0)
+    assert live.picture().tobytes() == alone.picture().tobytes()
+
+
+def test_a_latent_of_another_network_is_refused(G):
+    with pytest.raises(ValueError, match="3 x 4 numbers, the network 8 x 8"):
+        latents(G, Recipe(latent=Latent.of(np.zeros((3, 4)))), {})
+
+
+# ---- what is saved
+
+
+def test_a_saved_picture_says_what_it_is_and_brings_itself_back(live, tmp_path):
+    live.set(seed=9).move("pca 1", 1.5)
+    file = live.save_picture(tmp_path / "face.png")
+    before = pixels(live)
+    live.set(seed=1)
+    live.dropped("face.png", file.read_bytes())
+    assert pixels(live) == before and live.recipe.seed == 9
+    assert SOURCE in Image.open(file).text["XML:com.adobe.xmp"]
+    with pytest.raises(ValueError, match=r"as \.png"):
+        live.save_picture(tmp_path / "face.jpg")
+
+
+def test_pictures_that_lie_about_their_recipe():
+    whole = picture_png(Image.new("L", (2, 2)), "{}")
+    for at in range(len(PNG), len(whole), 7):
+        recipe_in(whole[:at])  # cut anywhere
+    endless = PNG + (b"\0\0\0\0tEXt" + b"\0" * 4) * 50_000
+    began = time.perf_counter()
+    assert recipe_in(endless) is None and time.perf_counter() - began < 2
+    with pytest.raises(ValueError, match="no recipe"):
+        parse_history(recipe_in(picture_png(Image.new("L", (2, 2)), "<script>")), "abc")
+
+
+def test_films_say_that_they_are_generated(live, tmp_path):
+    film = live.walk(tmp_path / "w.gif", "pca 1", steps=2).read_bytes()
+    assert SOURCE.encode() in film and Image.open(io.BytesIO(film)).n_frames == 8
+    box = marked(b"\0\0\0\x08ftyp", "mp4")
+    size = int.from_bytes(box[8:12], "big")
+    assert box[12:16] == b"uuid" and len(box) == 8 + size and SOURCE.encode() in box
+
+
+# ---- kept
+
+
+def test_crossing_kept_faces_is_one_step_with_a_lineage(live):
+    live.set(seed=3).keep("anna").set(seed=8).keep("bert")
+    kept, steps = live.panels.tabbed["kept"], len(live.history.steps)
+    kept.crossing.one.value, kept.crossing.two.value = "anna", "bert"
+    for share in (0.2, 0.4, 0.6):
+        live.hand.moved = time.monotonic()
+        kept.crossing.share.value = share
+    assert live.recipe.latent.parents == ("anna", "bert") and len(live.history.steps) == steps + 1
+    live.keep("carl")
+    assert parents(live.history.named, "carl") == ("anna", "bert")
+    for share, name in ((0.0, "anna"), (1.0, "bert")):
+        kept.crossing.share.value = share
+        close = (live.session.ws(live.recipe) - live.session.ws(live.history.named[name])).abs().max()
+        assert close < 1e-5
+
+
+def test_a_lineage_that_runs_in_a_circle_ends():
+    a, b = (Recipe(latent=Latent.of(np.zeros((1, 1)), "x", (other,))) for other in ("b", "a"))
+    tree = lineage_html({"a": a, "b": b})
+    assert tree.count("<li>") == 2
+
+
+def test_names_and_taught_directions_come_back(live, G):
+    live.rename("pca 1", "hair")
+    gallery = live.panels.tabbed["gallery"]
+    gallery.marks = {seed: seed % 2 == 0 for seed in range(16)}
+    gallery.teach()
+    assert "needs a word" in live.screen.message.value
+    gallery.name.value = "smile"
+    gallery.teach()
+    assert "left out" in gallery.said.value and not live.screen.message.value
+    live.move("mine smile", 1.5)
+    text = dump_history(live.history, live.session.hash)
+    again = LatentExplorer(G, judge=None, **FAST)
+    assert again.names == {"pca 1": "hair"} and again.session.sets["mine"].names == ["mine smile"]
+    assert load_mine(again.session) == live.mine
+    elsewhere = Session(G, judge=None, **FAST)
+    assert "mine" not in elsewhere.sets
+    stranger = Explorer(G, judge=None, **FAST)
+    stranger.session = elsewhere
+    assert stranger.load(text.encode()).picture().tobytes() == live.picture().tobytes(), "a recipe carries it along"
+
+
+def test_damaged_names_are_said(live, tmp_path):
+    live.rename("pca 1", "hair")
+    (file,) = (tmp_path / "cache").rglob("names-*.json")
+    for damage in ("[]", "{}", file.read_text().replace("hsr_nb names 1", "x"), "[" * 50):
+        file.write_text(damage)
+        with pytest.raises(ValueError) as e:
+            load_mine(live.session)
+        assert "\n" not in str(e.value)
+
+
+# ---- work
+
+
+def test_opening_in_the_background_can_be_cancelled_and_the_newest_wins(live, tmp_path):
+    G = network(64, seed=3)
+    tensors = {f"G_ema.{k}": v for k, v in G.state_dict().items()}
+    file = str(save_safetensors(tmp_path / "big.safetensors", tensors, {"G": G.init_kwargs}))
+    networks = live.panels.tabbed["networks"]
+    before = pixels(live)
+
+    async def visit():
+        networks.a.value = file
+        networks.open()
+        await asyncio.sleep(0.02)
+        busy = live.screen.busy.layout.display
+        live.work.cancel()
+        await asyncio.sleep(0.3)
+        cancelled = pixels(live) == before and live.screen.busy.layout.display == "none"
+        networks.a.value = str(tmp_path / "nothing")
+        networks.open()
+        networks.a.value = file
+        networks.open()
+        for _ in range(600):
+            if live.session.nets["A"].img_resolution == 64:
+                break
+            await asyncio.sleep(0.05)
+        return busy, cancelled
+
+    assert asyncio.run(visit()) == ("flex", True)
+    assert [t["w"] for t in live.screen.shown.tiles] == [64] and not live.screen.message.value
+    assert recent()[0] == file
+
+
+def test_an_error_in_a_thread_is_said_and_a_failed_job_stops_no_other():
+    def fail(tell):
+        raise OSError("the disk is gone")
+
+    said, done = [], []
+    queue = JobQueue(said.append)
+    queue.after([lambda: finished(in_background(fail, print)), lambda: done.append(1)])
+    assert [str(e) for e in said] == ["the disk is gone"] and done == [1]
+
+
+def test_pieces_yield_to_the_loop():
+    "Between two pieces of work the kernel hears the browser."
+    heard = []
+
+    def long():
+        for _ in range(20):
+            time.sleep(0.01)
+            yield
+
+    async def visit():
+        queue = JobQueue()
+        queue.after([long], 0)
+        while queue.busy:
+            heard.append(time.perf_counter())
+            await asyncio.sleep(0)
+
+    asyncio.run(visit())
+    assert len(heard) >= 20
+
+
+# ---- hands
+
+
+def test_a_photograph_is_found_and_every_slider_works_on_it(live, monkeypatch):
+    from hsr_nb.explore import photo
+
+    monkeypatch.setattr(photo, "STEPS", 10)
+    shade = np.linspace(0, 255, 40).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(np.tile(shade, (30, 1))).save(out, "PNG")
+    monkeypatch.setattr(photo.inverting, "__defaults__", (10,))
+    live.dropped("ramp.png", out.getvalue())
+    assert live.recipe.latent.what == "ramp.png" and not live.screen.message.value
+    live.panels.hands.wipe.value = True
+    assert live.screen.shown.tiles[0]["before"]["pixels"] == live.panels.photo.tiles.tiles[0]["pixels"]
+    found = pixels(live)
+    live.panels.directions.shown()[0].slider.value = 2.0
+    assert pixels(live) != found
+    live.undo()
+    assert pixels(live) == found
+    for bad in (b"", b"text", b"\x89PNG\r\n\x1a\n" + b"\0" * 50):
+        live.dropped("bad.png", bad)
+        assert live.screen.message.value and pixels(live) == found
+
+
+def test_dragging_is_one_step_and_can_be_undone(live):
+    hands, stage, before = live.panels.hands, live.screen.shown, pixels(live)
+    hands.mode.value = "drag"
+    for at in ([0.4, 0.5], [0.6, 0.5], ["x", 0]):
+        try:
+            stage._handle_custom_msg({"point": at}, [])
+        except ValueError:
+            pass
+    hands.go.click()
+    assert live.recipe.latent.what == "dragged from seed 0" and pixels(live) != before and not hands.points
+    live.undo()
+    assert pixels(live) == before
+
+
+def test_noise_is_drawn_anew_and_undone():
+    live = LatentExplorer(network(16, noise=True), judge=None, **FAST)
+    inside, before = live.panels.tabbed["inside"], pixels(live)
+    inside.redraw(1)
+    other = pixels(live)
+    inside.redraw(1)
+    assert len({*before, *other, *pixels(live)}) == 3 and live.recipe.noise == ((1, 1),)
+    live.undo().undo()
+    assert pixels(live) == before
+    with pytest.raises(ValueError, match="noise maps"):
+        live.set(noise=((99, 0),))
+
+
+def test_a_judge_of_drawn_faces_is_off_where_it_may_not_know_the_pictures(G):
+    live = LatentExplorer(G, **FAST)
+    assert live.session.judge is not None and not live.screen.readings.value
+    live.panels.truncation.readings.value = True
+    assert "hsr-bar" in live.screen.readings.value
+    assert LatentExplorer("synthfaces-hsr", **FAST).session.readable
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_over_500_random_actions(G):
+    psutil = pytest.importorskip("psutil")
+    live = LatentExplorer(G, judge=None, components=1, samples=200)
+    random = np.random.default_rng(0)
+    names, process, sizes = list(live.session.steps), psutil.Process(), []
+
+    def act():
+        name, strength = names[random.integers(len(names))], float(random.uniform(-3, 3))
+        actions = [
+            lambda: live.move(name, strength),
+            lambda: live.set(seed=int(random.integers(1000))),
+            lambda: live.breed(int(random.integers(8))),
+            lambda: live.keep(f"kept {random.integers(20)}"),
+            live.undo,
+            live.redo,
+            lambda: live.dropped("no.png", bytes(random.bytes(2000))),
+            lambda: setattr(live.panels.tabs, "selected_index", int(random.integers(8))),
+        ]
+        live.act(actions[random.integers(len(actions))])
+
+    for i in range(500):
+        act()
+        if i in (99, 499):
+            sizes.append(process.memory_info().rss)
+    assert sizes[1] - sizes[0] < 150e6, [size // 1_000_000 for size in sizes]
