@@ -51,6 +51,7 @@ class PixelBudget:
         return len(data) + 8 * width * height
 
 
+# %% ../../nbs/data/budget.ipynb #37f3f14b
 class Budget(PixelBudget):
     "The same for files, and a place where those in work wait for room."
 

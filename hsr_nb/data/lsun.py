@@ -107,6 +107,7 @@ def _value(pages: _Pages, page: bytes, at: int) -> tuple[bytes, bytes]:
     return key, pages.read(number * pages.size + _HEADER, size)
 
 
+# %% ../../nbs/data/lsun.ipynb #409d913b
 def _walk(pages: _Pages, number: int, depth: int) -> Iterator[tuple[bytes, bytes]]:
     "Every (key, value) below a page, in the order of the keys."
     page = pages.page(number)

@@ -249,14 +249,13 @@ def load_cell(path, key: dict | None = None) -> Cell | None:
         return None
     tensors, meta = load_safetensors(path)
     about = meta.get("cell")
-    named = isinstance(about, dict) and isinstance(about.get("names"), list)
-    if not named or not set(TENSORS) <= set(tensors):
+    names = about.get("names") if isinstance(about, dict) else None
+    if not isinstance(about, dict) or not isinstance(names, list) or not set(TENSORS) <= set(tensors):
         raise ValueError(f"{path} holds no cell of the protocol")
     if key is not None and about != key:
         return None
-    names = tuple(str(name) for name in about["names"])
     measured = [tensors[name] for name in TENSORS]  # in the order of the fields
-    return Cell(str(about.get("method")), str(about.get("attribute")), names, *measured)
+    return Cell(str(about.get("method")), str(about.get("attribute")), tuple(map(str, names)), *measured)
 
 
 def ready_cell(

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/studies/yardstick.ipynb #e3dce4c2
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -320,7 +320,7 @@ def run_seed(
             yield {"seed": seed, "better": better, "worse": worse, "score": one.name} | margin(b, w)
 
 
-def complete_seeds(rows: list[dict], subjects: tuple[str, ...] = SUBJECTS) -> set[int]:
+def complete_seeds(rows: Iterable[dict], subjects: tuple[str, ...] = SUBJECTS) -> set[int]:
     "Seeds of which every subject has been scored."
     scored: dict[int, set[str]] = {}
     for row in rows:
@@ -333,7 +333,7 @@ def run_test(
     asked: Asked,
     tested: list[Candidate],
     tell: Callable[[str], object] = str,
-    earlier: tuple[dict, ...] | list[dict] = (),  # rows of an earlier call, whose complete seeds are kept
+    earlier: Sequence[dict] = (),  # rows of an earlier call, whose complete seeds are kept
 ) -> Iterator[list[dict]]:  # all rows so far, after each seed
     "Seed by seed, those that an earlier call has completed first."
     done = complete_seeds(earlier, asked.subjects) & set(asked.seeds)
