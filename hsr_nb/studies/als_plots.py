@@ -168,7 +168,7 @@ def _logit_and_chord(ax, logit, colour):
     ax.plot(t, chord, "k:", lw=1)
     ax.plot(t, logit, "o-", ms=2, lw=1, color=colour)
     ax.set_xlim(-0.05, 1.05)
-    ax.tick_params(labelsize=6)
+    ax.tick_params(labelsize=7)
     ax.set_xticks([])
 
 
