@@ -511,14 +511,14 @@ def test_signatures_are_readable():
 
 WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
-TRAINED = (  # experiments whose pictures come from hours of training
+TRAINED = (  # pages whose pictures come from long training
     *("als", "attributes", "identity", "teacher", "stylegan1", "editing", "ablation", "few_images", "yardstick"),
-    *("recipe", "survey"),
+    *("recipe", "survey", "trouble"),
 )
 
 
 def may_be_small(path):
-    return path.parent.name in OLD_PICTURES or (path.parent.name == "experiments" and path.stem in TRAINED)
+    return path.parent.name in OLD_PICTURES or (path.parent.name in ("experiments", "guides") and path.stem in TRAINED)
 
 
 def png_sizes(cell):
@@ -622,6 +622,48 @@ def test_sliders_are_small_and_ask_nobody():
         assert set(readings) == set(about["attributes"]) == set(about["strengths"])
         assert all(len(row) == about["positions"] for rows in readings.values() for row in rows)
     assert len(about["answers"]) == 6 and sum(about["answers"]) == 3
+
+
+FIGURES = NBS / "figures"
+
+
+def test_figures_are_those_of_their_sources():
+    "A result or a network that has changed without its figures is found by its hash."
+    from hsr_nb.base.whole import sha256
+    from hsr_nb.interop import load_generator
+    from hsr_nb.nets.seeds import generator_hash
+
+    parameters = parameters_of(NBS / "experiments/figures.ipynb")
+    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")}
+    for name in ("baseline", "hsr"):
+        network = re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
+        now[f"network {name if name == 'baseline' else 'HSR'}"] = generator_hash(load_generator(network))
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    advice = "papermill -k python3 nbs/experiments/figures.ipynb runs/figures.ipynb"
+    faults = []
+    for figure in about.values():
+        changed = [source for source, digest in figure["sources"].items() if now.get(source) != digest]
+        faults += [f"nbs/figures/{figure['file']}: {source} has changed: {advice}" for source in changed]
+        if sha256(FIGURES / figure["file"]) != figure["sha256"]:
+            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says: {advice}")
+        if not figure["sources"]:
+            faults.append(f"nbs/figures/{figure['file']} has no source")
+    files = {f.name for f in FIGURES.iterdir()} - {"figures.json"}
+    assert files == {figure["file"] for figure in about.values()}
+    report(faults)
+
+
+def test_figures_are_small_and_each_is_shown():
+    sizes = {f.name: f.stat().st_size for f in FIGURES.iterdir()}
+    assert max(sizes.values()) <= 500_000 and sum(sizes.values()) <= 12_000_000
+    shown = whole(NBS / "experiments/figures.ipynb")
+    report(
+        [
+            f"experiments/figures does not show {name}"
+            for name in sizes
+            if f"../figures/{name}" not in shown and name != "figures.json"
+        ]
+    )
 
 
 # ---- building
