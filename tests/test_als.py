@@ -27,16 +27,10 @@ from hsr_nb.metrics.als import (
     score_paths,
     t_sweep,
 )
-from hsr_nb.metrics.als_paths import (
-    generate_paths,
-    load_logits,
-    path_ends,
-    path_logits,
-    require_same_paths,
-    save_logits,
-)
+from hsr_nb.metrics.als_paths import generate_paths, path_ends, path_logits
 from hsr_nb.nets import Generator
 from hsr_nb.nets.seeds import generator_hash
+from hsr_nb.studies.stored_logits import load_logits, require_same_paths, save_logits
 
 
 def naive(L):

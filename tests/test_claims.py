@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hsr_nb.base.bounded_json import read_json
 from hsr_nb.base.errors import CheckpointError
+from hsr_nb.base.whole import write_whole
 from hsr_nb.editing.ganspace import GANSpace
 from hsr_nb.editing.interfacegan import InterFaceGAN
 from hsr_nb.editing.latents import LatentSet, check_set, load_latents
 from hsr_nb.editing.methods import load_editor
+from hsr_nb.editing.protocol import load_cell
 from hsr_nb.editing.sefa import SeFa
 from hsr_nb.interop.architecture import fill
 from hsr_nb.interop.metadata import ARGUMENTS, check_metadata
@@ -24,9 +28,10 @@ from hsr_nb.judges.attributes import load_bank
 from hsr_nb.judges.backbones import build_net
 from hsr_nb.judges.cards import read_weights
 from hsr_nb.judges.detectors import AttributeNet
-from hsr_nb.metrics.als_paths import load_logits
 from hsr_nb.nets import Generator
 from hsr_nb.nets.seeds import generator_hash
+from hsr_nb.studies.stored_logits import load_logits
+from hsr_nb.training.run_folder import earlier_sessions, read_metrics
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 ODD = (None, True, -1, 1.5, 10**18, "x", ESCAPES, "y" * 300, [], {}, [[]], ["a", 1], {"a": {"a": 1}}, [0] * 1000)
@@ -350,7 +355,7 @@ ABOUT = {"seed": 0, "mode": "random", "generator": "0", "bank": "b", "bank_sha25
 
 
 def test_logits_have_a_budget_and_typed_refusals(tmp_path, monkeypatch):
-    monkeypatch.setattr("hsr_nb.metrics.als_paths.MOST_LOGITS", 1 << 20)
+    monkeypatch.setattr("hsr_nb.studies.stored_logits.MOST_LOGITS", 1 << 20)
     path = tmp_path / "x.npz"
     good, about = np.zeros((2, 3, 1), np.float32), npy(np.array(json.dumps(ABOUT)))
     assert load_logits(logits_file(path, npy(good), about))[1] == ABOUT
@@ -386,3 +391,32 @@ def test_steps_are_counted_before_they_are_made(monkeypatch):
         with pytest.raises(ValueError, match="at most 500 and 200 are read"):
             recipe.parse_history(text, "0")
     assert not made
+
+
+def test_pipes_and_folders_are_not_waited_for(tmp_path):
+    "Also by those who only read a run."
+    (tmp_path / "pipes").mkdir()
+    (tmp_path / "folders/metrics.jsonl").mkdir(parents=True)
+    (tmp_path / "folders/provenance.json").mkdir()
+    for name in ("metrics.jsonl", "provenance.json"):
+        os.mkfifo(tmp_path / "pipes" / name)
+    for run in ("pipes", "folders"):
+        with pytest.raises(CheckpointError, match="no regular file"):
+            read_metrics(tmp_path / run)
+        with pytest.warns(UserWarning, match="provenance.json is damaged"):
+            assert earlier_sessions(tmp_path / run, 80) == []
+        with pytest.raises(ValueError, match="no regular file"):
+            read_json(tmp_path / run / "provenance.json")
+
+
+def test_a_cell_that_names_nothing(tmp_path):
+    for names in (None, 5, "x"):
+        file = save_safetensors(tmp_path / "c.safetensors", {"x": torch.zeros(1)}, {"cell": {"names": names}})
+        with pytest.raises(ValueError, match="holds no cell of the protocol"):
+            load_cell(file)
+
+
+def test_names_of_files_may_be_long_in_bytes(tmp_path):
+    "Eighty Chinese letters are 240 bytes, and a file system takes 255."
+    file = write_whole(tmp_path / ("\u597d" * 80 + ".png"), b"x")
+    assert file.read_bytes() == b"x" and [p.name for p in tmp_path.iterdir()] == [file.name]

@@ -368,7 +368,7 @@ def test_a_checkpoint_s_path_is_followed_only_near_it(tmp_path, monkeypatch):
 
     assert len(asked("imgs").ds) == 4  # beside the run
     assert len(asked(str(pictures)).ds) == 4
-    with pytest.raises(ValueError, match=f"lies neither here nor beside the run.*--data {elsewhere}"):
+    with pytest.raises(ValueError, match=f"does not lie beside the run.*--data {elsewhere}"):
         asked(str(elsewhere))
     with pytest.raises(ValueError, match="--data /usr/share"):
         asked("/usr/share")
@@ -376,7 +376,10 @@ def test_a_checkpoint_s_path_is_followed_only_near_it(tmp_path, monkeypatch):
         asked("gone")
     assert len(asked(str(elsewhere), data=str(elsewhere)).ds) == 4
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert len(asked("imgs").ds) == 4  # here
+    assert asked("imgs").ds.name == "imgs"  # still the one beside the run
+    for path in (".", "imgs/..", str(elsewhere)):  # the folder where the command is given is nobody's data set
+        with pytest.raises(ValueError, match="does not lie beside the run.*--data"):
+            asked(path)
 
 
 @pytest.mark.parametrize(

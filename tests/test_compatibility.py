@@ -15,9 +15,9 @@ from hsr_nb.base.provenance import provenance, results_markdown
 from hsr_nb.editing import SeFa, load_directions
 from hsr_nb.explore import Explorer
 from hsr_nb.interop import load_generator
-from hsr_nb.metrics.als_paths import load_logits
 from hsr_nb.nets.seeds import generator_hash
 from hsr_nb.studies import EvalConfig, compare_reports, evaluate_run, read_report
+from hsr_nb.studies.stored_logits import load_logits
 from hsr_nb.training import override, preset, train
 
 FILES = Path(__file__).parent / "files/before_floors"
@@ -39,6 +39,16 @@ def agree(found, expected, tolerance):
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
+def deviation(before, after, expected):
+    """How far a run went astray, as a share of the way that it should have gone.
+
+    On another kind of processor .05 of it is rounding, which Adam enlarges where a gradient vanishes; with the images
+    of another step it is .25, without Adam's second moments 1.04."""
+    astray = sum(((after[k] - expected[k]) ** 2).sum() for k in expected)
+    way = sum(((expected[k] - before[k]) ** 2).sum() for k in expected)
+    return float(astray / way) ** 0.5
+
+
 @pytest.fixture
 def old(tmp_path, monkeypatch):
     "The working directory of the earlier commit, as it was left; runs know each other by relative paths."
@@ -58,10 +68,13 @@ def test_a_generator_draws_what_it_drew(old):
 def test_a_run_goes_on_as_it_would_have(old, name, settings, kimg):
     "Both Adams, the averages, the path-length mean, the heads and the sampler: all of them shape the next steps."
     begun = Path(name, "metrics.jsonl").read_text()
+    before = load_generator(name).state_dict()
     train(override(preset("tiny32"), kimg=kimg, **SMALL, **settings), progress=False)
-    state = load_generator(name).state_dict()
-    wrong = [k for k, v in state.items() if not agree(v, EXPECTED[f"{name}.{k}"], 1e-2)]
-    assert not wrong
+    after = load_generator(name).state_dict()
+    expected = {k: EXPECTED[f"{name}.{k}"] for k in after}
+    if same_machine():
+        assert not [k for k, v in after.items() if not torch.equal(v, expected[k])]
+    assert deviation(before, after, expected) < 0.12
     assert Path(name, "metrics.jsonl").read_text().startswith(begun)
     sessions = json.loads(Path(name, "provenance.json").read_text())["earlier"]
     assert [s["git"] for s in sessions] == [ABOUT["made_by"]["git"]]

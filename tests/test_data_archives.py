@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 from data_sets import encoded, picture
+from PIL import Image
 
 from hsr_nb.data import DataError, ImageDataset
 from hsr_nb.data.archives import read_cifar10, read_idx, read_mnist, read_plain_pickle
+from hsr_nb.data.budget import TooMuch
 from hsr_nb.data.convert import convert_dataset, main
 from hsr_nb.data.lsun import read_lmdb
+from hsr_nb.data.sources import in_parallel, open_source
 
 
 class Canary:
@@ -212,6 +215,40 @@ def test_mnist(tmp_path):
     (tmp_path / "bad-idx3-ubyte.gz").write_bytes(gzip.compress(raw)[:-20])
     with pytest.raises(DataError, match="gzip"):
         read_idx(tmp_path / "bad-idx3-ubyte.gz")
+
+
+def database(folder, pictures: list[bytes]):
+    lmdb = pytest.importorskip("lmdb")
+    folder.mkdir()
+    with lmdb.open(str(folder), map_size=1 << 24) as env, env.begin(write=True) as txn:
+        for i, data in enumerate(pictures):
+            txn.put(f"{i:06d}".encode(), data)
+    return folder
+
+
+def test_an_lmdb_has_a_budget_of_pixels(tmp_path):
+    "A lossless WebP of one colour has far more pixels a byte than a PNG can."
+    out = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(out, "WEBP", lossless=True, quality=0, method=0)
+    source = open_source(database(tmp_path / "db", [out.getvalue()] * 6))
+    with pytest.raises(TooMuch, match="decompression bomb"):
+        for _, data, _ in source.stream:
+            source.budget.spend(data)
+    with pytest.raises(DataError, match="000001 is one too many"):
+        in_parallel(open_source(tmp_path / "db"), None, work=str, use=str, progress=False)
+
+
+def test_an_lmdb_whose_nodes_are_one(tmp_path):
+    "A leaf may point twenty thousand times to one picture."
+    folder = database(tmp_path / "db", [bytes([i]) * 50 for i in range(8)])
+    file = folder / "data.mdb"
+    data = bytearray(file.read_bytes())
+    eight_nodes = b"\2\0" + struct.pack("<H", 16 + 2 * 8)  # a leaf, and where its list of nodes ends
+    leaf = next(at for at in range(0, len(data), 4096) if data[at + 10 : at + 14] == eight_nodes)
+    data[leaf + 16 : leaf + 32] = data[leaf + 16 : leaf + 18] * 8
+    file.write_bytes(data)
+    with pytest.raises(DataError, match="two of its nodes are one"):
+        list(read_lmdb(folder))
 
 
 def test_lsun(tmp_path):

@@ -22,7 +22,7 @@ def small(monkeypatch):
     "Three candidates, two stretches, very small networks."
     chosen = {
         key: dataclasses.replace(CANDIDATES[key], changes=CANDIDATES[key].changes | TINY)
-        for key in (TODAY, "b16", "reuse8")
+        for key in (TODAY, "b16", "short8")
     }
     stretches = {0.064: 1, 0.128: 1}
     for module in (recipe, recipe_cells, recipe_rules):
@@ -30,7 +30,7 @@ def small(monkeypatch):
     monkeypatch.setattr(recipe, "STRETCHES", stretches)
     monkeypatch.setattr(recipe, "SMALL64_KIMG", 0.032)
     monkeypatch.setattr(recipe_cells, "CHUNK", 32)
-    costs = {TODAY: 10.0, "b16": 12.0, "reuse8": 16.0}
+    costs = {TODAY: 10.0, "b16": 12.0, "short8": 16.0}
     monkeypatch.setattr(recipe, "measure_costs", lambda name, keys: {key: costs[key] for key in keys})
 
 
@@ -42,7 +42,7 @@ def asked(tmp_path, **changes):
 def invented(cell, cfg, better):
     "A report beside a checkpoint, as if it had been measured."
     request = recipe.request(cell, cfg)
-    scores = {"fid[judge]": 1.0 if cell.setting == better else 2.0, "recall[judge]": 0.1}
+    scores = {"yardstick[judge]": 1.0 if cell.setting == better else 2.0, "recall[judge]": 0.1}
     return {
         "format": "hsr_nb report 1",
         "data": {"name": "d"},
@@ -63,7 +63,7 @@ def test_a_search_goes_on_halves_and_reports(small, tmp_path, monkeypatch):
 
     def measure(request):
         cell = next(c for c in known if str(c.checkpoint) == request.network)
-        report, out = invented(cell, cfg, better="reuse8")
+        report, out = invented(cell, cfg, better="short8")
         with open(out, "w") as f:
             json.dump(report, f)
 
@@ -79,25 +79,25 @@ def test_a_search_goes_on_halves_and_reports(small, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "evaluate_run", measure)
     assert not go_on(dataclasses.replace(cfg, minutes=0.0), said.append) and not said
     assert go_on(dataclasses.replace(cfg, train_only=True), said.append)
-    assert [line.split(":")[0].split()[-1] for line in said] == [TODAY, "b16", "reuse8"]
+    assert [line.split(":")[0].split()[-1] for line in said] == [TODAY, "b16", "short8"]
     said.clear()
     assert go_on(cfg, said.append)
     table = json.loads(next((tmp_path / "out").glob("recipe-*.json")).read_text())
     seen = [(row["preset"], row["kimg_of_today"], row["seed"], row["setting"]) for row in table["rows"]]
-    assert seen[:3] == [("tiny32", 0.064, 0, key) for key in (TODAY, "b16", "reuse8")]
-    assert {row[3] for row in seen if row[1] == 0.128} == {TODAY, "reuse8"}  # b16 was the worse one
-    assert ("tiny32", 0.128, 3, "reuse8") in seen and ("small64", 0.032, 0, "reuse8") in seen
+    assert seen[:3] == [("tiny32", 0.064, 0, key) for key in (TODAY, "b16", "short8")]
+    assert {row[3] for row in seen if row[1] == 0.128} == {TODAY, "short8"}  # b16 was the worse one
+    assert ("tiny32", 0.128, 3, "short8") in seen and ("small64", 0.032, 0, "short8") in seen
     images = {row["setting"]: row["kimg"] for row in table["rows"] if row["kimg_of_today"] == 0.064}
-    assert images == {TODAY: 0.064, "b16": 0.048, "reuse8": 0.04}  # the same time each
+    assert images == {TODAY: 0.064, "b16": 0.048, "short8": 0.04}  # the same time each
     assert all(row["cpu_sec_per_kimg"] > 0 and row["threads"] == [1] for row in table["rows"])
     said.clear()
     assert go_on(cfg, said.append) and not said  # nothing twice
 
 
 def test_a_cell_in_pieces_equals_one_that_ran_through(small, tmp_path):
-    whole = Cell("tiny32", "reuse8", 0, 0.064, 96, str(tmp_path / "whole"))
+    whole = Cell("tiny32", "short8", 0, 0.064, 96, str(tmp_path / "whole"))
     train(override(whole.config, kimg=0.096), progress=False)
-    pieces = Cell("tiny32", "reuse8", 0, 0.064, 96, str(tmp_path / "pieces"))
+    pieces = Cell("tiny32", "short8", 0, 0.064, 96, str(tmp_path / "pieces"))
     assert not train_cell(pieces, [64, 96], until=0.0)
     assert train_cell(pieces, [64, 96], until=time.monotonic() + 600)
     a, b = (load_checkpoint(cell.checkpoint)[0] for cell in (whole, pieces))

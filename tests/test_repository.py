@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": "base untrusted",
     "hsr": "judges nets ops base",
     "interop": "untrusted judges nets ops base weights",
-    "metrics": "judges nets ops data untrusted base",
+    "metrics": "judges nets ops data base",
     "training": "hsr metrics interop judges nets ops data base",
     "editing": "metrics interop judges nets ops data base",
     "inversion": "metrics interop judges nets ops data base",

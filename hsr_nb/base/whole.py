@@ -78,9 +78,14 @@ def _alive(pid):
     return True
 
 
+def _begin(name: str) -> str:
+    "As much of a file's name as another name can hold: 100 bytes."
+    return os.fsencode(name)[:100].decode(errors="ignore")
+
+
 def _work_path(path: Path) -> Path:
     "Where this process makes what is to appear at `path`: a name that nobody else has."
-    return path.with_name(f".{path.name[:100]}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    return path.with_name(f".{_begin(path.name)}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
 
 
 def _remove(folder, name=None) -> list[Path]:
@@ -90,7 +95,7 @@ def _remove(folder, name=None) -> list[Path]:
         m = LEFTOVER.fullmatch(path.name)
         if m is None or m[2] != _machine() or _alive(int(m[3])) or path.is_symlink() or not path.is_dir():
             continue
-        if name is None or m[1] == name[:100]:
+        if name is None or m[1] == _begin(name):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed

@@ -49,7 +49,7 @@ def _is_deep(im, data) -> bool:
 def _fault(im, data, alpha) -> str | None:
     "Why an opened, not yet decoded image is not fit for training, or None."
     if getattr(im, "is_animated", False) and im.format != "MPO":
-        return f"is animated ({im.n_frames} frames)"
+        return "is animated, or has more than one page"  # how many is not counted: each is a jump in the file
     if _is_deep(im, data):
         return f"has 16 or more bits per channel (mode {im.mode}); expected 8"
     if im.mode == "P":

@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 
-from ..base.bounded_json import parse_json
+from ..base.bounded_json import letter_width, parse_json
 from ..base.errors import DataError, plural, shown
 from .files import Files, called, common_folder
 
@@ -18,15 +18,22 @@ from .files import Files, called, common_folder
 _COSTS = {b"[": 72, b"{": 120, b'"': 30, b",": 32}  # bytes of memory that one of these brings, at most
 
 
+def _text_cost(data: bytes) -> int:
+    "Bytes of memory that the text and its strings take."
+    width = letter_width(data)
+    of_values = 4 if b"\\u" in data else width
+    return len(data) * (width + of_values)
+
+
 def _read_bounded(files: Files, stored: str) -> bytes:
     "A file of labels. DataError when parsing it would take more memory than labels of so many images need."
     images = len(files.names)
-    most = min((64 << 20) + (images << 15), 1 << 30)  # 32 kB an image: a vector of 600 numbers
+    most = min((64 << 20) + (images << 15), 1 << 29)  # 32 kB an image: a vector of 500 numbers
     cost = files._length(stored)
     data = b""
     if cost <= most:
         data = files._read(stored, None)
-        cost += sum(data.count(mark) * each for mark, each in _COSTS.items())
+        cost = _text_cost(data) + sum(data.count(mark) * each for mark, each in _COSTS.items())
     if cost > most:
         raise DataError(
             f"would take {cost >> 20} MB to read; labels of {plural(images, 'image')} may take {most >> 20} MB"

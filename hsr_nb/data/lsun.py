@@ -36,6 +36,7 @@ class _Pages:
             said = f"its last page is {last}, which ends at byte {(last + 1) * self.size}"
             raise DataError(f"{said}, and it has {self.length} bytes: truncated")
         self.left = last + 1  # pages that may still be visited: no page has two parents
+        self.unread = self.length  # bytes that values may still have: no two share any
 
     def read(self, at: int, n: int) -> bytes:
         "n bytes of the file."
@@ -77,6 +78,8 @@ def _nodes(page: bytes) -> list[int]:
     places = list(struct.unpack_from(f"<{count}H", page, _HEADER)) if 0 <= count <= len(page) // 2 - 8 else []
     if not places or max(places) > len(page) - 8:
         raise DataError("has a damaged page: its nodes lie outside")
+    if len(set(places)) < count:
+        raise DataError("has a damaged page: two of its nodes are one")
     return places
 
 
@@ -86,6 +89,9 @@ def _value(pages: _Pages, page: bytes, at: int) -> tuple[bytes, bytes]:
     size = low | high << 16
     start = at + 8 + key_size
     key = page[at + 8 : start]
+    pages.unread -= size
+    if pages.unread < 0:
+        raise DataError("has more bytes of values than the file: they overlap")
     if not flags & _LARGE:
         if flags or start + size > len(page):
             raise DataError("has a damaged page: a value lies outside, or is a database of its own")

@@ -35,7 +35,7 @@ def upright(data: bytes, said: list, max_pixels: int = MAX_PIXELS) -> Image.Imag
 def _turned(im, data, said):
     "The decoded picture upright and in 8 bits."
     if getattr(im, "is_animated", False) and im.format != "MPO":
-        raise DataError(f"is animated ({im.n_frames} frames)")
+        raise DataError("is animated, or has more than one page")
     deep = im.format == "PNG" and data[24:25] == b"\x10"
     load(im)
     way = _WAYS.get(orientation(im))

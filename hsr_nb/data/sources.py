@@ -20,7 +20,7 @@ from ..base.errors import DataError, shown
 from ..base.home import at_home
 from ..base.shell import drawing
 from .archives import read_cifar10, read_mnist
-from .budget import ROOM, Budget, TooMuch
+from .budget import ROOM, Budget, PixelBudget, TooMuch
 from .decoding import MAX_PIXELS
 from .files import UNUSED_LABELS, called, common_folder, open_files
 from .labels import fit_labels, label_pairs, read_meta, recorded_filter
@@ -40,7 +40,7 @@ class Source:
     lost: list[tuple[str, str]] = field(default_factory=list)  # (key, reason) of labels that fit no picture
     labels: int = 0  # that were given
     unlabelled: str | None = None  # the first picture without a label
-    budget: Budget | None = None  # of all its pixels, where it is an archive of files
+    budget: PixelBudget | None = None  # of all its pixels, where they are encoded
 
 
 # %% ../../nbs/data/sources.ipynb #9ffb6148
@@ -56,7 +56,8 @@ def open_source(
         raise FileNotFoundError(f"the source {shown(path)} does not exist")
     name = path.name.lower()
     if path.is_dir() and (path / "data.mdb").is_file():
-        return Source(_readable(read_lmdb(path)))
+        stored = (path / "data.mdb").stat().st_size
+        return Source(_readable(read_lmdb(path)), budget=PixelBudget(stored, max_pixels))
     if name.endswith((".tar.gz", ".tgz")):
         return Source(_readable(read_cifar10(path, split)))
     if name.endswith(("-ubyte.gz", "-ubyte")):

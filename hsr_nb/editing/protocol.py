@@ -249,11 +249,12 @@ def load_cell(path, key: dict | None = None) -> Cell | None:
         return None
     tensors, meta = load_safetensors(path)
     about = meta.get("cell")
-    if not isinstance(about, dict) or not set(TENSORS) <= set(tensors):
+    named = isinstance(about, dict) and isinstance(about.get("names"), list)
+    if not named or not set(TENSORS) <= set(tensors):
         raise ValueError(f"{path} holds no cell of the protocol")
     if key is not None and about != key:
         return None
-    names = tuple(str(name) for name in about.get("names", ()))
+    names = tuple(str(name) for name in about["names"])
     measured = [tensors[name] for name in TENSORS]  # in the order of the fields
     return Cell(str(about.get("method")), str(about.get("attribute")), names, *measured)
 

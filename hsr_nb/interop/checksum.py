@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WORDS = 256  # words of 64 bits behind one sum
+WORDS = 256  # words of 64 bits in a row, and rows in a block
 
 
 def tensor_sums(v: Tensor) -> bytes:
-    "The sum of each stretch of words, and the bytes that are left over."
+    "The sums of each block's rows and of its columns, and the bytes that are left over."
     raw = v.detach().cpu().reshape(-1).view(torch.uint8).numpy()
     whole = len(raw) // (8 * WORDS) * (8 * WORDS)
     words = raw[:whole].view("<u8").reshape(-1, WORDS)
-    return np.add.reduce(words, axis=1).tobytes() + raw[whole:].tobytes()
+    sums = []
+    for at in range(0, len(words), WORDS):
+        block = words[at : at + WORDS]
+        sums += [np.add.reduce(block, axis=1).tobytes(), np.add.reduce(block, axis=0).tobytes()]
+    return b"".join(sums) + raw[whole:].tobytes()
 
 
 def tensor_digest(

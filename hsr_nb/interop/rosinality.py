@@ -205,7 +205,7 @@ def _renamed(state: dict[str, Lazy], rows: list[Row], where: str) -> dict[str, D
         v = state[there]
         change = CHANGES[kind]
         wrong_rank = change.rank not in (None, len(v.shape))
-        if wrong_rank or change.single and v.shape[:1] != (1,):
+        if wrong_rank or 0 in v.shape or change.single and v.shape[:1] != (1,):
             raise CheckpointError(f"{where}: {there} has the odd shape {list(v.shape)}")
         found[here] = Derived(tuple(change.shape(v.shape)), change.here, (v,))
     return found

@@ -59,7 +59,7 @@ from .recipe_cells import Cell, measure_costs, train_cell
 from .request import EvalConfig
 
 
-# %% ../../nbs/studies/recipe.ipynb #c4cda04c
+# %% ../../nbs/studies/recipe.ipynb #5676dc78
 @dataclass(frozen=True)
 class RecipeConfig:
     "Search a training recipe by successive halving, every candidate for the same time. Each call goes on."
@@ -69,8 +69,8 @@ class RecipeConfig:
     seeds: tuple[int, ...] = (0, 1, 2)  # of the search
     report_seeds: tuple[int, ...] = (3, 4, 5, 6, 7)  # of the comparison with today's preset
     train_only: bool = False  # score nothing; ends where the next halving wants scores
-    yardstick: str = "fid"  # the score that ranks, fid or kid; lower is better
-    detector: str = "synthfaces-attributes"  # network whose features the yardstick compares
+    yardstick: str = "yardstick"  # the score that ranks; lower is better
+    detector: str = "synthfaces-attributes-b"  # network in whose features recall is counted
     n: int = 2000  # generated pictures of a score
     reals: int = 2000  # real ones
     pairs: int = 500  # of the path length
@@ -215,7 +215,7 @@ def stretch(search: Search, name: str, settings: list[str], seeds, kimg: float, 
     return found
 
 
-# %% ../../nbs/studies/recipe.ipynb #62566cd6
+# %% ../../nbs/studies/recipe.ipynb #6e61bc2c
 def ranked(search: Search, cells: list[Cell]) -> list[str] | None:
     "The candidates of a stretch, the best first; None where scores are missing."
     rows = [search.row(cell) for cell in cells]
@@ -229,9 +229,9 @@ def ranked(search: Search, cells: list[Cell]) -> list[str] | None:
 def plan(search: Search) -> Iterator[tuple[Cell, list[int]]]:  # a cell, and the image counts that its run keeps
     "Every cell in order, until scores are missing."
     left = list(CANDIDATES)
-    four = left
+    finalists = left
     for kimg, keep in STRETCHES.items():
-        four = left
+        finalists = left
         cells = stretch(search, "tiny32", left, search.cfg.seeds, kimg, list(CANDIDATES))
         yield from with_stops(search, cells)
         order = ranked(search, cells)
@@ -241,7 +241,7 @@ def plan(search: Search) -> Iterator[tuple[Cell, list[int]]]:  # a cell, and the
     longest = max(STRETCHES)
     two = list(dict.fromkeys([TODAY, *left]))
     yield from with_stops(search, stretch(search, "tiny32", two, search.cfg.report_seeds, longest, list(CANDIDATES)))
-    yield from with_stops(search, stretch(search, "small64", four, search.cfg.seeds, SMALL64_KIMG, four))
+    yield from with_stops(search, stretch(search, "small64", finalists, search.cfg.seeds, SMALL64_KIMG, finalists))
 
 
 # %% ../../nbs/studies/recipe.ipynb #6e7f077d

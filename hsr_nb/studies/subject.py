@@ -93,18 +93,19 @@ def trained_on(spec, file) -> str:
     if spec in BUILT_IN:
         return spec
     file = Path(file).resolve()
-    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    here = Path.cwd()
-    places = [place / at_home(spec) for place in (here, run, run.parent, run.parent.parent)]
+    of_run = file.parent.name == "checkpoints"
+    run = file.parent.parent if of_run else file.parent
+    beside = run.parent if of_run else run
+    places = [place / at_home(spec) for place in (Path.cwd(), run, run.parent, run.parent.parent)]
     found = [place.resolve() for place in places if place.exists()]
     apart = [place for place in found if not run.is_relative_to(place)]  # a folder that holds the run is no data set
-    near = [place for place in apart if any(place.is_relative_to(home) for home in (here, run.parent))]
+    near = [place for place in apart if place.is_relative_to(beside)]
     if near:
         return str(near[0])
     name = shown(spec)[:200]
     if found:
         raise ValueError(
-            f"{shown(file.name)} says that it was trained on {name}, which lies neither here nor beside the run, "
+            f"{shown(file.name)} says that it was trained on {name}, which does not lie beside the run, "
             f"so it is read only when you name it: --data {found[0]}"
         )
     raise ValueError(

@@ -43,6 +43,7 @@ import hsr_nb
 from ..base.bounded_json import parse_json, read_json
 from ..base.errors import Failure
 from ..base.shell import sentence
+from ..interop.checkpoint import checkpoints
 from ..training.checks import CONTINUE, flat_config
 from ..training.config import config_from_dict, override, preset
 from ..training.run import train
@@ -170,10 +171,10 @@ def same_settings(job: dict) -> bool:
 
 def trained(job: dict) -> Path | None:
     "The last checkpoint of a job whose training is done as asked, else None."
-    checkpoints = sorted(Path(job["run_dir"], "checkpoints").glob("*.safetensors"))
-    if not checkpoints or int(checkpoints[-1].stem) != job["images"] or not same_settings(job):
+    found = checkpoints(job["run_dir"])
+    if not found or int(found[-1].stem) != job["images"] or not same_settings(job):
         return None
-    return checkpoints[-1]
+    return found[-1]
 
 
 def scored(job: dict, checkpoint: Path) -> dict | None:

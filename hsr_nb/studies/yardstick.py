@@ -23,6 +23,7 @@ __all__ = [
     "Asked",
     "look_at",
     "run_seed",
+    "complete_seeds",
     "run_test",
     "verdicts",
 ]
@@ -287,7 +288,7 @@ def _beside(detector, real: Tensor, fake: Tensor, unseen: Tensor) -> dict[str, f
     return precision_recall(real, fake, detector) | novelty(fake, unseen, real, detector)
 
 
-# %% ../../nbs/studies/yardstick.ipynb #1a9c712a
+# %% ../../nbs/studies/yardstick.ipynb #acfb46ec
 def run_seed(
     asked: Asked,
     seed: int,
@@ -319,19 +320,34 @@ def run_seed(
             yield {"seed": seed, "better": better, "worse": worse, "score": one.name} | margin(b, w)
 
 
+def complete_seeds(rows: list[dict], subjects: tuple[str, ...] = SUBJECTS) -> set[int]:
+    "Seeds of which every subject has been scored."
+    scored: dict[int, set[str]] = {}
+    for row in rows:
+        if "subject" in row and "not run" not in row:
+            scored.setdefault(row["seed"], set()).add(row["subject"])
+    return {seed for seed, found in scored.items() if found >= set(subjects)}
+
+
 def run_test(
     asked: Asked,
     tested: list[Candidate],
     tell: Callable[[str], object] = str,
-) -> list[dict]:
-    "All rows of all seeds."
+    earlier: tuple[dict, ...] | list[dict] = (),  # rows of an earlier call, whose complete seeds are kept
+) -> Iterator[list[dict]]:  # all rows so far, after each seed
+    "Seed by seed, those that an earlier call has completed first."
+    done = complete_seeds(earlier, asked.subjects) & set(asked.seeds)
+    rows = [row for row in earlier if row["seed"] in done]
+    yield rows
+    left = [seed for seed in asked.seeds if seed not in done]
+    if not left:
+        return
     ds = SynthFaces(32)
     reals = torch.cat([ds.images(range(i, min(i + 250, asked.n))) for i in range(0, asked.n, 250)])
     real = look_at(tested, reals)
-    rows: list[dict] = []
-    for seed in asked.seeds:
-        rows += run_seed(asked, seed, tested, real, tell)
-    return rows
+    for seed in left:
+        rows = rows + list(run_seed(asked, seed, tested, real, tell))
+        yield rows
 
 
 # %% ../../nbs/studies/yardstick.ipynb #fcf73c7b

@@ -92,14 +92,16 @@ def own(folder: Path) -> IO:  # the open lock file: the folder is ours until it 
 
 
 # %% ../../nbs/training/run_folder.ipynb #a3ed1dbf
-MOST_LOG = 64 << 20  # bytes of a log; a line of a long run has about 500
-MOST_LINES = 500_000
+MOST_LOG = 32 << 20  # bytes of a log; a line of a long run has about 500
+MOST_LINES = 100_000
 ROW = {"nimg": integer(0, 1 << 53), "kimg": number(0, 1 << 53), "step": integer(0, 1 << 53)}
 NUMBERS = keyed(Kind("a number or null", lambda v: v is None or type(v) in (int, float)), 1000)
 
 
 def _read_lines(file: Path) -> list[bytes]:
     "The lines of a log. CheckpointError for one that no run writes."
+    if file.exists() and not file.is_file():
+        raise CheckpointError(f"{file} is no regular file, so it is no log of a run")
     with open(file, "rb") as f:
         content = f.read(MOST_LOG + 1)
     lines = content.split(b"\n") if content else []

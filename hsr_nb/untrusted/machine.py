@@ -10,6 +10,7 @@ import codecs
 from collections.abc import Callable
 from typing import Any
 
+from ..base.bounded_json import letter_width
 from .window import Blob, BrokenFile, Budget, UnsafeFile, Window, check_key
 
 
@@ -91,7 +92,9 @@ def push_bytes(m: Machine, length_kind: str):
 
 
 def push_text(m: Machine, length_kind: str):
-    m.push(_text(m, length_kind).decode("utf-8", "surrogatepass"))
+    raw = _text(m, length_kind)
+    m.budget.spend("text", (letter_width(raw) - 1) * len(raw), m.name)
+    m.push(raw.decode("utf-8", "surrogatepass"))
 
 
 def push_text_of_python2(m: Machine, length_kind: str):

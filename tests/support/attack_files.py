@@ -198,11 +198,31 @@ def cifar() -> dict[str, bytes]:
     encoded = b"\x80\x02" + long_text + b"q\0000" + text("latin1") + b"q\x010" + name("_codecs", "encode") + b"q\x020"
     array = name("numpy.core.multiarray", "_reconstruct") + b")R(K\x01K\x01\x85" + name("numpy", "dtype")
     message = b"\x80\x02}" + text("data") + array + text("A" * (3 * MB)) + b"\x85R\x89C\x01\0tbs."
+    wide = "\U0001f600" + "a" * (100 * MB)  # one such letter makes four bytes of each
     return {
+        "cifar-wide.tar.gz": batches(pickle.dumps({"data": wide}, 2)),
         "cifar-dicts.tar.gz": batches(b"\x80\x02" + b"}" * (40 * MB) + b"."),
         "cifar-encode.tar.gz": batches(encoded + b"h\x02h\0h\x01\x86R" * 400 + b"."),
         "cifar-message.tar.gz": batches(message),
     }
+
+
+def tiff(pages: int) -> bytes:
+    "A picture of 8 x 8 pixels on the first of so many pages, which all share its pixels."
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 279: 64}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    size = 2 + len(entries) + 4
+    first = 8 + 64
+    head = b"II*\0" + struct.pack("<I", first) + bytes(64)
+    following = [first + size * (i + 1) for i in range(pages - 1)] + [0]
+    return head + b"".join(struct.pack("<H", len(tags)) + entries + struct.pack("<I", at) for at in following)
+
+
+def wide_labels(pictures: int) -> bytes:
+    "Labels as long as so many pictures allow, each letter of which takes four bytes for the sake of one."
+    size = (60 << 20) + (pictures << 15)
+    labels = '{"labels":null,"x":"\U0001f600' + "a" * size + '"}'
+    return zipped({f"{i}.png": b"" for i in range(pictures)} | {"dataset.json": labels.encode()})
 
 
 def sets() -> dict[str, bytes]:
@@ -214,7 +234,10 @@ def sets() -> dict[str, bytes]:
         "members-of-512-MB.zip": overlapping([f"{i:03d}.png".encode() for i in range(64)], data, crc, size),
         "labels-of-lists.zip": zipped({"a.png": png(8, 8), "dataset.json": lists}),
         "pictures-of-67-Mpx.zip": zipped({f"{i:03d}.png": large for i in range(64)}),
+        "labels-wide.zip": wide_labels(3000),
+        "pages.zip": zipped({"pages.tif": tiff(150_000)}),
         **cifar(),
+        "pictures-of-1-pixel-idx3-ubyte.gz": gzip.compress(idx(250_000_000, 1, 1) + bytes(250_000_000), 1),
         "no-pixels-idx3-ubyte": idx(2**32 - 1, 0, 0),
         "empty-rows-idx3-ubyte": idx(3, 0, 28),
         "dimensions-idx3-ubyte": idx(*[1] * 255) + b"x",

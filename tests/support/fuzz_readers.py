@@ -189,7 +189,7 @@ def read_provenance(path):
 
 
 def read_logits(path):
-    from hsr_nb.metrics.als_paths import load_logits
+    from hsr_nb.studies.stored_logits import load_logits
 
     load_logits(path)
 
