@@ -26,14 +26,13 @@ __all__ = [
 
 # %% ../../nbs/studies/figures.ipynb #a33d04b3
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..base.bounded_json import read_json
 from ..base.whole import sha256, write_json, write_whole
 from .paired_seeds import paired_difference
-from .verdicts import LOWER_IS_BETTER, by_seed, newest_result, score_keys
+from .verdicts import by_seed, newest_result, score_keys
 
 # %% ../../nbs/studies/figures.ipynb #bc10ef45
 INK, PAPER, OURS, OTHER = "#333f48", "#9aa3ad", "#0072b2", "#d55e00"
