@@ -771,7 +771,7 @@ REGISTRIES = (
 )
 REGISTRY = rf"https?://[^\s\"')]*(?:{'|'.join(REGISTRIES)})|--(?:extra-)?[i]ndex-url"
 PRIVATE = {"a path of a machine": MACHINE, "an e-mail address": ADDRESS, "a package registry": REGISTRY}
-BINARY = (".png", ".jpg", ".safetensors", ".npz", ".gif", ".zip")
+BINARY = (".png", ".jpg", ".webp", ".safetensors", ".npz", ".gif", ".zip")
 
 
 def outputs_without_pictures(cell):

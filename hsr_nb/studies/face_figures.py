@@ -52,22 +52,43 @@ class Pair:
         return torch.cat([to_uint8(self.networks[name].synthesis(part, noise_mode="const")) for part in ws.split(32)])
 
 
-def _rows(count: int, width: float, height: float, **options):
+def _rows(
+    count: int,
+    width: float,
+    height: float,
+    **options,
+):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(width, height),
+        dpi=100,
+        layout="constrained",
+    )
     return figure, figure.subplots(count, 1, squeeze=False, **options)[:, 0]
 
 
-def _strip(ax, pictures: Tensor, title: str):
+def _strip(
+    ax,
+    pictures: Tensor,
+    title: str,
+):
     "A row of pictures with a word above it."
-    ax.imshow(image_grid(pictures, len(pictures)), interpolation="bilinear", cmap="gray")
+    ax.imshow(
+        image_grid(pictures, len(pictures)),
+        interpolation="bilinear",
+        cmap="gray",
+    )
     ax.axis("off")
     ax.set_title(title, fontsize=9, loc="left", pad=2)
 
 
 # %% ../../nbs/studies/face_figures.ipynb #27bd11c3
-def same_latents(pair: Pair, count: int = 10, psi: float = 1.0):
+def same_latents(
+    pair: Pair,
+    count: int = 10,
+    psi: float = 1.0,
+):
     "What both networks make of the first latents, without truncation."
     figure, axes = _rows(len(pair.networks), 7.0, 2.1)
     for ax, (name, G) in zip(axes, pair.networks.items()):
@@ -75,7 +96,12 @@ def same_latents(pair: Pair, count: int = 10, psi: float = 1.0):
     return figure
 
 
-def interpolation(pair: Pair, ends=(0, 1), steps: int = 10, psi: float = 0.7):
+def interpolation(
+    pair: Pair,
+    ends=(0, 1),
+    steps: int = 10,
+    psi: float = 0.7,
+):
     "A straight line in W between two faces."
     figure, axes = _rows(len(pair.networks), 7.0, 2.1)
     for ax, (name, G) in zip(axes, pair.networks.items()):
@@ -86,11 +112,21 @@ def interpolation(pair: Pair, ends=(0, 1), steps: int = 10, psi: float = 0.7):
 
 
 # %% ../../nbs/studies/face_figures.ipynb #758bbf5c
-def attribute_curve(pair: Pair, reader: AttributeBank, attribute: str = "age", ends=(0, 1), steps: int = 21):
+def attribute_curve(
+    pair: Pair,
+    reader: AttributeBank,
+    attribute: str = "age",
+    ends=(0, 1),
+    steps: int = 21,
+):
     "An attribute along a straight line in W, and its chord, for each network."
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 2.4), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(7.0, 2.4),
+        dpi=100,
+        layout="constrained",
+    )
     axes = figure.subplots(1, len(pair.networks), sharey=True)
     column = reader.attribute_names.index(attribute)
     at = torch.linspace(0, 1, steps)
@@ -100,8 +136,17 @@ def attribute_curve(pair: Pair, reader: AttributeBank, attribute: str = "age", e
         chord = said[0].lerp(said[-1], at)
         ax.plot(at, said, color="#0072b2", label="score")
         ax.plot(at, chord, color="#333f48", lw=1, ls="--", label="chord")
-        ax.fill_between(at, said, chord, color="#0072b2", alpha=0.2)
-        ax.set(title=name, xlabel="from $w_0$ to $w_1$")
+        ax.fill_between(
+            at,
+            said,
+            chord,
+            color="#0072b2",
+            alpha=0.2,
+        )
+        ax.set(
+            title=name,
+            xlabel="from $w_0$ to $w_1$",
+        )
     axes[0].set_ylabel(attribute)
     axes[0].legend(fontsize=8)
     return figure
@@ -127,7 +172,12 @@ class Editable:
             editors[name] = calibrate(InterFaceGAN().fit(G, S), G, judge, S, faces=32)
             seen = ws_for_seeds(G, range(256))
             spreads[name] = reader(pair.draw(name, seen)).std(0)
-        return cls(pair, editors, reader, spreads)
+        return cls(
+            pair,
+            editors,
+            reader,
+            spreads,
+        )
 
     def reach(self, attribute: str) -> tuple[float, float]:
         "How far every editor goes, in the common unit."
@@ -140,7 +190,13 @@ class Editable:
         return self.pair.draw(name, self.editors[name].edit(ws, attribute, strengths))
 
 
-def many_steps(found: Editable, attribute: str = "gender", seed: int = 3, steps: int = 11):
+# %% ../../nbs/studies/face_figures.ipynb #08d86a2a
+def many_steps(
+    found: Editable,
+    attribute: str = "gender",
+    seed: int = 3,
+    steps: int = 11,
+):
     "One attribute from end to end in small steps, network under network."
     low, high = found.reach(attribute)
     strengths = torch.linspace(low, high, steps) * 0.999
@@ -151,11 +207,21 @@ def many_steps(found: Editable, attribute: str = "gender", seed: int = 3, steps:
     return figure
 
 
-def watched(found: Editable, attribute: str, watch: tuple[str, ...], faces=range(8), steps: int = 9):
+def watched(
+    found: Editable,
+    attribute: str,
+    watch: tuple[str, ...],
+    faces=range(8),
+    steps: int = 9,
+):
     "An attribute is edited, and a second judge says what happened to it and to others: mean of several faces."
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 3.4), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(7.0, 3.4),
+        dpi=100,
+        layout="constrained",
+    )
     above, below = figure.subplots(2, len(found.pair.networks), sharex="row", sharey="row", height_ratios=(1, 2.4))
     low, high = found.reach(attribute)
     strengths = torch.linspace(low, high, steps) * 0.999
@@ -166,7 +232,12 @@ def watched(found: Editable, attribute: str, watch: tuple[str, ...], faces=range
         moved = ((said - said[:, steps // 2, None]) / found.spreads[name]).mean(0)
         for word in (attribute, *watch):
             column = found.reader.attribute_names.index(word)
-            ax.plot(strengths, moved[:, column], lw=2.5 if word == attribute else 1.2, label=word)
+            ax.plot(
+                strengths,
+                moved[:, column],
+                lw=2.5 if word == attribute else 1.2,
+                label=word,
+            )
         ax.axhline(0, color="#333f48", lw=0.6)
         ax.set_xlabel(f"{attribute} asked for, σ")
     below[0].set_ylabel("change seen, σ")
@@ -197,14 +268,28 @@ def readout_figure(readouts: dict[str, dict[str, tuple[float, float]]]):  # netw
     "Bars of how straight each attribute lies in Z and in W."
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 3.0), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(7.0, 3.0),
+        dpi=100,
+        layout="constrained",
+    )
     axes = figure.subplots(1, len(readouts), sharey=True)
     for ax, (name, rows) in zip(axes, readouts.items()):
         for y, (z, w) in enumerate(rows.values()):
-            ax.plot([z, w], [y, y], color="#9aa3ad", lw=1)
+            ax.plot(
+                [z, w],
+                [y, y],
+                color="#9aa3ad",
+                lw=1,
+            )
             ax.plot(z, y, "o", mfc="w", color="#d55e00", label=None if y else "from z")
             ax.plot(w, y, "o", color="#0072b2", label=None if y else "from w")
-        ax.set(title=name, xlabel="R² of a straight readout", yticks=range(len(rows)), yticklabels=list(rows))
+        ax.set(
+            title=name,
+            xlabel="R² of a straight readout",
+            yticks=range(len(rows)),
+            yticklabels=list(rows),
+        )
         ax.set_ylim(len(rows) - 0.5, -0.5)
     axes[0].legend(fontsize=8)
     return figure
@@ -226,12 +311,22 @@ def _components(maps: Tensor) -> tuple[Tensor, Tensor]:  # [C, 3], [C]
 
 
 @torch.no_grad()
-def idea(pair: Pair, teacher_name: str = "synthfaces-tiny", tap: int = 32, seed: int = 0, batches: int = 8):
+def idea(
+    pair: Pair,
+    teacher_name: str = "synthfaces-tiny",
+    tap: int = 32,
+    seed: int = 0,
+    batches: int = 8,
+):
     "Picture, block, head and teacher of one face, network under network."
     teacher = load_teacher(teacher_name)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.4), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(6.4, 3.4),
+        dpi=100,
+        layout="constrained",
+    )
     grid = figure.subplots(len(pair.networks), 4)
     for row, (name, G) in zip(grid, pair.networks.items()):
         channels = {tap: G.synthesis(ws_for_seeds(G, [seed]), taps=(tap,))[1][tap].shape[1]}

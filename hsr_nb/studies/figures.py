@@ -85,10 +85,19 @@ def published(targets) -> dict[str, dict]:
 
 
 # %% ../../nbs/studies/figures.ipynb #6aa57573
-def _axes(rows: int = 1, cols: int = 1, size=(7.0, 2.4), **options):
+def _axes(
+    rows: int = 1,
+    cols: int = 1,
+    size=(7.0, 2.4),
+    **options,
+):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=size,
+        dpi=100,
+        layout="constrained",
+    )
     return figure, figure.subplots(rows, cols, **options)
 
 
@@ -104,12 +113,30 @@ def quality_table(tables: dict[str, dict]):
     keys = ("fid", "precision", "recall", "ppl")
     for ax, id in zip(axes, ("hsr_ffhq140k", "hsr_lsun_church")):
         changes = [_change(tables[id], key) for key in keys]
-        ax.barh(range(4), changes, color=PAPER)
-        ax.set(yticks=range(4), yticklabels=[k.upper() if k in ("fid", "ppl") else k for k in keys], ylim=(3.6, -0.6))
-        ax.set(title=f"{tables[id]['title'].partition(',')[0]}, published", xlabel="change by HSR, %")
+        ax.barh(
+            range(4),
+            changes,
+            color=PAPER,
+        )
+        ax.set(
+            yticks=range(4),
+            yticklabels=[k.upper() if k in ("fid", "ppl") else k for k in keys],
+            ylim=(3.6, -0.6),
+        )
+        ax.set(
+            title=f"{tables[id]['title'].partition(',')[0]}, published",
+            xlabel="change by HSR, %",
+        )
         ax.axvline(0, color=INK, lw=0.7)
         for y, value in enumerate(changes):
-            ax.text(value, y, f" {value:+.1f} ", va="center", ha="left" if value >= 0 else "right", fontsize=8)
+            ax.text(
+                value,
+                y,
+                f" {value:+.1f} ",
+                va="center",
+                ha="left" if value >= 0 else "right",
+                fontsize=8,
+            )
         ax.margins(x=0.25)
     return figure
 
@@ -120,12 +147,34 @@ def identity_table(tables: dict[str, dict]):
     keys = [column["key"] for column in table["columns"]]
     values = [[row["values"][key] for key in keys] for row in table["rows"]]
     figure, ax = _axes(size=(4.6, 3.6))
-    ax.imshow(values, cmap="cividis_r", aspect="auto", vmin=0)
-    ax.set_xticks(range(len(keys)), [column["label"] for column in table["columns"]], rotation=20, fontsize=8)
-    ax.set_yticks(range(len(values)), [row["label"] for row in table["rows"]], fontsize=8)
+    ax.imshow(
+        values,
+        cmap="cividis_r",
+        aspect="auto",
+        vmin=0,
+    )
+    ax.set_xticks(
+        range(len(keys)),
+        [column["label"] for column in table["columns"]],
+        rotation=20,
+        fontsize=8,
+    )
+    ax.set_yticks(
+        range(len(values)),
+        [row["label"] for row in table["rows"]],
+        fontsize=8,
+    )
     for y, row in enumerate(values):
         for x, value in enumerate(row):
-            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="w" if value > 0.45 else "k")
+            ax.text(
+                x,
+                y,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="w" if value > 0.45 else "k",
+            )
     ax.set_title("cosine distance of identity, published", fontsize=9)
     return figure
 
@@ -142,14 +191,26 @@ def effect_in_percent(rows: list[dict], key: str, plr: bool, hsr: bool) -> tuple
     return 100 * d["mean"] / base, 100 * d["low"] / base, 100 * d["high"] / base
 
 
-def _beside(ax, y: float, found: tuple[float, float, float]):
+def _beside(
+    ax,
+    y: float,
+    found: tuple[float, float, float],
+):
     "Our mean and interval at a height."
     mean, low, high = found
-    ax.plot([low, high], [y, y], color=OURS, lw=2.5)
+    ax.plot(
+        [low, high],
+        [y, y],
+        color=OURS,
+        lw=2.5,
+    )
     ax.plot(mean, y, "o", color=OURS)
 
 
-def interplay_figure(tables: dict[str, dict], rows: list[dict]):
+def interplay_figure(
+    tables: dict[str, dict],
+    rows: list[dict],
+):
     "Path-length regularisation and HSR, alone and together, on FID and PPL."
     figure, axes = _axes(1, 2, sharey=True)
     first, *others = tables["hsr_plr_interplay"]["rows"]
@@ -161,13 +222,29 @@ def interplay_figure(tables: dict[str, dict], rows: list[dict]):
             ax.plot(change, y - 0.15, "D", color=PAPER, label=None if y else "paper")
             _beside(ax, y + 0.15, effect_in_percent(rows, keys[short], plr, hsr))
         ax.axvline(0, color=INK, lw=0.7)
-        ax.set(yticks=range(3), yticklabels=list(ARMS), ylim=(2.5, -0.5), title=theirs.upper(), xlabel="change, %")
-    axes[0].plot([], [], "o-", color=OURS, label="ours, 95 %")
+        ax.set(
+            yticks=range(3),
+            yticklabels=list(ARMS),
+            ylim=(2.5, -0.5),
+            title=theirs.upper(),
+            xlabel="change, %",
+        )
+    axes[0].plot(
+        [],
+        [],
+        "o-",
+        color=OURS,
+        label="ours, 95 %",
+    )
     axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 
-def ppl_gain_figure(tables: dict[str, dict], rows: list[dict]):
+# %% ../../nbs/studies/figures.ipynb #b568fe03
+def ppl_gain_figure(
+    tables: dict[str, dict],
+    rows: list[dict],
+):
     "The gain in PPL by HSR: what each published table says, their headline, and ours."
     off, plr, hsr, both = (row["values"]["ppl"] for row in tables["hsr_plr_interplay"]["rows"])
     gains = {
@@ -178,13 +255,22 @@ def ppl_gain_figure(tables: dict[str, dict], rows: list[dict]):
     }
     headline = tables["hsr_abstract"]["rows"][0]["values"]["ppl_improvement"]
     figure, ax = _axes(size=(6.5, 2.4))
-    ax.barh(range(len(gains)), list(gains.values()), color=PAPER)
+    ax.barh(
+        range(len(gains)),
+        list(gains.values()),
+        color=PAPER,
+    )
     mean, low, high = effect_in_percent(rows, score_keys(rows)["ppl"], False, True)
     _beside(ax, len(gains), (-mean, -high, -low))
     ax.axvline(headline, color=OTHER, ls="--", label=f"headline of the paper, {headline} %")
     ax.axvline(0, color=INK, lw=0.7)
     names = [*gains, "without PLR, ours (SynthFaces, 32 px)"]
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel="PPL lower by, %")
+    ax.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.4, -0.6),
+        xlabel="PPL lower by, %",
+    )
     ax.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -199,18 +285,36 @@ def trade_figure(rows: list[dict]):
         ]
         (x0, y0), (x1, y1) = points
         for seed in x0:
-            ax.plot([x0[seed], x1[seed]], [y0[seed], y1[seed]], color=colour, lw=0.8, alpha=0.6)
+            ax.plot(
+                [x0[seed], x1[seed]],
+                [y0[seed], y1[seed]],
+                color=colour,
+                lw=0.8,
+                alpha=0.6,
+            )
         ax.plot(
             list(x0.values()), list(y0.values()), "o", mfc="w", color=colour, label=f"{'PLR' if plr else 'neither'}"
         )
-        ax.plot(list(x1.values()), list(y1.values()), "o", color=colour, label=f"{'PLR + HSR' if plr else 'HSR'}")
-    ax.set(xlabel="PPL: lower is smoother", ylabel="Fréchet distance: lower is more natural")
+        ax.plot(
+            list(x1.values()),
+            list(y1.values()),
+            "o",
+            color=colour,
+            label=f"{'PLR + HSR' if plr else 'HSR'}",
+        )
+    ax.set(
+        xlabel="PPL: lower is smoother",
+        ylabel="Fréchet distance: lower is more natural",
+    )
     ax.legend(fontsize=8)
     return figure
 
 
 # %% ../../nbs/studies/figures.ipynb #af0a3752
-def als_figure(tables: dict[str, dict], rows: list[dict]):
+def als_figure(
+    tables: dict[str, dict],
+    rows: list[dict],
+):
     "The change of the linearity score by HSR, attribute by attribute."
     off, on = (row["values"] for row in tables["hsr_als"]["rows"])
     names = [column["key"] for column in tables["hsr_als"]["columns"]]
@@ -218,14 +322,31 @@ def als_figure(tables: dict[str, dict], rows: list[dict]):
     over = {row["attribute"]: row for row in own if row["pair"] == "all"}
     figure, ax = _axes(size=(6.5, 2.8))
     for y, name in enumerate(names):
-        ax.plot(100 * (on[name] / off[name] - 1), y - 0.15, "D", color=PAPER, label=None if y else "paper")
+        ax.plot(
+            100 * (on[name] / off[name] - 1),
+            y - 0.15,
+            "D",
+            color=PAPER,
+            label=None if y else "paper",
+        )
         if name in over and over[name]["low"] is not None:
             baselines = [row["baseline"] for row in own if row["attribute"] == name and "baseline" in row]
             base = sum(baselines) / len(baselines)
             _beside(ax, y + 0.15, tuple(100 * over[name][key] / base for key in ("difference", "low", "high")))
-    ax.plot([], [], "o-", color=OURS, label="ours, 95 % over pairs")
+    ax.plot(
+        [],
+        [],
+        "o-",
+        color=OURS,
+        label="ours, 95 % over pairs",
+    )
     ax.axvline(0, color=INK, lw=0.7)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel="change of ALS by HSR, %")
+    ax.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="change of ALS by HSR, %",
+    )
     ax.legend(fontsize=8, frameon=False)
     return figure
 

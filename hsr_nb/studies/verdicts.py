@@ -206,6 +206,7 @@ def at_a_weight_of_100(results) -> list[str]:
     return [*said, "\nWhat a row without effect excludes is what its interval excludes, no more."]
 
 
+# %% ../../nbs/studies/verdicts.ipynb #8aa730c5
 def next_levers(results) -> list[str]:
     "What each improvement of HSR does, against neither and beside HSR itself."
     rows = _rows(results, "lever")
