@@ -141,6 +141,7 @@ def quality_table(tables: dict[str, dict]):
     return figure
 
 
+# %% ../../nbs/studies/figures.ipynb #8ab6834d
 def identity_table(tables: dict[str, dict]):
     "What edits cost of the identity, as published: four methods, eight attributes."
     table = tables["l2l_identity"]
@@ -191,6 +192,7 @@ def effect_in_percent(rows: list[dict], key: str, plr: bool, hsr: bool) -> tuple
     return 100 * d["mean"] / base, 100 * d["low"] / base, 100 * d["high"] / base
 
 
+# %% ../../nbs/studies/figures.ipynb #a172c464
 def _beside(
     ax,
     y: float,
