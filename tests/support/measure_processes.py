@@ -39,10 +39,10 @@ import functools
 import json
 import sys
 
-import hsr_nb.training.run as r
-from hsr_nb.training import config_from_dict
+import hsr_nb.training.begin as begin
+from hsr_nb.training import config_from_dict, train
 
-build = r.build_state
+build = begin.build_state
 
 
 def const(*args):
@@ -52,8 +52,8 @@ def const(*args):
 
 
 if sys.argv[2] == "const":
-    r.build_state = const
-r.train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)
+    begin.build_state = const
+train(config_from_dict(json.load(open(sys.argv[1]))), progress=False)
 """
 
 
