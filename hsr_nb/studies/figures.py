@@ -209,6 +209,7 @@ def _beside(
     ax.plot(mean, y, "o", color=OURS)
 
 
+# %% ../../nbs/studies/figures.ipynb #d24730d3
 def interplay_figure(
     tables: dict[str, dict],
     rows: list[dict],
