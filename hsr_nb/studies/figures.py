@@ -278,6 +278,7 @@ def ppl_gain_figure(
     return figure
 
 
+# %% ../../nbs/studies/figures.ipynb #b5dda697
 def trade_figure(rows: list[dict]):
     "Naturalness against smoothness: a dot is a training, a line joins a seed's baseline with its HSR arm."
     keys = score_keys(rows)
