@@ -16,7 +16,6 @@
 --here uses the Python at hand instead of making .venv (for a machine without a package registry).
 """
 
-import ast
 import configparser
 import hashlib
 import json
@@ -184,7 +183,7 @@ def demo():
 
 
 def bench():
-    notebook("benchmark", RUNS / "benchmark.ipynb")
+    notebook("benchmark", RUNS / "benchmark.ipynb", run=True)
 
 
 def gpu():
@@ -198,7 +197,7 @@ def gpu():
         return
     for name in ("small64", "auto"):
         out = RUNS / f"benchmark-{name}.ipynb"
-        notebook("benchmark", out, preset=name, head_widths="[256]", reference=name == "small64")
+        notebook("benchmark", out, run=True, preset=name, head_widths="[256]", reference=name == "small64")
     notebook("train", run_dir / "notebook.ipynb", run_dir=run_dir, preset="small64", kimg=200)
 
 
@@ -231,6 +230,7 @@ def export():
         by_hand = module.name in ("__init__.py", "_modidx.py")
         if not by_hand and not source.exists():
             module.unlink()
+    sh(PY, "site_pages.py", "install")  # the cell by which a notebook runs in Colab
     sh(command("nbdev_export"))
     sh(command("ruff"), "check", "--quiet", "--select", "I", "--fix", "hsr_nb")
     sh(command("ruff"), "format", "--quiet", "hsr_nb")
@@ -298,47 +298,12 @@ def docs():
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "site"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*generated))
-        for file in (copy / "nbs").rglob("*.ipynb"):
-            prepare_for_the_site(file)
+        sh(PY, copy / "site_pages.py", copy)
         (copy / "README.md").touch()  # newer than the index, so nbdev does not write another one
         sh(command("nbdev_docs"), cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)})
         shutil.rmtree(ROOT / "_docs", ignore_errors=True)
         shutil.move(copy / "_docs", ROOT / "_docs")
     print(f"\nsite   {ROOT / '_docs' / 'index.html'}")
-
-
-def prepare_for_the_site(file):
-    "nbdev runs what imports something to show signatures: it gets all names at once, and skips the lesson's cells."
-    nb = json.loads(file.read_text(encoding="utf-8"))
-    sources = ["".join(c["source"]) for c in nb["cells"]]
-    exports = [re.match(r"#\| default_exp (\S+)", s) for s in sources]
-    first = next((i for i, m in enumerate(exports) if m), None)
-    if first is None:
-        return
-    for cell, source in zip(nb["cells"], sources):
-        if cell["cell_type"] == "code" and imports_for_the_lesson(source):
-            cell["source"] = f"#| eval: false\n{source}"
-    names = {
-        "cell_type": "code",
-        "id": "names",
-        "metadata": {},
-        "execution_count": None,
-        "outputs": [],
-        "source": f"#| hide\nfrom hsr_nb.{exports[first][1]} import *",
-    }
-    nb["cells"].insert(first + 1, names)
-    file.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def imports_for_the_lesson(source):
-    "Whether a cell that exports nothing imports something."
-    if re.search(r"(?m)^#\|\s*(default_exp|export|exporti|exports)\b", source):
-        return False
-    try:
-        tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))
-    except SyntaxError:
-        return False
-    return any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree))
 
 
 COMMANDS = (demo, test, lab, app, docs, export, readme, bench, gpu)

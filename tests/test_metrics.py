@@ -650,7 +650,7 @@ def test_timing_notebook(tmp_path):
     papermill.execute_notebook(
         root / "nbs/experiments/metrics_timing.ipynb",
         tmp_path / "out.ipynb",
-        dict(n=300, widths=[8, 16], pr_n=60, paths=2, repeats=2, threads=1, out=str(tmp_path / "results")),
+        dict(run=True, n=300, widths=[8, 16], pr_n=60, paths=2, repeats=2, threads=1, out=str(tmp_path / "results")),
         kernel_name="python3",
         progress_bar=False,
         cwd=str(root),

@@ -410,7 +410,7 @@ NODES_A_LINE = 12
 TEST_LINES = 80
 TEST_NODES_A_LINE = 14
 
-BY_HAND = ["run.py", "setup.py"]
+BY_HAND = ["run.py", "setup.py", "site_pages.py"]
 FORMATTED = ["nbs", "hsr_nb", "tests", *BY_HAND]
 TYPED = (  # packages that mypy passes over
     *("base", "untrusted", "judges", "ops", "nets", "hsr", "metrics"),
@@ -484,7 +484,7 @@ def test_exported_cells_are_small():
         if at(path).replace("nbs/", "hsr_nb/", 1).startswith(ARITHMETIC):
             continue
         for i, cell in enumerate(nb["cells"]):
-            exported = cell["cell_type"] == "code" and re.match(r"#\| exporti?\b", source(cell))
+            exported = cell["cell_type"] == "code" and re.match(r"#\| export[is]?\b", source(cell))
             lines = len(source(cell).splitlines()) - 1
             if exported and lines > CELL_LINES:
                 faults.append(f"{at(path)}, cell {i}: {lines} exported lines, at most {CELL_LINES}")
@@ -771,7 +771,7 @@ REGISTRIES = (
 )
 REGISTRY = rf"https?://[^\s\"')]*(?:{'|'.join(REGISTRIES)})|--(?:extra-)?[i]ndex-url"
 PRIVATE = {"a path of a machine": MACHINE, "an e-mail address": ADDRESS, "a package registry": REGISTRY}
-BINARY = (".png", ".jpg", ".safetensors", ".npz", ".gif", ".zip")
+BINARY = (".png", ".jpg", ".webp", ".safetensors", ".npz", ".gif", ".zip")
 
 
 def outputs_without_pictures(cell):

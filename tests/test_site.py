@@ -1,6 +1,9 @@
 """The documentation site, as far as it can be checked without Quarto: sidebar, links, pictures, and nbdev's part."""
 
 import ast
+import base64
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +24,17 @@ from hsr_nb.base.shell import options
 
 QMD = visible(NBS, "*.qmd")
 PAGES = [*NOTEBOOKS, *QMD]
+
+
+def site_pages():
+    "site_pages.py of the repository's root."
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "site_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SITE = site_pages()
 
 
 def markdown_outputs(cell):
@@ -281,7 +295,7 @@ def named(value):
 
 def test_every_page_is_on_the_sidebar_once():
     listed = Counter(named(settings_of_site()["website"]["sidebar"]))
-    there = {p.relative_to(NBS).as_posix() for p in PAGES}
+    there = {p.relative_to(NBS).as_posix() for p in PAGES} | set(SITE.MADE)
     faults = [f"{p} is missing in the sidebar of _quarto.yml" for p in sorted(there - listed.keys())]
     faults += [f"the sidebar of _quarto.yml names {p}, which does not exist" for p in sorted(listed.keys() - there)]
     faults += [f"the sidebar of _quarto.yml names {p} {n} times" for p, n in listed.items() if n > 1]
@@ -291,10 +305,13 @@ def test_every_page_is_on_the_sidebar_once():
 def test_site_settings():
     site = settings_of_site()
     build = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
-    assert site["project"] == {"type": "website", "output-dir": "_docs"}
+    assert site["project"] == {"type": "website", "output-dir": "_docs", "resources": ["strips", "llms.txt"]}
     # sidebar.yml, which nbdev writes in the order of file names, would be added to the sidebar that is written by hand
     assert build == {"project": {"type": "website"}, "metadata-files": ["../_quarto.yml", "nbdev.yml"]}
-    report([f"_quarto.yml names {t}, which does not exist" for t in named(site) if not (NBS / t).exists()])
+    there = [t for t in named(site) if t in SITE.MADE or (NBS / t).exists()]
+    report([f"_quarto.yml names {t}, which does not exist" for t in named(site) if t not in there])
+    html = site["format"]["html"]
+    assert set(html["theme"]) == {"light", "dark"} and html["lightbox"] and html["code-overflow"] == "wrap"
 
 
 def test_pages_keep_their_addresses_apart():
@@ -413,6 +430,240 @@ def test_reproduce_page_reads_every_kind_of_result(tmp_path):
     assert "[-1.25, -0.75]" in line("| difference, 95 %")
     assert "3.75 (`fid`)" in line("| + HSR, ours, 25000 kimg")
     assert "150.2 (`ppl2_wend`)" in line("| + HSR, ours, 25000 kimg")
+
+
+# ---- what the rendered site would show, without rendering it
+
+
+def titles():
+    "{title: the notebooks of that title}."
+    found = {}
+    for path, nb in NOTEBOOKS.items():
+        found.setdefault(SITE.title_and_claim(nb)[0], []).append(path)
+    return found
+
+
+def test_titles_are_titles_and_each_is_one_page_s():
+    "The sidebar, the tab and the search show them: no file names, no two alike."
+    faults = []
+    for title, pages in titles().items():
+        if len(pages) > 1:
+            faults.append(f"{title!r} is the title of {', '.join(map(at, pages))}")
+        is_a_file_name = title == pages[0].stem and pages[0].name != "index.ipynb"
+        if is_a_file_name or not re.match(r"[A-Z]", title) and pages[0].name != "index.ipynb":
+            faults.append(f"{at(pages[0])}: {title!r} is no title")
+    report(faults)
+
+
+def is_shown(cell):
+    "Whether the site shows anything of a code cell, apart from its outputs: its code, or a signature."
+    first = source(cell).split("\n")[0]
+    if re.match(r"#\|\s*(hide|exporti)\b", first):
+        return False
+    if not re.match(r"#\|\s*export\s*$", first):
+        return True
+    body = ast.parse(source(cell)).body
+    return any(isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_" for n in body)
+
+
+def test_sentences_that_point_down_point_at_something():
+    "nbdev hides exported cells and shows the signatures of what is public: private helpers vanish."
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for above, below in zip(nb["cells"], nb["cells"][1:]):
+            points = above["cell_type"] == "markdown" and source(above).rstrip().endswith(":")
+            if points and below["cell_type"] == "code" and not is_shown(below):
+                said = source(above).rstrip()[-60:]
+                faults.append(f"{at(path)}: {said!r} stands above a cell that the site hides; say #| exports")
+    report(faults)
+
+
+def symbols():
+    "(module, name, object) of every function and class that the site documents."
+    has_triton = importlib.util.find_spec("triton")
+    for path in LESSONS:
+        module = ".".join(["hsr_nb", *path.relative_to(NBS).with_suffix("").parts])
+        names = public(path)
+        if names and (has_triton or "kernels" not in module):
+            loaded = importlib.import_module(module)
+            for name in names:
+                yield module, name, getattr(loaded, name)
+
+
+def test_signatures_are_readable():
+    "No link as raw Markdown in code, no type that only a None says, no address in memory; each has its source."
+    pytest.importorskip("nbdev", reason="nbdev is for development only")
+    pytest.importorskip("IPython")
+    raw = "```python\ndef f(\n    taps:NoneType=None, # as `HSR`\n)\n```\n*Like `HSR`.*"
+    assert SITE.readable(raw) == "```python\ndef f(\n    taps=None, # as HSR\n)\n```\n*Like `HSR`.*"
+    faults = []
+    count = 0
+    for module, name, symbol in symbols():
+        shown = SITE.signature(symbol, name=name).data
+        count += 1
+        code = "".join(re.findall(r"(?s)```python\n(.*?)\n```", shown))
+        for what in ("NoneType", "`", "](", " at 0x"):
+            if what in code:
+                faults.append(f"{module}.{name}: its signature shows {what!r}")
+    assert count > 1000
+    report(faults)
+
+
+WIDE = 860  # pixels of the column of text
+OLD_PICTURES = ("explore", "inversion")  # folders
+TRAINED = (  # pages whose pictures come from long training
+    *("als", "attributes", "identity", "teacher", "stylegan1", "editing", "ablation", "few_images", "yardstick"),
+    *("recipe", "survey", "trouble"),
+)
+
+
+def may_be_small(path):
+    return path.parent.name in OLD_PICTURES or (path.parent.name in ("experiments", "guides") and path.stem in TRAINED)
+
+
+def png_sizes(cell):
+    "(width in pixels, dots per inch or None) of the stored PNG pictures of a cell."
+    for output in cell.get("outputs", []):
+        if data := output.get("data", {}).get("image/png"):
+            png = base64.b64decode("".join(data))
+            width = int.from_bytes(png[16:20], "big")
+            place = png.find(b"pHYs")
+            metre = int.from_bytes(png[place + 4 : place + 8], "big") if 0 < place < 4000 else None
+            yield width, metre and round(metre * 0.0254)
+
+
+def test_plots_are_sharp_and_fit_the_column():
+    "matplotlib writes the dots per inch into a file; at 100 of them a type of 7 points is 10 pixels high."
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for i, cell in enumerate(nb["cells"]):
+            for width, dpi in png_sizes(cell):
+                if width > WIDE:
+                    faults.append(f"{at(path)}, cell {i}: a picture {width} pixels wide, the column has {WIDE}")
+                if dpi and dpi < 100 and not may_be_small(path):
+                    faults.append(f"{at(path)}, cell {i}: a plot of {dpi} dots per inch, at least 100")
+    report(faults)
+
+
+def test_type_in_plots_is_readable():
+    small = re.compile(r"\b(?:fontsize|labelsize|title_fontsize)=([0-6](?:\.\d+)?)\b|\bdpi=([1-9]\d)\b(?!\d)")
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for i, cell in enumerate(nb["cells"]):
+            if cell["cell_type"] == "code" and not may_be_small(path):
+                faults += [
+                    f"{at(path)}, cell {i}: {m[0]}, at least 7 and dpi=100" for m in small.finditer(source(cell))
+                ]
+    report(faults)
+
+
+def test_every_picture_gets_a_description():
+    "Where a cell does not say one, the site takes the sentence above."
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        copy = json.loads(json.dumps(nb))
+        SITE.describe_pictures(copy)
+        for i, cell in enumerate(copy["cells"]):
+            if has_a_picture(cell) and not re.search(r"(?m)^#\| fig-alt: \S.{8,}", source(cell)):
+                faults.append(f"{at(path)}, cell {i}: a picture without a description")
+    report(faults)
+
+
+def test_made_pages_name_every_page():
+    "Gallery, index of the API and llms.txt come from the notebooks alone."
+    listed = [page for _, pages in SITE.sections() for page in pages]
+    there = {p.relative_to(NBS).as_posix() for p in NOTEBOOKS} - {"index.ipynb"}
+    assert set(listed) == there and len(set(listed)) == len(listed)
+    said = SITE.llms(NBS)
+    report([f"llms.txt lacks {page}" for page in listed if page.removesuffix(".ipynb") + ".html" not in said])
+    index = SITE.api(NBS)
+    report([f"the index lacks {name}" for p in LESSONS for name in public(p) if f"[`{name}`]" not in index])
+
+
+def test_installing_cells_follow_git_url():
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        page = path.relative_to(NBS).as_posix()
+        wanted = [SITE.install_cell()] if SITE.takes_install_cell(page) else []
+        if [source(c) for c in nb["cells"] if c.get("id") == "install"] != wanted:
+            faults.append(f"{at(path)}: not the installing cell of settings.ini's git_url: python3 run.py export")
+    report(faults)
+    assert SITE.colab_address("nets/mapping.ipynb").endswith("/blob/main/nbs/nets/mapping.ipynb")
+
+
+STRIPS = NBS / "strips"
+
+
+def strips():
+    "What the sliders of the site know."
+    text = (STRIPS / "strips.js").read_text(encoding="utf-8")
+    return json.loads(text.removeprefix("window.HSR_STRIPS = ").rstrip(";\n"))
+
+
+def test_strips_are_those_of_the_shipped_networks():
+    from hsr_nb.interop import load_generator
+    from hsr_nb.nets.seeds import generator_hash
+
+    parameters = parameters_of(NBS / "experiments/strips.ipynb")
+    for name, made in strips()["made"]["networks"].items():
+        network = re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
+        advice = "papermill -k python3 nbs/experiments/strips.ipynb runs/strips.ipynb"
+        assert generator_hash(load_generator(network)) == made, f"{network} has changed: {advice}"
+
+
+def test_sliders_are_small_and_ask_nobody():
+    files = list(STRIPS.iterdir())
+    assert sum(f.stat().st_size for f in files) < 1_500_000
+    for file in files:
+        if file.suffix in (".html", ".js"):
+            assert not re.search(r"https?://|fetch\(|import\(|XMLHttp", file.read_text(encoding="utf-8")), at(file)
+    about = strips()
+    for readings in about["readings"].values():
+        assert set(readings) == set(about["attributes"]) == set(about["strengths"])
+        assert all(len(row) == about["positions"] for rows in readings.values() for row in rows)
+    assert len(about["answers"]) == 6 and sum(about["answers"]) == 3
+
+
+FIGURES = NBS / "figures"
+
+
+def test_figures_are_those_of_their_sources():
+    "A result or a network that has changed without its figures is found by its hash."
+    from hsr_nb.base.whole import sha256
+    from hsr_nb.interop import load_generator
+    from hsr_nb.nets.seeds import generator_hash
+
+    parameters = parameters_of(NBS / "experiments/figures.ipynb")
+    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")}
+    for name in ("baseline", "hsr"):
+        network = re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
+        now[f"network {name if name == 'baseline' else 'HSR'}"] = generator_hash(load_generator(network))
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    advice = "papermill -k python3 nbs/experiments/figures.ipynb runs/figures.ipynb"
+    faults = []
+    for figure in about.values():
+        changed = [source for source, digest in figure["sources"].items() if now.get(source) != digest]
+        faults += [f"nbs/figures/{figure['file']}: {source} has changed: {advice}" for source in changed]
+        if sha256(FIGURES / figure["file"]) != figure["sha256"]:
+            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says: {advice}")
+        if not figure["sources"]:
+            faults.append(f"nbs/figures/{figure['file']} has no source")
+    files = {f.name for f in FIGURES.iterdir()} - {"figures.json"}
+    assert files == {figure["file"] for figure in about.values()}
+    report(faults)
+
+
+def test_figures_are_small_and_each_is_shown():
+    sizes = {f.name: f.stat().st_size for f in FIGURES.iterdir()}
+    assert max(sizes.values()) <= 500_000 and sum(sizes.values()) <= 12_000_000
+    shown = whole(NBS / "experiments/figures.ipynb")
+    report(
+        [
+            f"experiments/figures does not show {name}"
+            for name in sizes
+            if f"../figures/{name}" not in shown and name != "figures.json"
+        ]
+    )
 
 
 # ---- building

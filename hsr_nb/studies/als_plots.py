@@ -148,7 +148,7 @@ def _gallery_axes(rows: int, headings):
     fig, axes = plt.subplots(
         2 * rows,
         cols,
-        figsize=(6.2 * cols, 1.35 * rows),
+        figsize=(4.2 * cols, 1.1 * rows),
         height_ratios=[1, 1.1] * rows,
         squeeze=False,
         layout="constrained",
@@ -168,7 +168,7 @@ def _logit_and_chord(ax, logit, colour):
     ax.plot(t, chord, "k:", lw=1)
     ax.plot(t, logit, "o-", ms=2, lw=1, color=colour)
     ax.set_xlim(-0.05, 1.05)
-    ax.tick_params(labelsize=6)
+    ax.tick_params(labelsize=7)
     ax.set_xticks([])
 
 

@@ -242,7 +242,7 @@ def _thumbnail(ax, row: dict, colours: dict[str, str], picture: Callable[[str], 
         )
     if picture is not None:
         ax.imshow(np.asarray(Image.open(io.BytesIO(picture(row["item"])))))
-    ax.set_xlabel(f"{row['source']}, {_mistake(row)}", fontsize=6, color=INK)
+    ax.set_xlabel(f"{row['source']}, {_mistake(row)}", fontsize=7, color=INK)
 
 
 # %% ../../nbs/survey/figures.ipynb #04a6bbeb
