@@ -78,8 +78,8 @@ def lineage_html(named: Mapping[str, Recipe]) -> str:
         said = f"<b>{escape(name)}</b> · {escape(origin(named[name]))}"
         return f"<li>{said}<ul>{below}</ul></li>"
 
-    first = children.get(None, [])
-    roots = "".join(branch(name) for name in [*first, *named])
+    oldest = children.get(None, [])
+    roots = "".join(branch(name) for name in [*oldest, *named])
     return f'<ul class="hsr-tree">{roots}</ul>' if roots else ""
 
 
