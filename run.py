@@ -178,8 +178,12 @@ def demo():
     out = RUNS / "demo"
     notebook("train", out / "notebook.ipynb", run_dir=out, metrics='["yardstick"]')
     print(f"\nsample grid   {out / 'samples' / 'grid.png'}")
+    print(f"film          {out / 'samples' / 'film.gif'}")
     print(f"loss curves   {out / 'curves.png'}")
     print(f"notebook      {out / 'notebook.ipynb'}")
+    print(
+        "\nnext: python3 run.py app moves faces of the shipped networks with sliders, python3 run.py lab opens every page"
+    )
 
 
 def bench():

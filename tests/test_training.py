@@ -537,6 +537,7 @@ def test_notebook_on_digits(tmp_path):
     r = papermill(tmp_path, data="digits", hsr_start_kimg=0)
     assert r.returncode == 0, r.stderr[-2000:]
     assert (tmp_path / "run" / "samples" / "grid.png").exists() and (tmp_path / "run" / "curves.png").exists()
+    assert (tmp_path / "run" / "samples" / "film.gif").read_bytes()[:6] == b"GIF89a"
 
 
 def test_notebook_on_a_folder(tmp_path):
