@@ -181,9 +181,7 @@ def demo():
     print(f"film          {out / 'samples' / 'film.gif'}")
     print(f"loss curves   {out / 'curves.png'}")
     print(f"notebook      {out / 'notebook.ipynb'}")
-    print(
-        "\nnext: python3 run.py app moves faces of the shipped networks with sliders, python3 run.py lab opens every page"
-    )
+    print("\nnext          python3 run.py app: faces of the shipped networks under sliders; run.py lab: every page")
 
 
 def bench():
