@@ -973,6 +973,8 @@ def test_a_checkpoint_does_not_decide_which_folders_are_walked(tmp_path, monkeyp
             trained_on(path, file)
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert trained_on("images", file) == beside  # not the one where the command is given
+    (tmp_path / "elsewhere/faces.zip").write_bytes(b"")
+    assert trained_on("faces.zip", file) == str(tmp_path / "elsewhere/faces.zip")  # an archive is not walked
     for path in (".", str(tmp_path / "elsewhere/images")):
         with pytest.raises(ValueError, match="does not lie beside the run"):
             trained_on(path, file)

@@ -44,9 +44,8 @@ class InvertConfig:
     # w: editable; w+, i2s: nearer; pti: nearest, by tuning the network; encoder: a guess; hybrid: a search from there
     space: Literal["w", "w+", "i2s", "pti", "encoder", "hybrid"] = "w"
     steps: int | None = None  # of the search; 1000 for w and w+, 5000 for i2s, 450 for pti, 100 for hybrid
-    real: str | None = (
-        None  # what an encoder learns from, if none lies there, beside the network's own: synthfaces, a folder
-    )
+    # what an encoder learns from, beside the network's own pictures, where none lies there: synthfaces, or a folder
+    real: str | None = None
     seed: int = 0  # of the noise that is added while searching
     class_index: int | None = None  # of a conditional network
     vgg: str | None = None  # local file of VGG16, with --linear: compare by LPIPS instead of the embedded judge

@@ -96,10 +96,12 @@ def trained_on(spec, file) -> str:
     of_run = file.parent.name == "checkpoints"
     run = file.parent.parent if of_run else file.parent
     beside = run.parent if of_run else run
-    places = [place / at_home(spec) for place in (Path.cwd(), run, run.parent, run.parent.parent)]
+    here = Path.cwd()
+    places = [place / at_home(spec) for place in (here, run, run.parent, run.parent.parent)]
     found = [place.resolve() for place in places if place.exists()]
     apart = [place for place in found if not run.is_relative_to(place)]  # a folder that holds the run is no data set
-    near = [place for place in apart if place.is_relative_to(beside)]
+    archives = [place for place in apart if place.is_file() and place.is_relative_to(here)]  # no folder to walk
+    near = [*(place for place in apart if place.is_relative_to(beside)), *archives]
     if near:
         return str(near[0])
     name = shown(spec)[:200]
