@@ -603,7 +603,7 @@ def test_evaluate_notebook_draws_its_page(tmp_path, monkeypatch):
     assert frechet["other real images"] < frechet["real, blurred 2x"] < frechet["generated"]
     report = E.read_report(tmp_path / "g.report.json")
     assert frechet["generated"] == pytest.approx(report["scores"][f"fid{D}"], abs=1e-4)
-    assert len(outputs(nb, "image/png")) == 4
+    assert len(outputs(nb, "image/jpeg")) == 4
     assert "precision" in markdown(nb)
 
 
