@@ -513,7 +513,7 @@ WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
 TRAINED = (  # pages whose pictures come from long training
     *("als", "attributes", "identity", "teacher", "stylegan1", "editing", "ablation", "few_images", "yardstick"),
-    *("recipe", "survey", "trouble"),
+    *("recipe", "survey", "trouble", "inversion", "counterfactual", "drag"),
 )
 
 

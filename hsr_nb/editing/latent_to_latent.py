@@ -210,12 +210,13 @@ class LatentToLatent(Editor):
         names: Sequence[str] | None = None,  # of the attributes; None: all of the set
         groups: Sequence[tuple[int, int]] = GROUPS,  # of layers that have a mapper of their own
         conserve: Mapping[str, float] | None = None,  # weights of conservation terms, by name
-        terms: Mapping[str, Term] = TERMS,
+        terms: Mapping[str, Term] | None = None,  # conservation terms by name; None: TERMS
         steps: int = 6000,
         seed: int = 0,
     ):
         super().__init__()
-        self.names, self.groups, self.terms = names, groups, terms
+        self.names, self.groups = names, groups
+        self.terms = TERMS if terms is None else terms
         self.conserve = dict(conserve or {})
         self.steps, self.seed = steps, seed
         self.mappers = Mappers(1, 1, ())
