@@ -215,8 +215,7 @@ class LatentToLatent(Editor):
         seed: int = 0,
     ):
         super().__init__()
-        self.names, self.groups = names, groups
-        self.terms = TERMS if terms is None else terms
+        self.names, self.groups, self.terms = names, groups, TERMS if terms is None else terms
         self.conserve = dict(conserve or {})
         self.steps, self.seed = steps, seed
         self.mappers = Mappers(1, 1, ())
