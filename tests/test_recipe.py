@@ -108,14 +108,26 @@ def test_a_cell_in_pieces_equals_one_that_ran_through(small, tmp_path):
     assert [note["new"] for note in notes] == [32, 32, 32]
 
 
-def test_two_searches_in_one_folder_are_one_too_many(small, tmp_path, capsys):
-    from hsr_nb.base.whole import lock
+def test_two_processes_share_a_search(small, tmp_path):
+    cfg = asked(tmp_path, train_only=True)
+    elsewhere = recipe.taken(tmp_path / "runs" / "tiny32" / "seed0" / "b16" / ".cell.lock")
+    said = []
 
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    with lock(folder / ".lock"):
-        assert recipe.main(["--folder", str(folder), "--out", "None"]) == 2
-    assert "in use" in capsys.readouterr().err
+    def say(text):
+        said.append(text.split(":")[0].split()[-1])
+        if len(said) == 2:
+            elsewhere.close()  # the other process ends without having finished the cell
+
+    assert go_on(cfg, say)
+    assert said == [TODAY, "short8", "b16"]
+
+
+def test_a_cell_that_another_process_has_is_left_when_the_time_is_up(small, tmp_path):
+    cfg = asked(tmp_path, train_only=True, minutes=0.0)
+    said = []
+    with recipe.taken(tmp_path / "runs" / "tiny32" / "seed0" / TODAY / ".cell.lock"):
+        assert not go_on(cfg, said.append)
+    assert not said
 
 
 def test_candidates_are_relative_to_their_preset():

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "KEY",
+    "PAUSE",
     "RecipeConfig",
     "request",
     "report_of",
@@ -14,6 +15,7 @@ __all__ = [
     "measured",
     "published",
     "Search",
+    "taken",
     "costs_of",
     "stretch",
     "ranked",
@@ -21,6 +23,9 @@ __all__ = [
     "with_stops",
     "publish",
     "line",
+    "known",
+    "work_on",
+    "one_pass",
     "go_on",
     "answer",
     "main",
@@ -34,7 +39,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -51,7 +56,7 @@ from hsr_nb.studies.recipe_rules import (
 from ..base.bounded_json import read_json
 from ..base.provenance import result_file, write_result
 from ..base.shell import options, run
-from ..base.whole import lock, write_json
+from ..base.whole import Busy, lock, write_json
 from ..training.config import override, preset
 from .comparison import read_report
 from .evaluate import evaluate_run
@@ -189,9 +194,29 @@ class Search:
 
 
 # %% ../../nbs/studies/recipe.ipynb #bd9ce938
+PAUSE = 1.0  # seconds between two looks at what another process does
+
+
+def taken(file: Path) -> IO | None:
+    "A lock file for this process, or None while another one has it."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return lock(file)
+    except Busy:
+        return None
+
+
 def costs_of(search: Search, name: str, candidates: list[str]) -> dict[str, float]:
     "Processor seconds per thousand images; measured once, for they decide the image counts."
     file = Path(search.cfg.folder, f"costs-{name}.json")
+    while (held := taken(file.with_suffix(".lock"))) is None:
+        time.sleep(PAUSE)
+    with held:
+        return _costs(search, name, candidates, file)
+
+
+def _costs(search: Search, name: str, candidates: list[str], file: Path) -> dict[str, float]:
+    "Those of the file; what it lacks is measured."
     known = read_json(file) if file.is_file() else search.old.get("config", {}).get("costs", {}).get(name, {})
     new = [key for key in candidates if key not in known]
     if new:
@@ -282,29 +307,56 @@ def line(row: dict) -> str:
     return f"{where}, {row['cpu_sec_per_kimg']} s/kimg of processor time; {scores or 'not scored yet'}"
 
 
+def known(search: Search, cell: Cell) -> bool:
+    "Whether nothing is left to do in a cell."
+    row = search.row(cell)
+    return row is not None and (search.cfg.train_only or scored([row], search.cfg.yardstick))
+
+
+def work_on(search: Search, cell: Cell, stops: list[int], until: float) -> bool:
+    "Train a cell and score it. False when the time is up before it is trained."
+    if time.monotonic() > until or not train_cell(cell, stops, until):
+        return False
+    if not search.cfg.train_only:
+        evaluate_run(request(cell, search.cfg))
+    return True
+
+
+def one_pass(search: Search, until: float, say: Callable[[str], Any]) -> bool | None:
+    "Work on every cell that is free. True: nothing is left; False: the time is up; None: others are at work."
+    waiting = False
+    for cell, stops in plan(search):
+        if known(search, cell):
+            continue
+        held = taken(cell.run_dir / ".cell.lock")
+        if held is None:
+            waiting = True
+            continue
+        with held:
+            if known(search, cell):  # finished by another process a moment ago
+                continue
+            if not work_on(search, cell, stops, until):
+                return False
+        publish(search)
+        now = search.row(cell)
+        if now is not None:
+            say(line(now))
+    return None if waiting else True
+
+
 def go_on(cfg: RecipeConfig, say: Callable[[str], Any] = print) -> bool:
     "Work on the search for some minutes. True when everything is trained and scored, or waits for scores."
     until = time.monotonic() + 60 * cfg.minutes
-    Path(cfg.folder).mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(cfg.threads)
-    with lock(Path(cfg.folder, ".lock")):
+    while True:
         search = Search(cfg)
-        for cell, stops in plan(search):
-            row = search.row(cell)
-            known = row is not None and (cfg.train_only or scored([row], cfg.yardstick))
-            if known:
-                continue
-            if time.monotonic() > until or not train_cell(cell, stops, until):
-                publish(search)
-                return False
-            if not cfg.train_only:
-                evaluate_run(request(cell, cfg))
-            publish(search)
-            now = search.row(cell)
-            if now is not None:
-                say(line(now))
+        done = one_pass(search, until, say)
         publish(search)
-    return True
+        if done is not None:
+            return done
+        if time.monotonic() > until:
+            return False
+        time.sleep(PAUSE)
 
 
 # %% ../../nbs/studies/recipe.ipynb #94782ab5
