@@ -77,7 +77,7 @@ class Linear(nn.Module):
         self.synthesis = nn.Module()
         self.synthesis.forward = lambda ws, **_: (ws[:, 0] @ self.A).reshape(-1, 3, size, size)
 
-    def mapping(self, z, c=None):
+    def mapping(self, z, c=None, truncation_psi=1):
         return (z.double() @ self.B)[:, None]
 
 

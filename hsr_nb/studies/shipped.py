@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..interop.checkpoint import load_generator
-from ..interop.embedded import embedded_generators
 from ..nets.seeds import generator_hash
 
 # %% ../../nbs/studies/shipped.ipynb #2d2f35b5
@@ -72,6 +71,8 @@ MADE = (
             "nbs/editing/shelf.ipynb",
             "nbs/inversion/result.ipynb",
             "nbs/inversion/encoder.ipynb",
+            "nbs/studies/stored_logits.ipynb",
+            "nbs/experiments/few_labels.ipynb",
         ),
         PAIR[1:],
         minutes=5,
