@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from hsr_nb.base.whole import lock_if_free
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.studies import recipe, recipe_cells, recipe_rules
 from hsr_nb.studies.recipe import RecipeConfig, go_on
@@ -110,7 +111,7 @@ def test_a_cell_in_pieces_equals_one_that_ran_through(small, tmp_path):
 
 def test_two_processes_share_a_search(small, tmp_path):
     cfg = asked(tmp_path, train_only=True)
-    elsewhere = recipe.taken(tmp_path / "runs" / "tiny32" / "seed0" / "b16" / ".cell.lock")
+    elsewhere = lock_if_free(tmp_path / "runs" / "tiny32" / "seed0" / "b16" / ".cell.lock")
     said = []
 
     def say(text):
@@ -125,7 +126,7 @@ def test_two_processes_share_a_search(small, tmp_path):
 def test_a_cell_that_another_process_has_is_left_when_the_time_is_up(small, tmp_path):
     cfg = asked(tmp_path, train_only=True, minutes=0.0)
     said = []
-    with recipe.taken(tmp_path / "runs" / "tiny32" / "seed0" / TODAY / ".cell.lock"):
+    with lock_if_free(tmp_path / "runs" / "tiny32" / "seed0" / TODAY / ".cell.lock"):
         assert not go_on(cfg, said.append)
     assert not said
 

@@ -17,6 +17,7 @@ __all__ = [
     "append_line",
     "Busy",
     "lock",
+    "lock_if_free",
     "sha256",
 ]
 
@@ -254,6 +255,16 @@ def lock(path) -> IO:  # the open file: the lock lasts until it is closed or the
     f.truncate(0)
     f.write(str(os.getpid()).encode())
     return f
+
+
+# %% ../../nbs/base/whole.ipynb #bbbdee96
+def lock_if_free(path) -> IO | None:  # None while another holder has it
+    "Take the lock file at `path`, whose folder is made, or leave it."
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return lock(path)
+    except Busy:
+        return None
 
 
 # %% ../../nbs/base/whole.ipynb #8739c32d

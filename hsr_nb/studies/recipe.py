@@ -15,7 +15,6 @@ __all__ = [
     "measured",
     "published",
     "Search",
-    "taken",
     "costs_of",
     "stretch",
     "ranked",
@@ -39,7 +38,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -56,7 +55,7 @@ from hsr_nb.studies.recipe_rules import (
 from ..base.bounded_json import read_json
 from ..base.provenance import result_file, write_result
 from ..base.shell import options, run
-from ..base.whole import Busy, lock, write_json
+from ..base.whole import lock_if_free, write_json
 from ..training.config import override, preset
 from .comparison import read_report
 from .evaluate import evaluate_run
@@ -197,19 +196,10 @@ class Search:
 PAUSE = 1.0  # seconds between two looks at what another process does
 
 
-def taken(file: Path) -> IO | None:
-    "A lock file for this process, or None while another one has it."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return lock(file)
-    except Busy:
-        return None
-
-
 def costs_of(search: Search, name: str, candidates: list[str]) -> dict[str, float]:
     "Processor seconds per thousand images; measured once, for they decide the image counts."
     file = Path(search.cfg.folder, f"costs-{name}.json")
-    while (held := taken(file.with_suffix(".lock"))) is None:
+    while (held := lock_if_free(file.with_suffix(".lock"))) is None:
         time.sleep(PAUSE)
     with held:
         return _costs(search, name, candidates, file)
@@ -328,7 +318,7 @@ def one_pass(search: Search, until: float, say: Callable[[str], Any]) -> bool | 
     for cell, stops in plan(search):
         if known(search, cell):
             continue
-        held = taken(cell.run_dir / ".cell.lock")
+        held = lock_if_free(cell.run_dir / ".cell.lock")
         if held is None:
             waiting = True
             continue

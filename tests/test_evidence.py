@@ -1,0 +1,107 @@
+"The pre-registered runs: what is in the list, what decides, and a search that goes on where it was."
+
+import dataclasses
+import json
+
+import pytest
+
+from hsr_nb.base.whole import lock_if_free
+from hsr_nb.studies import evidence, evidence_rules
+from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
+from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, at_the_same_recall, sentence, verdicts
+from hsr_nb.studies.evidence_scores import Bench, Counts
+from hsr_nb.training import override, preset
+from hsr_nb.training.config import TrainConfig
+
+TINY = {"net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8, "batch": 16, "device": "cpu"}
+FEW = Counts(pictures=40, cloud=40, pairs=4, paths=2, renderings=60, others=40, latents=4)
+
+
+def test_every_arm_is_a_training_that_can_begin():
+    "Names and values of settings, of all hypotheses whose pictures are at hand."
+    cfg = EvidenceConfig(few=20)
+    names = []
+    for cell in plan(cfg):
+        if missing(cell) is None:
+            assert isinstance(cell.training, TrainConfig)
+            names.append(cell.name)
+    assert len(names) == len(set(names))
+    assert "H2-supervised-seed0" not in names and "H3-trunk-seed4" in names
+
+
+def test_what_is_missing_is_named():
+    busts = Cell(EvidenceConfig(), "H1r", "ADA", 0)
+    assert missing(busts).startswith("the busts are not at hand")
+    few = Cell(EvidenceConfig(out="nowhere"), "H1", "none", 0)
+    assert missing(few).startswith("how many pictures are few")
+    with pytest.raises(ValueError, match="no hypothesis 'H9'"):
+        list(plan(EvidenceConfig(only=("H9",))))
+
+
+def row(key, arm, seed, **scores):
+    return {"hypothesis": key, "arm": arm, "seed": seed} | scores
+
+
+def test_the_same_recall_is_the_lower_one():
+    wide = {"recall": 0.4, "ppl by recall": [[0.4, 10.0], [0.2, 6.0]]}
+    narrow = {"recall": 0.3, "ppl by recall": [[0.3, 7.0], [0.1, 5.0]]}
+    assert at_the_same_recall(wide, narrow, "ppl") == pytest.approx((8.0, 7.0))
+    assert at_the_same_recall(narrow, wide, "ppl") == pytest.approx((7.0, 8.0))
+    assert at_the_same_recall({"recall": 0.05, "ppl by recall": [[0.05, 3.0]]}, narrow, "ppl") == (None, None)
+
+
+def test_a_claim_that_misses_a_seed_is_not_judged_and_makes_no_other_easier():
+    luck = (0.0, 0.03, -0.02, 0.01, -0.01)
+    rows = [
+        row("H1", arm, s, yardstick=v + luck[s] * k)
+        for s in range(5)
+        for arm, v, k in (("none", 1, 1), ("HSR", 0.9, 0.5))
+    ]
+    by_key = {(v["hypothesis"], v["arm"], v["score"]): v for v in verdicts(rows)}
+    found = by_key["H1", "HSR", "yardstick"]
+    assert found["holds"] and found["corrected"] == pytest.approx(found["p"] * len(verdicts(rows)))
+    assert "held" in sentence(found)
+    fewer = {(v["hypothesis"], v["arm"]): v for v in verdicts([r for r in rows if r["seed"]])}
+    assert fewer["H1", "HSR"]["holds"] is None and "not been measured" in sentence(fewer["H1", "HSR"])
+    worse = [r | {"yardstick": 2 - r["yardstick"]} for r in rows]
+    assert [v["holds"] for v in verdicts(worse) if v["hypothesis"] == "H1"][0] is False  # sure, but the other way
+    assert all(v["holds"] is None for v in verdicts(rows, fresh=True))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    "H3 with a trunk and two arms, one seed, very small networks and counts."
+    h3 = dataclasses.replace(BY_KEY["H3"], kimg=0.064, trunk=0.032, seeds=(0,), fresh=(1,))
+    h3 = dataclasses.replace(h3, arms={k: h3.arms[k] for k in ("neither", "PLR")}, compared=(("PLR", "neither"),))
+    chosen = (h3, *(h for h in HYPOTHESES if h.key not in ("H0", "H3")))
+    for module in (evidence, evidence_rules):
+        monkeypatch.setattr(module, "HYPOTHESES", chosen)
+        monkeypatch.setattr(module, "BY_KEY", {h.key: h for h in chosen})
+    monkeypatch.setattr(evidence, "preset", lambda name: override(preset(name), **TINY))
+    monkeypatch.setattr(evidence, "Bench", lambda resolution, cache: Bench(resolution, FEW, cache))
+    monkeypatch.setattr(evidence, "PAUSE", 0.05)
+
+
+def test_runs_are_trained_measured_and_published_once(small, tmp_path):
+    cfg = EvidenceConfig(folder=str(tmp_path / "runs"), out=str(tmp_path / "out"), only=("H3",), session=0.032)
+    said = []
+    assert not go_on(dataclasses.replace(cfg, minutes=0.0), said.append) and not said
+    elsewhere = lock_if_free(tmp_path / "runs" / "H3-neither-seed0.lock")
+
+    def say(text):
+        said.append(text.split(":")[0])
+        elsewhere.close()  # the other process ends without having finished its cell
+
+    assert go_on(cfg, say)
+    assert said == ["H3-PLR-seed0", "H3-neither-seed0"]
+    table = json.loads(next((tmp_path / "out").glob("evidence-*.json")).read_text())
+    seen = {(r["hypothesis"], r["arm"]): r for r in table["rows"]}
+    assert set(seen) == {(key, arm) for key in ("H0", "H3") for arm in ("neither", "PLR")}
+    assert len(seen["H3", "PLR"]["ppl by recall"]) == 5 and seen["H3", "PLR"]["kimg"] == 0.064
+    assert [v["holds"] for v in table["config"]["verdicts"] if v["hypothesis"] == "H3"] == [None]  # one seed has no p
+    said.clear()
+    assert go_on(cfg, said.append) and not said
+    lost = dataclasses.replace(cfg, folder=str(tmp_path / "elsewhere"))
+    assert [r["arm"] for r in json.loads(publish(lost).read_text())["rows"]] == [r["arm"] for r in table["rows"]]
+    assert go_on(lost, said.append)  # what is published is not run again, though its folder is gone
+    assert not said and not list((tmp_path / "elsewhere").glob("*seed0/checkpoints"))
