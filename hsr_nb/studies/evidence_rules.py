@@ -23,7 +23,7 @@ __all__ = [
     "sentence",
 ]
 
-# %% ../../nbs/studies/evidence_rules.ipynb #59b95a17
+# %% ../../nbs/studies/evidence_rules.ipynb #d32f2ef4
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from ..metrics.naturalness import at_recall
 from .axes import NO_HSR, NO_PLR
 from .paired_seeds import paired_difference
 
-# %% ../../nbs/studies/evidence_rules.ipynb #99f2ff9e
+# %% ../../nbs/studies/evidence_rules.ipynb #133671c4
 TRUNCATIONS = (1.0, 0.9, 0.8, 0.7, 0.6)
 HSR = {"hsr.teacher": "synthfaces-tiny", "hsr.start_kimg": 0}
 OURS = HSR | {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 1.0}
@@ -58,7 +58,7 @@ class Hypothesis:
     fresh: tuple[int, ...] = (5, 6, 7, 8, 9)  # seeds that confirm what was found
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #dc4d51a5
+# %% ../../nbs/studies/evidence_rules.ipynb #bc85ebee
 HYPOTHESES = (
     Hypothesis(
         "H0",
@@ -132,7 +132,7 @@ HYPOTHESES = (
 BY_KEY = {hypothesis.key: hypothesis for hypothesis in HYPOTHESES}
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #855fe289
+# %% ../../nbs/studies/evidence_rules.ipynb #21b7a6f5
 def holm(p: Mapping[Any, float]) -> dict[Any, float]:
     "Holm's correction, by the same keys. Holm 1979. Needs statsmodels."
     try:
@@ -155,7 +155,7 @@ def paired_p(arm: Mapping[int, float], beside: Mapping[int, float], seeds: Itera
     return float(ttest_rel([arm[s] for s in seeds], [beside[s] for s in seeds]).pvalue)
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #93a521e5
+# %% ../../nbs/studies/evidence_rules.ipynb #abc541cd
 def at_the_same_recall(
     row: Mapping[str, Any],  # of a run: curve of score name -> [[recall, score] at each truncation]
     beside: Mapping[str, Any],
@@ -191,7 +191,7 @@ def scores_of(
     return both
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #619d2611
+# %% ../../nbs/studies/evidence_rules.ipynb #138e68bb
 LEVEL = 0.05
 
 
@@ -216,12 +216,12 @@ def verdicts(
     return found
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #3aedeade
+# %% ../../nbs/studies/evidence_rules.ipynb #f649a60b
 def sentence(row: dict) -> str:
     "A verdict in words."
     claim = BY_KEY[row["hypothesis"]].claim
     if row["holds"] is None:
-        return f"{row['hypothesis']}: whether {claim} has not been measured yet"
+        return f"{row['hypothesis']}: “{claim}” ({row['arm']} beside {row['beside']}) has not been measured yet"
     said = "held" if row["holds"] else "was not shown"
     interval = f"95 % interval {row['low']:+.3g} to {row['high']:+.3g}"
     numbers = f"{row['percent']:+.1f} % (difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
