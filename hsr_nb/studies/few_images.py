@@ -6,6 +6,7 @@
 __all__ = [
     "FRESH_SEED",
     "YARDSTICKS",
+    "PAUSE",
     "FewImagesConfig",
     "Cell",
     "train_towards",
@@ -24,6 +25,7 @@ __all__ = [
     "plan",
     "work",
     "publish",
+    "one_pass",
     "go_on",
     "answer",
     "main",
@@ -44,7 +46,7 @@ from torch import Tensor
 from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, slug, write_result
 from ..base.shell import options, run
-from ..base.whole import lock, write_json
+from ..base.whole import lock_if_free, write_json
 from ..data.synthfaces.dataset import SynthFaces
 from ..interop.architecture import fill
 from ..interop.checkpoint import checkpoints, load_checkpoint
@@ -337,17 +339,39 @@ def publish(cfg: FewImagesConfig) -> Path | None:
     return write_result(cfg.out, "few-images", about, rows)
 
 
+PAUSE = 2.0  # seconds between two looks at what another process does
+
+
+def one_pass(cfg: FewImagesConfig, judge: Judge, until: float, say: Callable[[str], Any]) -> bool | None:
+    "Work on every run that is free. True: nothing is left; False: the time is up; None: others are at work."
+    waiting = False
+    for cell in plan(cfg):
+        if len(known_rows(cell)) == len(due(cell)):
+            continue
+        held = lock_if_free(cell.run_dir.with_suffix(".lock"))
+        if held is None:
+            waiting = True
+            continue
+        with held:
+            if not work(cell, judge, until, say):
+                return False
+    return None if waiting else True
+
+
 def go_on(cfg: FewImagesConfig, say: Callable[[str], Any] = print) -> bool:
     "Work for some minutes. True when nothing is left."
     until = time.monotonic() + 60 * cfg.minutes
     check_few_images(cfg)
-    Path(cfg.folder).mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(cfg.threads)
-    with lock(Path(cfg.folder, ".lock")):
-        judge = Judge(cfg)
-        done = all(work(cell, judge, until, say) for cell in plan(cfg))
+    judge = Judge(cfg)
+    while True:
+        found = one_pass(cfg, judge, until, say)
         publish(cfg)
-    return done
+        if found is not None:
+            return found
+        if time.monotonic() > until:
+            return False
+        time.sleep(PAUSE)
 
 
 # %% ../../nbs/studies/few_images.ipynb #5be0c9dc
