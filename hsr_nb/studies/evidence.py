@@ -27,7 +27,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../../nbs/studies/evidence.ipynb #dc21569e
+# %% ../../nbs/studies/evidence.ipynb #b0649183
 import dataclasses
 import sys
 import time
@@ -57,7 +57,7 @@ from .few_images import train_towards
 from .sweep_jobs import TRUNK
 
 
-# %% ../../nbs/studies/evidence.ipynb #6a813853
+# %% ../../nbs/studies/evidence.ipynb #d9dc546b
 @dataclass(frozen=True)
 class EvidenceConfig:
     "Train and measure the runs of the pre-registered hypotheses. Each call goes on."
@@ -79,7 +79,7 @@ class NotAtHand(ValueError):
     "A run that needs something that is not there: it is left out, and the page says so."
 
 
-# %% ../../nbs/studies/evidence.ipynb #442bf0c3
+# %% ../../nbs/studies/evidence.ipynb #451d1a13
 @dataclass(frozen=True)
 class Cell:
     "One run."
@@ -141,6 +141,7 @@ class Cell:
         return Path(self.cfg.folder, "scores", f"{self.name}.json")
 
 
+# %% ../../nbs/studies/evidence.ipynb #01edd0c3
 def few_pictures(cfg: EvidenceConfig) -> int:
     "How many pictures are few. NotAtHand before the experiment on few images has said so."
     if cfg.few is not None:
@@ -163,7 +164,7 @@ def pictures_of(cfg: EvidenceConfig, pictures: str) -> dict[str, Any]:
     return {"data.path": cfg.busts}
 
 
-# %% ../../nbs/studies/evidence.ipynb #ed8eb20e
+# %% ../../nbs/studies/evidence.ipynb #479e31e2
 def asked(cfg: EvidenceConfig) -> list[Hypothesis]:
     "The hypotheses whose runs are asked for; H0 has none of its own. ValueError for a name that there is not."
     unknown = [key for key in cfg.only if key not in BY_KEY]
@@ -194,11 +195,12 @@ def missing(cell: Cell) -> str | None:
     return None
 
 
-# %% ../../nbs/studies/evidence.ipynb #7f51802a
+# %% ../../nbs/studies/evidence.ipynb #0136a77d
 def busts_scores(cell: Cell) -> dict:
     "Scores of a run on the busts: against those that were never trained on."
     judge = load_detector(reporting_judge("attributes"))
     resolution = cell.training.data.resolution
+    assert cell.cfg.busts is not None and cell.cfg.busts_held_out is not None  # else the cell is left out
     held_out = open_dataset(cell.cfg.busts_held_out, resolution=resolution)
     trained = open_dataset(cell.cfg.busts, resolution=resolution)
     unseen = collect_features(real_images(held_out), judge)
@@ -221,7 +223,7 @@ def measurement(cell: Cell, bench: Bench) -> dict:
 
 def work(cell: Cell, bench: Bench, until: float, say: Callable[[str], Any]) -> bool:
     "Train and measure a cell. False where the clock says stop before it is done."
-    if not train_towards(cell, cell.stops[0], until) or time.monotonic() > until:
+    if not train_towards(cell, cell.stops[0], until, cell.cfg.session) or time.monotonic() > until:
         return False
     if cell.arm == "trunk":
         return True
@@ -237,7 +239,7 @@ def done(cell: Cell) -> bool:
     return cell.checkpoint.is_file() if cell.arm == "trunk" else cell.scores.is_file()
 
 
-# %% ../../nbs/studies/evidence.ipynb #922d899e
+# %% ../../nbs/studies/evidence.ipynb #d08ac50c
 def rows_of(cfg: EvidenceConfig) -> list[dict]:
     "What has been measured, in the order of the list; the runs of H3 are those of H0, too."
     known = [read_json(cell.scores) for cell in plan(cfg) if cell.arm != "trunk" and cell.scores.is_file()]
@@ -264,6 +266,7 @@ def publish(cfg: EvidenceConfig) -> Path | None:
     return write_result(cfg.out, "evidence", about, rows)
 
 
+# %% ../../nbs/studies/evidence.ipynb #d1981759
 PAUSE = 2.0  # seconds between two looks at what another process does
 
 
@@ -315,7 +318,7 @@ def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
         time.sleep(PAUSE)
 
 
-# %% ../../nbs/studies/evidence.ipynb #d690be34
+# %% ../../nbs/studies/evidence.ipynb #25cc21f9
 def answer(cfg: EvidenceConfig):
     "Work for some minutes, and say whether more is left."
     for why in sorted({why for cell in plan(cfg) if (why := missing(cell)) is not None}):

@@ -11,6 +11,14 @@ __all__ = [
     "EVERY_16",
     "FIVE",
     "THREE",
+    "TWO_BY_TWO",
+    "H0",
+    "H1",
+    "H1_REAL",
+    "H2",
+    "H3",
+    "H4",
+    "H5",
     "HYPOTHESES",
     "BY_KEY",
     "LEVEL",
@@ -20,10 +28,10 @@ __all__ = [
     "at_the_same_recall",
     "scores_of",
     "verdicts",
-    "sentence",
+    "in_words",
 ]
 
-# %% ../../nbs/studies/evidence_rules.ipynb #d32f2ef4
+# %% ../../nbs/studies/evidence_rules.ipynb #16ec3d51
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +40,7 @@ from ..metrics.naturalness import at_recall
 from .axes import NO_HSR, NO_PLR
 from .paired_seeds import paired_difference
 
-# %% ../../nbs/studies/evidence_rules.ipynb #133671c4
+# %% ../../nbs/studies/evidence_rules.ipynb #a73aba0b
 TRUNCATIONS = (1.0, 0.9, 0.8, 0.7, 0.6)
 HSR = {"hsr.teacher": "synthfaces-tiny", "hsr.start_kimg": 0}
 OURS = HSR | {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 1.0}
@@ -58,81 +66,86 @@ class Hypothesis:
     fresh: tuple[int, ...] = (5, 6, 7, 8, 9)  # seeds that confirm what was found
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #bc85ebee
-HYPOTHESES = (
-    Hypothesis(
-        "H0",
-        "grown-up generators draw fewer unnatural pictures with HSR",
-        {"neither": NO_PLR | NO_HSR, "PLR": NO_HSR, "HSR": NO_PLR | HSR, "both": HSR},
-        (("HSR", "neither"), ("both", "PLR")),
-        ("unnatural at recall",),
-        kimg=100.0,
-        trunk=60.0,
-    ),
-    Hypothesis(
-        "H1",
-        "where pictures are scarce, HSR brings the generator nearer to faces it has not seen",
-        {"none": NO_HSR, "HSR": HSR, "ADA": NO_HSR | ADA, "ADA + HSR": HSR | ADA},
-        (("HSR", "none"), ("ADA + HSR", "ADA")),
-        ("yardstick",),
-        pictures="few",
-    ),
-    Hypothesis(
-        "H1r",
-        "on real drawings, with a real teacher, HSR brings the generator nearer to busts it has not seen",
-        {"ADA": NO_HSR | ADA, "ADA + HSR": ADA | EVERY_16 | {"hsr.teacher": "efficientnet_lite0"}},
-        (("ADA + HSR", "ADA"),),
-        ("kid",),
-        pictures="busts",
-    ),
-    Hypothesis(
-        "H2",
-        "a teacher that knows more shortens paths more than one that knows nothing",
-        {
-            "untrained": EVERY_16 | HSR | {"hsr.weights": "random"},
-            "synthfaces-tiny": EVERY_16 | HSR,
-            "efficientnet_lite0": EVERY_16 | {"hsr.teacher": "efficientnet_lite0"},
-            "supervised": EVERY_16 | HSR | {"hsr.teacher": "synthfaces-attributes"},
-        },
-        (("synthfaces-tiny", "untrained"), ("efficientnet_lite0", "untrained")),
-        ("ppl at recall",),
-        kimg=40.0,
-    ),
-    Hypothesis(
-        "H3",
-        "grown-up generators have shorter paths with HSR",
-        {"neither": NO_PLR | NO_HSR, "PLR": NO_HSR, "HSR": NO_PLR | HSR, "both": HSR},
-        (("HSR", "neither"), ("both", "PLR")),
-        ("ppl at recall",),
-        kimg=100.0,
-        trunk=60.0,
-    ),
-    Hypothesis(
-        "H4",
-        "where pictures are scarce, a linearity penalty with fitted targets shortens paths more than published HSR",
-        {"HSR": HSR, "ours": OURS},
-        (("ours", "HSR"),),
-        ("ppl at recall",),
-        pictures="few",
-    ),
-    Hypothesis(
-        "H5",
-        "pairing deep teacher maps with coarse blocks is what helps",
-        {
-            "deep to coarse": HSR,
-            "reversed": HSR | {"hsr.pairing": "reversed"},
-            "last only": HSR | {"hsr.pairing": "last_only"},
-        },
-        (("deep to coarse", "reversed"), ("deep to coarse", "last only")),
-        ("yardstick", "ppl at recall"),
-        kimg=40.0,
-        seeds=THREE,
-    ),
+# %% ../../nbs/studies/evidence_rules.ipynb #fcd62f96
+TWO_BY_TWO = {"neither": NO_PLR | NO_HSR, "PLR": NO_HSR, "HSR": NO_PLR | HSR, "both": HSR}
+
+H0 = Hypothesis(
+    "H0",
+    "grown-up generators draw fewer unnatural pictures with HSR",
+    TWO_BY_TWO,
+    (("HSR", "neither"), ("both", "PLR")),
+    ("unnatural at recall",),
+    kimg=100.0,
+    trunk=60.0,
 )
+H1 = Hypothesis(
+    "H1",
+    "where pictures are scarce, HSR brings the generator nearer to faces it has not seen",
+    {"none": NO_HSR, "HSR": HSR, "ADA": NO_HSR | ADA, "ADA + HSR": HSR | ADA},
+    (("HSR", "none"), ("ADA + HSR", "ADA")),
+    ("yardstick",),
+    pictures="few",
+)
+H1_REAL = Hypothesis(
+    "H1r",
+    "on real drawings, with a real teacher, HSR brings the generator nearer to busts it has not seen",
+    {"ADA": NO_HSR | ADA, "ADA + HSR": ADA | EVERY_16 | {"hsr.teacher": "efficientnet_lite0"}},
+    (("ADA + HSR", "ADA"),),
+    ("kid",),
+    pictures="busts",
+)
+
+# %% ../../nbs/studies/evidence_rules.ipynb #2c0aa2cf
+H2 = Hypothesis(
+    "H2",
+    "a teacher that knows more shortens paths more than one that knows nothing",
+    {
+        "untrained": EVERY_16 | HSR | {"hsr.weights": "random"},
+        "synthfaces-tiny": EVERY_16 | HSR,
+        "efficientnet_lite0": EVERY_16 | {"hsr.teacher": "efficientnet_lite0"},
+        "supervised": EVERY_16 | HSR | {"hsr.teacher": "synthfaces-attributes"},
+    },
+    (("synthfaces-tiny", "untrained"), ("efficientnet_lite0", "untrained")),
+    ("ppl at recall",),
+    kimg=40.0,
+)
+H3 = Hypothesis(
+    "H3",
+    "grown-up generators have shorter paths with HSR",
+    TWO_BY_TWO,
+    (("HSR", "neither"), ("both", "PLR")),
+    ("ppl at recall",),
+    kimg=100.0,
+    trunk=60.0,
+)
+H4 = Hypothesis(
+    "H4",
+    "where pictures are scarce, a linearity penalty with fitted targets shortens paths more than published HSR",
+    {"HSR": HSR, "ours": OURS},
+    (("ours", "HSR"),),
+    ("ppl at recall",),
+    pictures="few",
+)
+H5 = Hypothesis(
+    "H5",
+    "pairing deep teacher maps with coarse blocks is what helps",
+    {
+        "deep to coarse": HSR,
+        "reversed": HSR | {"hsr.pairing": "reversed"},
+        "last only": HSR | {"hsr.pairing": "last_only"},
+    },
+    (("deep to coarse", "reversed"), ("deep to coarse", "last only")),
+    ("yardstick", "ppl at recall"),
+    kimg=40.0,
+    seeds=THREE,
+)
+HYPOTHESES = (H0, H1, H1_REAL, H2, H3, H4, H5)
+
+# %% ../../nbs/studies/evidence_rules.ipynb #8311fbdd
 BY_KEY = {hypothesis.key: hypothesis for hypothesis in HYPOTHESES}
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #21b7a6f5
+# %% ../../nbs/studies/evidence_rules.ipynb #04467c97
 def holm(p: Mapping[Any, float]) -> dict[Any, float]:
     "Holm's correction, by the same keys. Holm 1979. Needs statsmodels."
     try:
@@ -155,7 +168,7 @@ def paired_p(arm: Mapping[int, float], beside: Mapping[int, float], seeds: Itera
     return float(ttest_rel([arm[s] for s in seeds], [beside[s] for s in seeds]).pvalue)
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #abc541cd
+# %% ../../nbs/studies/evidence_rules.ipynb #a9261ede
 def at_the_same_recall(
     row: Mapping[str, Any],  # of a run: curve of score name -> [[recall, score] at each truncation]
     beside: Mapping[str, Any],
@@ -163,7 +176,11 @@ def at_the_same_recall(
 ) -> tuple[float | None, float | None]:
     "Both runs' scores at the lower one of their recalls at truncation 1. None where a curve does not reach it."
     level = min(row["recall"], beside["recall"])
-    return tuple(at_recall([tuple(point) for point in r[f"{score} by recall"]], level) for r in (row, beside))
+
+    def there(r):
+        return at_recall([tuple(point) for point in r[f"{score} by recall"]], level)
+
+    return there(row), there(beside)
 
 
 def scores_of(
@@ -178,20 +195,19 @@ def scores_of(
     both: tuple[dict[int, float], dict[int, float]] = ({}, {})
     found = {(r["arm"], r["seed"]): r for r in rows if r["hypothesis"] == hypothesis.key}
     for seed in seeds:
-        pair = (found.get((arm, seed)), found.get((beside, seed)))
-        if pair[0] is None or pair[1] is None:
+        ours, theirs = found.get((arm, seed)), found.get((beside, seed))
+        if ours is None or theirs is None:
             continue
+        values = (ours.get(score), theirs.get(score))
         if score.endswith(" at recall"):
-            values = at_the_same_recall(*pair, score.removesuffix(" at recall"))
-        else:
-            values = (pair[0].get(score), pair[1].get(score))
+            values = at_the_same_recall(ours, theirs, score.removesuffix(" at recall"))
         for side, value in zip(both, values):
             if value is not None:
                 side[seed] = value
     return both
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #138e68bb
+# %% ../../nbs/studies/evidence_rules.ipynb #bed6b464
 LEVEL = 0.05
 
 
@@ -207,7 +223,7 @@ def verdicts(
     corrected = holm({i: 1.0 if value is None else value for i, value in p.items()})
     found = []
     for i, (h, arm, beside, score) in enumerate(tests):
-        row = {"hypothesis": h.key, "arm": arm, "beside": beside, "score": score}
+        row: dict[str, Any] = {"hypothesis": h.key, "arm": arm, "beside": beside, "score": score}
         row |= {"p": p[i], "corrected": None, "holds": None}
         if p[i] is not None:
             row |= paired_difference(*pairs[i]) | {"corrected": corrected[i]}
@@ -216,8 +232,8 @@ def verdicts(
     return found
 
 
-# %% ../../nbs/studies/evidence_rules.ipynb #f649a60b
-def sentence(row: dict) -> str:
+# %% ../../nbs/studies/evidence_rules.ipynb #9c6cf70d
+def in_words(row: dict) -> str:
     "A verdict in words."
     claim = BY_KEY[row["hypothesis"]].claim
     if row["holds"] is None:

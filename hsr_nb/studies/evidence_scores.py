@@ -17,7 +17,7 @@ __all__ = [
     "measure_run",
 ]
 
-# %% ../../nbs/studies/evidence_scores.ipynb #2d52cdf4
+# %% ../../nbs/studies/evidence_scores.ipynb #0f94cb1e
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,7 +46,7 @@ from .evidence_rules import TRUNCATIONS
 from .few_images import fresh_faces
 
 
-# %% ../../nbs/studies/evidence_scores.ipynb #949dbe59
+# %% ../../nbs/studies/evidence_scores.ipynb #85ec23df
 @dataclass(frozen=True)
 class Counts:
     "How many of everything."
@@ -92,11 +92,12 @@ class Bench:
         counts = self.counts
         drawn = SynthFaces(self.resolution, counts.renderings, seed=RENDERINGS_SEED)
         others = SynthFaces(self.resolution, counts.others, seed=OTHERS_SEED)
-        clouds = [self._features(ds, len(ds), self.judge) for ds in (drawn, others)]
-        return Naturalness(*clouds, self.judge)
+        nearby = self._features(drawn, len(drawn), self.judge)
+        finding = self._features(others, len(others), self.judge)
+        return Naturalness(nearby, finding, self.judge)
 
 
-# %% ../../nbs/studies/evidence_scores.ipynb #565a4689
+# %% ../../nbs/studies/evidence_scores.ipynb #2c9de956
 def only(scores: dict[str, float], start: str) -> float:
     "The one score whose key starts so. KeyError for none or several."
     found = [key for key in scores if key.startswith(start) and not key.endswith("_se") and "_se[" not in key]
@@ -122,7 +123,7 @@ def curves(G: Generator, bench: Bench) -> dict:
     return found | {"truncations": list(TRUNCATIONS), "ppl by recall": lengths, "unnatural by recall": shares}
 
 
-# %% ../../nbs/studies/evidence_scores.ipynb #8843fc20
+# %% ../../nbs/studies/evidence_scores.ipynb #becb1ab0
 @torch.no_grad()
 def drawn(G: Generator, ws: Tensor, batch: int = 50) -> Tensor:  # uint8
     "Pictures of latents, without noise."
@@ -150,7 +151,7 @@ def after_edits(G: Generator, bench: Bench, sigmas: float = 2.0) -> dict:
     return {"unnatural after edits": only(bench.natural.share(features), "unnatural[")}
 
 
-# %% ../../nbs/studies/evidence_scores.ipynb #cb0e1637
+# %% ../../nbs/studies/evidence_scores.ipynb #fc675734
 def linearity(G: Generator, bench: Bench) -> dict:
     "The attribute linearity score, mean of all attributes; empty where none ever changes."
     logits = path_logits(G, bench.bank, bench.counts.paths)

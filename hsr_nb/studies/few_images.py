@@ -9,6 +9,7 @@ __all__ = [
     "PAUSE",
     "FewImagesConfig",
     "Cell",
+    "Trainable",
     "train_towards",
     "fresh_faces",
     "nearest",
@@ -38,7 +39,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -128,15 +129,28 @@ class Cell:
         return sorted({*counts, self.images(self.cfg.kimg)})
 
 
-def train_towards(cell: Cell, goal: int, until: float) -> bool:
-    "Train up to so many images, session after session. False where the clock says stop before."
+class Trainable(Protocol):
+    "What is known of a run that is trained in sessions: where, how, and which checkpoints it keeps."
+
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def training(self) -> TrainConfig: ...
+    @property
+    def stops(self) -> list[int]: ...
+    def images(self, kimg: float) -> int: ...
+
+
+# %% ../../nbs/studies/few_images.ipynb #bff4c68b
+def train_towards(cell: Trainable, goal: int, until: float, session: float) -> bool:
+    "Train up to so many images, in sessions of so many kimg. False where the clock says stop before."
     seen = [int(p.stem) for p in checkpoints(cell.run_dir)]
     at = seen[-1] if seen else 0
     while at < goal:
         if time.monotonic() > until:
             return False
         last = at
-        at = min(cell.images(at / 1000 + cell.cfg.session), goal)
+        at = min(cell.images(at / 1000 + session), goal)
         train(override(cell.training, kimg=at / 1000), progress=False)
         if last not in cell.stops:
             (cell.run_dir / "checkpoints" / f"{last:09d}.safetensors").unlink(missing_ok=True)
@@ -311,7 +325,7 @@ def work(cell: Cell, judge: Judge, until: float, say: Callable[[str], Any]) -> b
         file = score_file(cell, stop, n)
         if file.is_file():
             continue
-        if not train_towards(cell, stop, until) or time.monotonic() > until:
+        if not train_towards(cell, stop, until, cell.cfg.session) or time.monotonic() > until:
             return False
         file.parent.mkdir(parents=True, exist_ok=True)
         row = measurement(cell, stop, n, judge)
@@ -339,6 +353,7 @@ def publish(cfg: FewImagesConfig) -> Path | None:
     return write_result(cfg.out, "few-images", about, rows)
 
 
+# %% ../../nbs/studies/few_images.ipynb #fddc2a2b
 PAUSE = 2.0  # seconds between two looks at what another process does
 
 

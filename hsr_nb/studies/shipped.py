@@ -33,6 +33,7 @@ class Made:
     minutes: float = 1.0  # on two cores, roughly
 
 
+# %% ../../nbs/studies/shipped.ipynb #e7142946
 MADE = (
     Made("strips", ("nbs/strips/strips.js",), notebook="experiments/strips", minutes=2),
     Made("figures", ("nbs/figures/figures.json",), notebook="experiments/figures", minutes=2),
