@@ -16,6 +16,7 @@ from .backbones import prepare
 from .cards import check_card, read_card, read_embedded
 from .dense import DenseIdentityNet
 from .detectors import halving_convolutions
+from .faceapi import FaceApi, FaceIdentity
 from .sizes import check_side
 
 
@@ -65,11 +66,13 @@ NETWORKS: dict[str, type[nn.Module]] = {
 
 
 def load_identity(
-    name: str = "synthfaces-identity",
+    name: str = "synthfaces-identity",  # embedded, or the tarball of face-api
     device="cpu",
     folder=None,  # where embedded networks live; None: in the package
-) -> IdentityEncoder:
-    "Load an identity encoder that ships with the package. Raises WeightsNotFound, and ValueError for another network."
+) -> IdentityEncoder | FaceIdentity:
+    "Load an identity encoder that ships with the package, or that of photographed faces. Raises WeightsNotFound, and ValueError for another network."
+    if str(name).endswith(".tgz"):
+        return FaceIdentity(FaceApi(name, device))
     role = read_card(name, folder).get("role")
     if role != "identity":
         raise ValueError(f"{name} is a {role}, not an identity encoder")
