@@ -33,7 +33,8 @@ from .sources import Source, in_parallel, open_source
 class ConvertConfig:
     "Make a training set (zip or folder) from pictures."
 
-    # folder or .zip of images, cifar-10-python.tar.gz, MNIST's train-images-idx3-ubyte.gz, or an LSUN *_lmdb folder
+    # folder or .zip of images, cifar-10-python.tar.gz, MNIST's train-images-idx3-ubyte.gz, an LSUN *_lmdb folder,
+    # or emoji-datasource-google-16.0.0.tgz
     source: str
     dest: str  # a .zip that does not exist, or a folder that is empty or does not exist
     width: int | None = None  # of the result; alone, it is also the height
@@ -137,6 +138,7 @@ class Tally:
         self.refused = refused  # why nothing will be written; what is bad is then looked for all the same
         self.shape: tuple = ()  # (W, H, mode) of the first picture
         self.labels: list = []
+        self.names: list[str] = []  # of those in the source
         self.bad: list[tuple[str, str]] = []  # (name, reason)
         self.dropped = 0
         self.done: Counter = Counter()
@@ -162,6 +164,7 @@ class Tally:
             return None
         self.done.update(set(p.said))
         self.labels.append(p.label)
+        self.names.append(p.name)
         useless = self.refused or self.bad and not self.cfg.skip_bad  # only the list of bad files still grows
         return None if useless else p.png
 
@@ -230,11 +233,13 @@ def convert_dataset(
         record = _record(tally, resize_filter)
         if found.classes and labels:
             record["classes"] = found.classes
+        if found.about:
+            record |= found.about | {"names": tally.names}
         remarks = _remarks(found, tally)
         if remarks:
             record["left_out"] = remarks
         out.write("dataset.json", json.dumps({"labels": labels, "hsr_nb": record}).encode())
-    return _summary(tally, resize_filter, labels) | {"left_out": remarks}
+    return _summary(tally, resize_filter, labels) | {"left_out": remarks, "licence": found.about.get("licence")}
 
 
 def _path(i: int) -> str:
@@ -350,6 +355,8 @@ def _print_summary(summary: dict):
         f"resize filter {summary['resize_filter']}",
     ]
     print(f"{shown(summary['dest'])}: {', '.join(facts)}")
+    if summary["licence"]:
+        print(f"licence: {summary['licence']}")
     for what, n in summary["done"].items():
         print(f"  {plural(n, 'picture')}: {what}")
     if summary["dropped"]:

@@ -70,7 +70,7 @@ def load_identity(
     device="cpu",
     folder=None,  # where embedded networks live; None: in the package
 ) -> IdentityEncoder | FaceIdentity:
-    "Load an identity encoder that ships with the package, or that of photographed faces. Raises WeightsNotFound, and ValueError for another network."
+    "Load an identity encoder. Raises WeightsNotFound or FileNotFoundError, and ValueError for another network."
     if str(name).endswith(".tgz"):
         return FaceIdentity(FaceApi(name, device))
     role = read_card(name, folder).get("role")

@@ -160,12 +160,13 @@ def _require_plain(member: tarfile.TarInfo):
 
 def _wanted_members(gz: _Bounded, wanted: Callable[[str], bool], most: int) -> Iterator[tuple[str, bytes]]:
     left = most
+    room = 4 * most + (1 << 20)  # what is passed over has to end, too
     names = set()
     with tarfile.open(fileobj=gz, mode="r:") as tar:
         for number, member in enumerate(tar):
             _require_plain(member)
             takes = member.isreg() and wanted(member.name)
-            if number == _MEMBERS or member.offset_data > 4 * most or takes and member.size > left:
+            if number == _MEMBERS or member.offset_data > room or takes and member.size > left:
                 raise UnsafeFile(f"unpacks to far more than {gz.kind} does")
             content = tar.extractfile(member) if takes else None
             if content is not None:
