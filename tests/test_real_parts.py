@@ -103,7 +103,7 @@ def test_the_wrong_padding_is_refused(lite, tmp_path):
 
 
 def test_the_same_network_does_not_judge_under_another_dress(lite, tmp_path):
-    taught = load_teacher("efficientnet_lite0", weights=lite, input_size=32).identity()
+    taught = load_teacher("efficientnet_lite0", weights=lite, input_size=32).identity() | {"name": "lite"}
     renamed = packaged.timm_names(LITE, torch.load(lite, weights_only=True), "lite0.pth")
     half = {k: v.half() if v.is_floating_point() else v for k, v in renamed.items()}
     save_file(half, tmp_path / "half.safetensors")

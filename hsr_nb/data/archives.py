@@ -53,7 +53,11 @@ def _cifar_files(path, wanted: str) -> dict[str, bytes]:
         found = dict(tar_files(path, is_wanted, _LIMIT, "CIFAR-10"))
     except CheckpointError as e:
         raise DataError(str(e).removeprefix(f"{Path(path).name}: ")) from None
-    return {name.split("/")[-1]: content for name, content in found.items()}
+    by_last_name = {}
+    for name, content in found.items():
+        last = name.split("/")[-1]
+        by_last_name[last] = content
+    return by_last_name
 
 
 def _cifar_batches(path, split: str) -> Iterator[tuple[str, object]]:

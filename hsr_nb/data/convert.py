@@ -138,7 +138,6 @@ class Tally:
         self.refused = refused  # why nothing will be written; what is bad is then looked for all the same
         self.shape: tuple = ()  # (W, H, mode) of the first picture
         self.labels: list = []
-        self.names: list[str] = []  # of those in the source
         self.bad: list[tuple[str, str]] = []  # (name, reason)
         self.dropped = 0
         self.done: Counter = Counter()
@@ -164,7 +163,6 @@ class Tally:
             return None
         self.done.update(set(p.said))
         self.labels.append(p.label)
-        self.names.append(p.name)
         useless = self.refused or self.bad and not self.cfg.skip_bad  # only the list of bad files still grows
         return None if useless else p.png
 
@@ -216,11 +214,13 @@ def convert_dataset(
     size = target_size(cfg)
     with writing(cfg.dest) as out, own_limit():
         found = open_source(cfg.source, cfg.labels, cfg.split, cfg.max_pixels)
+        names: list[str] = []  # of what is written
         tally = Tally(cfg, None if cfg.allow_partial else _not_whole(found, cfg))
 
         def keep(picture):
             png = tally.take(picture)
             if png is not None:
+                names.append(picture.name)
                 out.write(_path(tally.count - 1), png)
 
         try:
@@ -234,7 +234,7 @@ def convert_dataset(
         if found.classes and labels:
             record["classes"] = found.classes
         if found.about:
-            record |= found.about | {"names": tally.names}
+            record |= found.about | {"names": names}
         remarks = _remarks(found, tally)
         if remarks:
             record["left_out"] = remarks

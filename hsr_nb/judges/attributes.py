@@ -40,8 +40,7 @@ class AttributeBank:
     ):
         self.name, self.sha256 = name, sha256
         self.attribute_names = tuple(attribute_names)
-        self.fn = fn
-        self.estimate = estimate
+        self.fn, self.estimate = fn, estimate
         self.net: torch.nn.Module | None = None  # where it is one network, whose weights say who it is
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}

@@ -7,6 +7,7 @@ __all__ = [
     "FACE_API",
     "EXPRESSIONS",
     "ATTRIBUTES",
+    "NAME",
     "CARD",
     "NETWORKS",
     "MEAN",
@@ -26,12 +27,15 @@ __all__ = [
     "find_faces",
     "look_for_faces",
     "apart",
+    "best_boxes",
+    "mark_points",
     "recogniser_boxes",
     "loose_boxes",
     "yaw_and_pitch",
     "Faces",
+    "as_photographs",
+    "as_numbers",
     "FaceApi",
-    "FaceIdentity",
 ]
 
 # %% ../../nbs/judges/faceapi.ipynb #5951e9e9
@@ -53,8 +57,9 @@ FACE_API = Tarball(
 )
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 ATTRIBUTES = ("male", "age", *EXPRESSIONS, "yaw", "pitch")
+NAME = "face-api"
 CARD = {
-    "name": "face-api",
+    "name": NAME,
     "role": "judge",
     "what": "finds faces of photographs; identity, 68 points, age, gender, seven expressions, yaw and pitch",
     "source": f"npm {FACE_API.pin}, MIT",
@@ -140,6 +145,7 @@ def find_faces(
     return sure, boxes * whole - border
 
 
+# %% ../../nbs/judges/faceapi.ipynb #efe24ca5
 def look_for_faces(net: nn.Module, img: Tensor) -> tuple[Tensor, Tensor]:  # as `find_faces`
     "What the detector says about every box, in all looks that the picture wants."
     looks = LOOKS[:1] if max(img.shape[-2:]) <= SMALL else LOOKS
@@ -164,6 +170,25 @@ def _shared(a: Tensor, b: Tensor) -> float:
     inside = width * height
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return float(inside / (areas[0] + areas[1] - inside).clamp(min=1e-9))
+
+
+# %% ../../nbs/judges/faceapi.ipynb #3953282e
+def best_boxes(net: nn.Module, img: Tensor) -> tuple[Tensor, Tensor]:  # [N], [N, 4]
+    "How sure the detector is of the best box of each picture, and that box; the middle where there is no face."
+    every, boxes = look_for_faces(net, img)
+    sure, best = every.max(1)
+    chosen = boxes[torch.arange(len(img)), best]
+    height, width = img.shape[-2:]
+    middle = torch.tensor([width * 0.15, height * 0.15, width * 0.85, height * 0.85], device=img.device)
+    return sure, torch.where(sure[:, None] >= SURE, chosen, middle)
+
+
+def mark_points(net: nn.Module, img: Tensor, boxes: Tensor) -> Tensor:  # [N, 68, 2] in pixels
+    "The points of the face in each box."
+    said = net(normalised(squares(img, boxes, 112))).unflatten(1, (68, 2))
+    size = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    corner = (boxes[:, :2] + boxes[:, 2:] - size[:, None]) / 2
+    return corner[:, None] + said * size[:, None, None]
 
 
 # %% ../../nbs/judges/faceapi.ipynb #78ca587c
@@ -211,6 +236,21 @@ class Faces:
     pitch: Tensor  # [N], 0 to 1
 
 
+def as_photographs(img: Tensor) -> Tensor:  # [N, 3, H, W], float32
+    "Pictures [N, 1 or 3, H, W] in [-1, 1], in colour and clamped. ValueError for another shape."
+    if img.ndim != 4 or img.shape[1] not in (1, 3):
+        raise ValueError(f"face-api sees pictures [N, 1 or 3, H, W], found {list(img.shape)}")
+    return img.float().clamp(-1, 1).expand(-1, 3, -1, -1)
+
+
+def as_numbers(seen: Faces) -> Tensor:  # [N, 11]
+    "ATTRIBUTES as a judge gives them: log-odds of what is a probability, years, and the two ratios."
+    odds = torch.cat([seen.male[:, None], seen.expressions], 1).clamp(1e-4, 1 - 1e-4).logit()
+    rest = (seen.age[:, None], odds[:, 1:], seen.yaw[:, None], seen.pitch[:, None])
+    return torch.cat([odds[:, :1], *rest], 1)
+
+
+# %% ../../nbs/judges/faceapi.ipynb #709206b4
 class FaceApi(nn.Module):
     "The five networks as one judge of photographs [N, C, H, W] in [-1, 1]."
 
@@ -227,16 +267,13 @@ class FaceApi(nn.Module):
         self.recognises = nets["face_recognition_model"]
         self.dates = nets["age_gender_model"]
         self.feels = nets["face_expression_model"]
-        self.name = CARD["name"]
+        self.name = NAME
         self.sha256 = package.sha256
         self.card = CARD | {"sha256": self.sha256}
         self.to(device)
 
     def _pictures(self, img: Tensor) -> Tensor:
-        if img.ndim != 4 or img.shape[1] not in (1, 3):
-            raise ValueError(f"{self.name} sees pictures [N, 1 or 3, H, W], found {list(img.shape)}")
-        img = img.to(next(self.parameters()).device).float()
-        return img.clamp(-1, 1).expand(-1, 3, -1, -1)
+        return as_photographs(img.to(next(self.parameters()).device))
 
     @torch.no_grad()
     def find(self, img: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -251,16 +288,8 @@ class FaceApi(nn.Module):
     def mark(self, img: Tensor) -> tuple[Tensor, Tensor]:  # [N], [N, 68, 2]
         "How sure it is of the best face of each picture, and its points in pixels."
         img = self._pictures(img)
-        every, boxes = look_for_faces(self.finds, img)
-        sure, best = every.max(1)
-        chosen = boxes[torch.arange(len(img)), best]
-        height, width = img.shape[-2:]
-        middle = torch.tensor([width * 0.15, height * 0.15, width * 0.85, height * 0.85], device=img.device)
-        chosen = torch.where(sure[:, None] >= SURE, chosen, middle)
-        said = self.marks(normalised(squares(img, chosen, 112))).unflatten(1, (68, 2))
-        size = (chosen[:, 2:] - chosen[:, :2]).amax(1)
-        corner = (chosen[:, :2] + chosen[:, 2:] - size[:, None]) / 2
-        return sure, corner[:, None] + said * size[:, None, None]
+        sure, boxes = best_boxes(self.finds, img)
+        return sure, mark_points(self.marks, img, boxes)
 
     def identity(self, img: Tensor) -> Tensor:  # [N, 128]
         "Who it is, differentiable in the pictures: of one person less than 0.6 apart."
@@ -286,37 +315,7 @@ class FaceApi(nn.Module):
 
     def estimate(self, img: Tensor) -> Tensor:  # [N, 11]
         "The same from pictures in [-1, 1], with gradients where there are any."
-        seen = self.read(img)
-        odds = torch.cat([seen.male[:, None], seen.expressions], 1).clamp(1e-4, 1 - 1e-4).logit()
-        rest = (seen.age[:, None], odds[:, 1:], seen.yaw[:, None], seen.pitch[:, None])
-        return torch.cat([odds[:, :1], *rest], 1)
-
-    def train(self, mode: bool = True):
-        return super().train(False)
-
-
-# %% ../../nbs/judges/faceapi.ipynb #c5d5ba29
-class FaceIdentity(nn.Module):
-    "The recogniser as an identity encoder: images [N, C, H, W] in [-1, 1] to unit vectors [N, 128], differentiable."
-
-    def __init__(self, faces: FaceApi):
-        super().__init__()
-        self.faces = faces
-        self.net = faces.recognises
-        self.card = faces.card | {"role": "identity"}
-        self.name = f"{faces.name}-identity"
-        self.sha256 = faces.sha256
-
-    def forward(self, img: Tensor) -> Tensor:
-        return F.normalize(self.faces.identity(img), dim=1)
-
-    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        "Cosine of the angle between two embeddings, [N]."
-        return (self(a) * self(b)).sum(1)
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        "As its author measures it, [N]: below 0.6 it is taken for the same person."
-        return (self.faces.identity(a) - self.faces.identity(b)).norm(dim=1)
+        return as_numbers(self.read(img))
 
     def train(self, mode: bool = True):
         return super().train(False)

@@ -262,6 +262,7 @@ class Residual(nn.Module):
         return (inner + F.pad(beside, (0, 0, 0, 0, 0, missing))).relu()
 
 
+# %% ../../nbs/judges/faceapi_nets.ipynb #503601be
 BLOCKS = (  # name, channels in and out
     *((f"conv32_{i}", 32, 32) for i in (1, 2, 3)),
     ("conv64_down", 32, 64),

@@ -174,7 +174,7 @@ def check_budget(s: "Subject") -> dict[str, str]:  # {score that cannot be had: 
         "fid": (features + 1, f"with {features} features "),
         "yardstick": (2 * GROUPS, ""),
     }
-    lacking = {}
+    lacking: dict[str, str] = {}
     for score in s.cfg.scores:
         least, of = needs.get(score, (0, ""))
         if fewer < least:

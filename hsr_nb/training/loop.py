@@ -53,6 +53,7 @@ def unwatched(phase: str, share: float | None = None):
     "What a step tells where nobody watches."
 
 
+# %% ../../nbs/training/loop.ipynb #456efc31
 @dataclass
 class Step:
     "What the phases of one training step share."

@@ -158,6 +158,7 @@ def _require_plain(member: tarfile.TarInfo):
         raise UnsafeFile(f"the member {ascii(member.name)[:80]} {fault}")
 
 
+# %% ../../nbs/untrusted/zips.ipynb #bc470115
 def _wanted_members(gz: _Bounded, wanted: Callable[[str], bool], most: int) -> Iterator[tuple[str, bytes]]:
     left = most
     room = 4 * most + (1 << 20)  # what is passed over has to end, too
