@@ -47,7 +47,8 @@ def _cifar_files(path, wanted: str) -> dict[str, bytes]:
     "The wanted files of the tar by their last names, in memory."
 
     def is_wanted(name: str) -> bool:
-        return name.split("/")[-1].startswith(wanted)
+        last = name.split("/")[-1]
+        return last.startswith(wanted)
 
     try:
         found = dict(tar_files(path, is_wanted, _LIMIT, "CIFAR-10"))
@@ -132,6 +133,8 @@ def read_mnist(path) -> Iterator[tuple[str, np.ndarray, int | None]]:
         labels = read_idx(beside).tolist()
     if len(labels) != len(images):
         raise DataError(f"{shown(beside.name)} holds {plural(len(labels), 'label')} for {plural(len(images), 'image')}")
-    frame = 2 if images.shape[1:] == (28, 28) else 0
+    frame = 0
+    if images.shape[1:] == (28, 28):
+        frame = 2
     for i, (image, label) in enumerate(zip(images, labels)):
         yield f"{i:08d}", np.pad(image, frame), label

@@ -28,6 +28,7 @@ __all__ = [
     "look_for_faces",
     "apart",
     "best_boxes",
+    "every_face",
     "mark_points",
     "recogniser_boxes",
     "loose_boxes",
@@ -183,6 +184,15 @@ def best_boxes(net: nn.Module, img: Tensor) -> tuple[Tensor, Tensor]:  # [N], [N
     return sure, torch.where(sure[:, None] >= SURE, chosen, middle)
 
 
+def every_face(net: nn.Module, img: Tensor) -> list[tuple[Tensor, Tensor]]:  # [F], [F, 4] of each picture
+    "The faces of each picture, the surest first."
+    found = []
+    for sure, boxes in zip(*look_for_faces(net, img)):
+        kept = apart(sure, boxes)
+        found.append((sure[kept], boxes[kept]))
+    return found
+
+
 def mark_points(net: nn.Module, img: Tensor, boxes: Tensor) -> Tensor:  # [N, 68, 2] in pixels
     "The points of the face in each box."
     said = net(normalised(squares(img, boxes, 112))).unflatten(1, (68, 2))
@@ -254,12 +264,7 @@ def as_numbers(seen: Faces) -> Tensor:  # [N, 11]
 class FaceApi(nn.Module):
     "The five networks as one judge of photographs [N, C, H, W] in [-1, 1]."
 
-    def __init__(
-        self,
-        path,  # the tarball that `npm pack` writes
-        device="cpu",
-        package: Tarball = FACE_API,
-    ):
+    def __init__(self, path, device="cpu", package: Tarball = FACE_API):  # path: the tarball that `npm pack` writes
         super().__init__()
         nets = read_networks(path, package)
         self.finds = nets["tiny_face_detector_model"]
@@ -278,11 +283,7 @@ class FaceApi(nn.Module):
     @torch.no_grad()
     def find(self, img: Tensor) -> list[tuple[Tensor, Tensor]]:
         "Of each picture how sure [F] it is of its faces, and their boxes [F, 4] in pixels, the surest first."
-        found = []
-        for sure, boxes in zip(*look_for_faces(self.finds, self._pictures(img))):
-            kept = apart(sure, boxes)
-            found.append((sure[kept], boxes[kept]))
-        return found
+        return every_face(self.finds, self._pictures(img))
 
     @torch.no_grad()
     def mark(self, img: Tensor) -> tuple[Tensor, Tensor]:  # [N], [N, 68, 2]

@@ -59,6 +59,7 @@ class IdentityEncoder(nn.Module):
         return super().train(False)
 
 
+# %% ../../nbs/judges/identity.ipynb #1ac95d1f
 class FaceIdentity(IdentityEncoder):
     "The recogniser of photographs: images [N, C, H, W] in [-1, 1] to unit vectors [N, 128], differentiable."
 
@@ -74,6 +75,7 @@ class FaceIdentity(IdentityEncoder):
         return (self.faces.identity(a) - self.faces.identity(b)).norm(dim=1)
 
 
+# %% ../../nbs/judges/identity.ipynb #8d2bfda6
 NETWORKS: dict[str, type[nn.Module]] = {
     "hsr_nb.judges.identity.IdentityNet": IdentityNet,
     "hsr_nb.judges.dense.DenseIdentityNet": DenseIdentityNet,
