@@ -644,7 +644,7 @@ def test_every_setting_of_hsr_is_used():
             found = re.search(rf"\b(?:settings|hsr)\.{field.name}\b", training)
         if not found:
             unused.append(field.name)
-    assert not unused and "HSR(channels, teacher, cfg.hsr," in training
+    assert not unused and "HSR(channels, teacher, options," in training
 
 
 def test_no_parameter_of_the_generator_is_idle():

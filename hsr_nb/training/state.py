@@ -167,10 +167,11 @@ def build_hsr(cfg: TrainConfig, channels: dict[int, int]) -> HSR | None:
     "The regulariser that a configuration asks for, or None."
     if cfg.hsr.teacher == "none":
         return None
-    h = cfg.hsr
-    teacher = load_teacher(h.teacher, weights=h.weights, layers=h.layers, input_size=h.input_size)
-    scales_differ = teacher.convolutional and h.teacher not in embedded() and not h.official
-    options = settled(h, "standardised", "prefit") if scales_differ else settled(h)
+    settings = cfg.hsr
+    where = {"layers": settings.layers, "input_size": settings.input_size}
+    teacher = load_teacher(settings.teacher, weights=settings.weights, **where)
+    scales_differ = teacher.convolutional and settings.teacher not in embedded() and not settings.official
+    options = settled(settings, "standardised", "prefit") if scales_differ else settled(settings)
     return HSR(channels, teacher, options, seed=stream_seed(cfg.seed, "heads") % 2**32)
 
 
