@@ -168,8 +168,7 @@ def build_hsr(cfg: TrainConfig, channels: dict[int, int]) -> HSR | None:
     if cfg.hsr.teacher == "none":
         return None
     settings = cfg.hsr
-    where = {"layers": settings.layers, "input_size": settings.input_size}
-    teacher = load_teacher(settings.teacher, weights=settings.weights, **where)
+    teacher = load_teacher(settings.teacher, settings.weights, layers=settings.layers, input_size=settings.input_size)
     scales_differ = teacher.convolutional and settings.teacher not in embedded() and not settings.official
     options = settled(settings, "standardised", "prefit") if scales_differ else settled(settings)
     return HSR(channels, teacher, options, seed=stream_seed(cfg.seed, "heads") % 2**32)
