@@ -51,7 +51,7 @@ def _cifar_files(path, wanted: str) -> dict[str, bytes]:
         return last.startswith(wanted)
 
     try:
-        found = dict(tar_files(path, is_wanted, _LIMIT, "CIFAR-10"))
+        found = dict(tar_files(path, is_wanted, _LIMIT, "CIFAR-10", members=1000))
     except CheckpointError as e:
         raise DataError(str(e).removeprefix(f"{Path(path).name}: ")) from None
     by_last_name = {}

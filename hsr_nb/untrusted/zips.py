@@ -133,7 +133,6 @@ def _member(window: Window, info: zipfile.ZipInfo) -> Member:
 
 # %% ../../nbs/untrusted/zips.ipynb #1abf4ba4
 _HEADER = 1 << 18  # bytes of what a tar says about one member: its header, long names, a map of holes
-_MEMBERS = 10_000
 
 
 class _Bounded(gzip.GzipFile):
@@ -141,6 +140,7 @@ class _Bounded(gzip.GzipFile):
 
     left = _HEADER
     kind = "it"
+    members = 0
 
     def read(self, size=-1):
         if not 0 <= size <= self.left:
@@ -167,7 +167,7 @@ def _wanted_members(gz: _Bounded, wanted: Callable[[str], bool], most: int) -> I
         for number, member in enumerate(tar):
             _require_plain(member)
             takes = member.isreg() and wanted(member.name)
-            if number == _MEMBERS or member.offset_data > room or takes and member.size > left:
+            if number == gz.members or member.offset_data > room or takes and member.size > left:
                 raise UnsafeFile(f"unpacks to far more than {gz.kind} does")
             content = tar.extractfile(member) if takes else None
             if content is not None:
@@ -185,12 +185,13 @@ def tar_files(
     wanted: Callable[[str], bool],  # which members, by name
     most: int,  # bytes of these together; four times as many unpacked ones may go by
     kind: str = "the package",  # what it should be, for messages
+    members: int = 10_000,  # of the tar, at most
 ) -> Iterator[tuple[str, bytes]]:
     "Files of a tar in its order, in memory, each once. UnsafeFile or BrokenFile, which name it, for anything odd."
     name = Path(path).name
     broken = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError)
     with _Bounded(path) as gz:
-        gz.kind = kind
+        gz.kind, gz.members = kind, members
         try:
             yield from _wanted_members(gz, wanted, most)
         except (UnsafeFile, BrokenFile) as e:
