@@ -13,7 +13,6 @@ from hsr_nb.base.errors import WeightsNotFound
 from hsr_nb.base.whole import sha256
 from hsr_nb.data import SynthFaces
 from hsr_nb.judges.backbones import build_net
-from hsr_nb.judges.detectors import require_independent
 from hsr_nb.judges.inception_vgg import (
     PUBLISHED,
     VGG16,
@@ -24,6 +23,7 @@ from hsr_nb.judges.inception_vgg import (
     resize_tf1,
     variable,
 )
+from hsr_nb.judges.independence import require_independent
 from hsr_nb.metrics import LPIPS, DetectorDistance, fid, load_detector
 
 

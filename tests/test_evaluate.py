@@ -434,8 +434,8 @@ def test_an_incomparable_report_is_refused_before_anything_is_measured(run, repo
 @pytest.mark.parametrize(
     "change, says",
     [
-        (dict(n=96), "more than 96 pictures"),
-        (dict(reals=50), "found 50"),
+        (dict(n=96, scores=("fid",)), "at least 97 pictures"),
+        (dict(reals=50, scores=("fid",)), "found 50"),
         (dict(reals=20001), "20000 pictures, 20001"),
         (dict(n=1), "at least 2"),
         (dict(paths=1), "at least 2"),
@@ -647,3 +647,15 @@ def test_als_notebook_takes_lists_of_run_folders(tmp_path, monkeypatch):
     ):
         with pytest.raises(Exception, match=says):
             execute("als", tmp_path, **wrong, **small)
+
+
+def test_a_score_that_cannot_be_had_does_not_take_the_others_with_it(run, tmp_path, capsys):
+    "Fewer pictures than features: no Frechet distance, and all else; alone it is refused."
+    ask = [str(run), "--device", "cpu", "--n", "40", "--out", str(tmp_path / "r.json")]
+    assert E.main([*ask, "--scores", "fid", "kid"]) == 0
+    report = E.read_report(tmp_path / "r.json")
+    assert [key for key in report["scores"] if key.startswith("kid[")] and "fid" not in str(list(report["scores"]))
+    why = report["not_measured"]["fid"]
+    assert "fid with 96 features needs at least 97 pictures on both sides, found 40" == why
+    assert why in capsys.readouterr().out and "fid" not in report["notes"]
+    assert E.main([*ask, "--scores", "fid"]) == 2

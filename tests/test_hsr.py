@@ -19,7 +19,7 @@ from hsr_nb.base.moments import Moments
 from hsr_nb.hsr import HSR, TEACHERS, Head, load_teacher
 from hsr_nb.hsr.heads import count
 from hsr_nb.hsr.linearity import linearity, second_difference
-from hsr_nb.hsr.regularizer import HSROptions
+from hsr_nb.hsr.regularizer import HSROptions, settled
 from hsr_nb.hsr.targets import Scale
 from hsr_nb.interop import load_checkpoint
 from hsr_nb.nets import Generator
@@ -98,6 +98,7 @@ SHAPES = {
     "resnet50": [(2048, 7), (1024, 14), (512, 28), (256, 56)],
     "dino_resnet50": [(2048, 7), (1024, 14), (512, 28), (256, 56)],
     "vgg16": [(512, 7), (512, 14), (256, 28), (128, 56)],
+    "efficientnet_lite0": [(320, 7), (112, 14), (40, 28), (24, 56)],
 }
 
 
@@ -112,7 +113,9 @@ def test_shapes_of_every_published_teacher(name):
     assert SHAPES[name] == list(zip(TEACHERS[name].channels, TEACHERS[name].grids))  # known before anything is built
     assert list(maps) == [8, 16, 32, 64] and t.input_size == ((256, 256) if "dinov3" in name else (224, 224))
     assert not any(p.requires_grad for p in t.parameters()) and not any(m.training for m in t.backbone.net.modules())
-    assert t.backbone.mean == (0.485, 0.456, 0.406) and t.backbone.std == (0.229, 0.224, 0.225)
+    usual = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    padded = (0.5,) * 3, (0.5,) * 3  # TensorFlow's
+    assert (t.backbone.mean, t.backbone.std) == (padded if name == "efficientnet_lite0" else usual)
     assert all(torch.isfinite(m).all() for m in maps.values())
     if "vit" in name or "deit" in name:  # (dino, dinov2, dinov3, deit) the final norm is applied to every block
         for m in maps.values():
@@ -233,7 +236,7 @@ def test_download_is_refused_quickly_when_the_hub_is_offline(monkeypatch):
 
 def test_official_is_the_published_method(G, teacher):
     "Heads, order, unclamped pixels, sum of means: written out again, as the paper's code does it, in other words."
-    assert HSRConfig(official=True) == HSRConfig(
+    assert settled(HSRConfig(official=True)) == HSRConfig(
         pairing="deep_to_coarse",
         loss="mse",
         weight=1.0,
@@ -641,7 +644,7 @@ def test_every_setting_of_hsr_is_used():
             found = re.search(rf"\b(?:settings|hsr)\.{field.name}\b", training)
         if not found:
             unused.append(field.name)
-    assert not unused and "HSR(channels, teacher, cfg.hsr," in training
+    assert not unused and "HSR(channels, teacher, options," in training
 
 
 def test_no_parameter_of_the_generator_is_idle():

@@ -881,7 +881,7 @@ def test_metadata_of_any_type_ends_in_one_typed_sentence(tmp_path):
     from hsr_nb.interop import save_safetensors
     from hsr_nb.interop.convert import describe
     from hsr_nb.interop.metadata import ENTRIES, check_metadata
-    from hsr_nb.judges.detectors import require_independent
+    from hsr_nb.judges.independence import require_independent
     from hsr_nb.training.checks import differences
     from hsr_nb.training.config import TrainConfig
 

@@ -71,7 +71,7 @@ def stopping_at(monkeypatch, number):
     calls = []
     begins = Watch.__call__
 
-    def told(self, phase):
+    def told(self, phase, share=None):
         calls.append(phase)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGTERM)

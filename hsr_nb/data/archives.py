@@ -8,7 +8,6 @@ __all__ = ["read_plain_pickle", "read_cifar10", "read_idx", "read_mnist"]
 # %% ../../nbs/data/archives.ipynb #f3d78994
 import gzip
 import math
-import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..base.errors import CheckpointError, DataError, plural, readable, shown
+from ..base.errors import CheckpointError, DataError, plural, shown
 from ..untrusted.arrays import unpickle_plain
+from ..untrusted.zips import tar_files
 from .files import called
 
 
@@ -40,41 +40,25 @@ def read_plain_pickle(
 # %% ../../nbs/data/archives.ipynb #2b5ee873
 _PICTURES = 2_000_000  # of an idx file; the largest known, EMNIST, has 814 255
 _LIMIT = 1 << 28  # bytes of all batches, or of an idx file; CIFAR-10's batches have 155 MB, MNIST's images 47 MB
-_DIRECTORY = 1 << 18  # bytes of what a tar says about one member: its header, long names, a map of holes
-_MEMBERS = 1000
-
-
-class _Bounded(gzip.GzipFile):
-    "A gzip file that hands out what it was allowed to and no more, whatever the tar inside asks for."
-
-    left = _DIRECTORY
-
-    def read(self, size=-1):
-        if not 0 <= size <= self.left:
-            raise DataError(f"has a member with more than {self.left} bytes to read, which CIFAR-10 has not")
-        self.left -= size
-        return super().read(size)
 
 
 # %% ../../nbs/data/archives.ipynb #3a3156aa
 def _cifar_files(path, wanted: str) -> dict[str, bytes]:
     "The wanted files of the tar by their last names, in memory."
-    found = {}
-    room = _LIMIT
-    with readable("is no readable tar.gz"), _Bounded(path) as gz, tarfile.open(fileobj=gz, mode="r:") as tar:
-        for number, member in enumerate(tar):
-            if number == _MEMBERS or member.offset_data > 4 * _LIMIT:
-                raise DataError("unpacks to far more than CIFAR-10 does")
-            last = member.name.split("/")[-1]
-            content = tar.extractfile(member) if member.isreg() and last.startswith(wanted) else None
-            if content is not None:
-                if member.size > room:
-                    raise DataError("unpacks to far more than CIFAR-10 does")
-                room -= member.size
-                gz.left = member.size
-                found[last] = content.read(member.size)
-            gz.left = _DIRECTORY
-    return found
+
+    def is_wanted(name: str) -> bool:
+        last = name.split("/")[-1]
+        return last.startswith(wanted)
+
+    try:
+        found = dict(tar_files(path, is_wanted, _LIMIT, "CIFAR-10", members=1000))
+    except CheckpointError as e:
+        raise DataError(str(e).removeprefix(f"{Path(path).name}: ")) from None
+    by_last_name = {}
+    for name, content in found.items():
+        last = name.split("/")[-1]
+        by_last_name[last] = content
+    return by_last_name
 
 
 def _cifar_batches(path, split: str) -> Iterator[tuple[str, object]]:
@@ -149,6 +133,8 @@ def read_mnist(path) -> Iterator[tuple[str, np.ndarray, int | None]]:
         labels = read_idx(beside).tolist()
     if len(labels) != len(images):
         raise DataError(f"{shown(beside.name)} holds {plural(len(labels), 'label')} for {plural(len(images), 'image')}")
-    frame = 2 if images.shape[1:] == (28, 28) else 0
+    frame = 0
+    if images.shape[1:] == (28, 28):
+        frame = 2
     for i, (image, label) in enumerate(zip(images, labels)):
         yield f"{i:08d}", np.pad(image, frame), label

@@ -33,7 +33,8 @@ from .sources import Source, in_parallel, open_source
 class ConvertConfig:
     "Make a training set (zip or folder) from pictures."
 
-    # folder or .zip of images, cifar-10-python.tar.gz, MNIST's train-images-idx3-ubyte.gz, or an LSUN *_lmdb folder
+    # folder or .zip of images, cifar-10-python.tar.gz, MNIST's train-images-idx3-ubyte.gz, an LSUN *_lmdb folder,
+    # or emoji-datasource-google-16.0.0.tgz
     source: str
     dest: str  # a .zip that does not exist, or a folder that is empty or does not exist
     width: int | None = None  # of the result; alone, it is also the height
@@ -213,11 +214,13 @@ def convert_dataset(
     size = target_size(cfg)
     with writing(cfg.dest) as out, own_limit():
         found = open_source(cfg.source, cfg.labels, cfg.split, cfg.max_pixels)
+        names: list[str] = []  # of what is written
         tally = Tally(cfg, None if cfg.allow_partial else _not_whole(found, cfg))
 
         def keep(picture):
             png = tally.take(picture)
             if png is not None:
+                names.append(picture.name)
                 out.write(_path(tally.count - 1), png)
 
         try:
@@ -230,11 +233,13 @@ def convert_dataset(
         record = _record(tally, resize_filter)
         if found.classes and labels:
             record["classes"] = found.classes
+        if found.about:
+            record |= found.about | {"names": names}
         remarks = _remarks(found, tally)
         if remarks:
             record["left_out"] = remarks
         out.write("dataset.json", json.dumps({"labels": labels, "hsr_nb": record}).encode())
-    return _summary(tally, resize_filter, labels) | {"left_out": remarks}
+    return _summary(tally, resize_filter, labels) | {"left_out": remarks, "licence": found.about.get("licence")}
 
 
 def _path(i: int) -> str:
@@ -350,6 +355,8 @@ def _print_summary(summary: dict):
         f"resize filter {summary['resize_filter']}",
     ]
     print(f"{shown(summary['dest'])}: {', '.join(facts)}")
+    if summary["licence"]:
+        print(f"licence: {summary['licence']}")
     for what, n in summary["done"].items():
         print(f"  {plural(n, 'picture')}: {what}")
     if summary["dropped"]:

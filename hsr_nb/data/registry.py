@@ -56,6 +56,11 @@ def _built_in(name, options):
 
 
 def _unknown(spec):
+    if spec == "emoji-busts":
+        make = "hsr_data --source emoji-datasource-google-16.0.0.tgz --dest emoji-busts.zip --background white"
+        return (
+            f"emoji-busts is made from a package: npm pack emoji-datasource-google@16.0.0, then {make}; give that zip"
+        )
     near = difflib.get_close_matches(spec.lower(), BUILT_IN, 1, 0.7)
     hint = f" (did you mean {near[0]}?)" if near else ""
     expected = f"expected {', '.join(BUILT_IN)}, or the path of an existing folder or .zip of images"

@@ -22,6 +22,7 @@ from ..base.shell import drawing
 from .archives import read_cifar10, read_mnist
 from .budget import ROOM, Budget, PixelBudget, TooMuch
 from .decoding import MAX_PIXELS
+from .emoji import LABELS, NOTICE, read_busts
 from .files import UNUSED_LABELS, called, common_folder, open_files
 from .labels import fit_labels, label_pairs, read_meta, recorded_filter
 from .lsun import read_lmdb
@@ -41,6 +42,7 @@ class Source:
     labels: int = 0  # that were given
     unlabelled: str | None = None  # the first picture without a label
     budget: PixelBudget | None = None  # of all its pixels, where they are encoded
+    about: dict = field(default_factory=dict)  # what else is recorded with the pictures: names of labels, a licence
 
 
 # %% ../../nbs/data/sources.ipynb #9ffb6148
@@ -58,6 +60,10 @@ def open_source(
     if path.is_dir() and (path / "data.mdb").is_file():
         stored = (path / "data.mdb").stat().st_size
         return Source(_readable(read_lmdb(path)), budget=PixelBudget(stored, max_pixels))
+    if name.startswith("emoji-datasource-google") and name.endswith(".tgz"):
+        of_labels = [] if labels == "none" else list(LABELS)
+        about = {"label_names": of_labels, "licence": NOTICE}
+        return Source(_readable(read_busts(path)), budget=PixelBudget(path.stat().st_size, max_pixels), about=about)
     if name.endswith((".tar.gz", ".tgz")):
         return Source(_readable(read_cifar10(path, split)))
     if name.endswith(("-ubyte.gz", "-ubyte")):

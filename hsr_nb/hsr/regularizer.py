@@ -10,6 +10,7 @@ __all__ = [
     "HSROptions",
     "resolve_taps",
     "resolve_weights",
+    "settled",
     "check_choices",
     "HSR",
     "head_macs",
@@ -53,10 +54,11 @@ class HSROptions:
     weight: float = 1.0  # of the teacher's loss beside the adversarial one
     layer_weights: tuple[float, ...] | None = None  # one per tap; None: all 1
     head_hidden: int = 4096  # width of the heads that predict the teacher's maps; 0: linear heads
-    head_init: str = "random"  # random, or prefit: fitted at the start, while the generator stands still
+    # random, or prefit: fitted at the start, while the generator stands still; None: random, or what a run chooses
+    head_init: str | None = None
     # model_norm: maps as the teacher's own norm leaves them; standardised: each channel by its mean and spread over
-    # real images
-    target_norm: str = "model_norm"
+    # real images; None: model_norm, or what a run chooses: standardised and prefit for a convolutional teacher
+    target_norm: str | None = None
     grad: str = "features_only"  # what the loss changes: features_only; features_and_image is the negative control
     official: bool = False  # the published order of the heads; the teacher sees unclamped pixels
 
@@ -104,6 +106,12 @@ CHOICES = {
 }
 
 
+def settled(options: HSROptions, target_norm: str = "model_norm", head_init: str = "random"):  # the same, with both
+    "Options in which nothing is left open: what was not said is as published, or as named here."
+    norm = options.target_norm or target_norm
+    return replace(options, target_norm=norm, head_init=options.head_init or head_init)
+
+
 def check_choices(options: HSROptions):
     "Refuse words that stand for nothing, and improvements of the published method under its name."
     for name, words in CHOICES.items():
@@ -131,7 +139,7 @@ class HSR(Flagged):
         **changes,  # options by name; layer_weights may also be {tap: weight}
     ):
         super().__init__()
-        options = replace(options or HSROptions(), **changes)
+        options = settled(replace(options or HSROptions(), **changes))
         check_choices(options)
         self.taps = resolve_taps(channels, options.taps, teacher.channels)
         self.pairs = pair_taps(self.taps, teacher.channels, options.pairing)

@@ -68,7 +68,7 @@ class Scale(Flagged):
 
 def build_scales(
     widths: dict[int, int],  # {tap: channels of the teacher's layer it faces}
-    target_norm: str,  # standardised, or model_norm: none
+    target_norm: str | None,  # standardised, or model_norm: none
 ) -> nn.ModuleDict:  # keys are the taps, as strings
     "One scale per tap, where targets are standardised."
     if target_norm != "standardised":

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from ..base.errors import WeightsNotFound
 from ..judges.backbones import build_backbone, check_name, load_embedded, shapes, stages
 from ..judges.cards import embedded, read_card
+from ..judges.independence import weights_sketch
+from ..judges.packaged import PACKAGED, packaged_file
 
 # %% ../../nbs/hsr/teachers.ipynb #f0c8ae4e
 TAPS = (8, 16, 32, 64)  # the generator blocks that can be tapped, coarse to fine
@@ -64,6 +66,12 @@ TEACHERS = {
     "dino_resnet50": _resnet("resnet50", f"{DINO}/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
     "resnet50": _resnet("resnet50.tv_in1k"),
     "deit_base": _vit("deit_base_patch16_224.fb_in1k", 768, 14),
+    "efficientnet_lite0": Spec(
+        PACKAGED["efficientnet_lite0"].timm,
+        ("blocks.6", "blocks.4", "blocks.2", "blocks.1"),
+        (320, 112, 40, 24),
+        (7, 14, 28, 56),
+    ),
     "vgg16": Spec(
         "vgg16.tv_in1k",
         ("features.30", "features.23", "features.16", "features.9"),
@@ -114,6 +122,8 @@ class Teacher(nn.Module):
         self.name = name
         self.input_size = backbone.input_size
         self.sha256 = backbone.sha256
+        steps = {stage["reduction"] for stage in stages(backbone.net).values()}
+        self.convolutional = len(steps) > 1  # its maps get smaller, and no norm brings them to one scale
         known = shapes(backbone)
         self.channels = {t: known[layer][0] for t, layer in self.layers.items()}
         self.grids = {t: known[layer][1:] for t, layer in self.layers.items()}
@@ -139,6 +149,7 @@ class Teacher(nn.Module):
             "sha256": self.sha256,
             "input_size": list(self.input_size),
             "layers": {str(t): layer for t, layer in self.layers.items()},
+            "sketch": weights_sketch(self.backbone.net),
         }
 
     def train(self, mode: bool = True):
@@ -178,9 +189,12 @@ def load_teacher(
     layers=None,  # {tap: module path}, or module paths from deep to shallow
     seed: int = 0,  # of a "random" teacher
     folder=None,  # where embedded networks live; None: in the package
+    input_size: int | None = None,  # side of the pictures it sees; None: what it was trained at
 ) -> Teacher:
     "Load a frozen teacher. Raises WeightsNotFound (at once, saying which file is wanted) and ValueError."
     if name in embedded(folder):
+        if input_size is not None:
+            raise ValueError(f"{name} sees pictures of the size that its card says; input_size is for other teachers")
         return load_embedded_teacher(name, weights, layers, seed, folder)
     timm_name, url, size = name, None, None
     chosen: tuple[str, ...] | Callable = default_layers
@@ -192,10 +206,13 @@ def load_teacher(
         chosen = spec.layers
     if url and weights is None:  # no hub has it, so permission would not help
         raise WeightsNotFound(f'no weights for {name}: fetch {url} and pass weights="path/to/that/file"')
+    alias = next((known for known, packaged in PACKAGED.items() if packaged.timm == timm_name), None)
+    if alias and weights is None and not allow_download:
+        weights = packaged_file(alias)
     taps = name_taps(layers) if layers else None
     if taps:
         chosen = tuple(taps.values())
-    backbone = build_backbone(timm_name, chosen, weights, allow_download, url, seed, size)
+    backbone = build_backbone(timm_name, chosen, weights, allow_download, url, seed, input_size or size)
     shown = f"{name}-random{seed}" if weights == "random" else name
     return Teacher(backbone, taps or name_taps(backbone.layers), shown)
 

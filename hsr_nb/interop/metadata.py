@@ -69,6 +69,7 @@ ENTRIES: dict[str, Kind] = {  # name, with dots where it lies within others -> w
     "teacher.name": optional(TEXT),
     "teacher.network": optional(TEXT),
     "teacher.sha256": optional(TEXT),
+    "teacher.sketch": optional(several(number(-1e6, 1e6), 0, 1024)),
     "config": OBJECT,
     **{f"config.{group}": OBJECT for group in SETTINGS},
     "config.data.path": TEXT,

@@ -3,8 +3,9 @@
 from .attributes import AttributeBank, load_bank
 from .backbones import Backbone, build_backbone, load_embedded
 from .cards import read_card
-from .detectors import Detector, load_detector, require_independent
+from .detectors import Detector, load_detector
 from .identity import load_identity
+from .independence import require_independent
 from .perceptual import LPIPS, DetectorDistance
 
 __all__ = [

@@ -20,6 +20,7 @@ from ..base.errors import shown, some
 from ..base.pictures import to_uint8
 from .backbones import prepare
 from .detectors import Detector, load_detector, load_detector_file
+from .faceapi import ATTRIBUTES, FaceApi
 from .sizes import LEAST_R2, least_r2, r2_at
 
 
@@ -39,8 +40,8 @@ class AttributeBank:
     ):
         self.name, self.sha256 = name, sha256
         self.attribute_names = tuple(attribute_names)
-        self.fn = fn
-        self.estimate = estimate
+        self.fn, self.estimate = fn, estimate
+        self.net: torch.nn.Module | None = None  # where it is one network, whose weights say who it is
         known = auc or {}
         self.auc = {n: known[n] for n in self.attribute_names if known.get(n) is not None}
         self.r2 = r2 or {}
@@ -91,6 +92,7 @@ def _columns(bank: AttributeBank, names: Sequence[str]) -> AttributeBank:
     "Some attributes of a bank, in this order."
     columns = [bank.attribute_names.index(name) for name in names]
     some = AttributeBank(bank.name, bank.sha256, names, lambda x: bank(x)[:, columns], bank.auc, bank.r2)
+    some.net = bank.net
     estimate = bank.estimate
     if estimate is not None:
         some.estimate = lambda img: estimate(img)[:, columns]
@@ -113,7 +115,9 @@ def _of_judge(judge: Detector) -> AttributeBank:
     auc = judge.card.get("scores", {}).get("auc")
     r2 = least_r2(judge.card)
     names = judge.attribute_names
-    return AttributeBank(judge.name, judge.sha256, names, judge.attributes, auc, r2, judge.estimate)
+    bank = AttributeBank(judge.name, judge.sha256, names, judge.attributes, auc, r2, judge.estimate)
+    bank.net = judge.net
+    return bank
 
 
 # %% ../../nbs/judges/attributes.ipynb #75a38836
@@ -173,7 +177,7 @@ def _joined(folder, banks):
 
 # %% ../../nbs/judges/attributes.ipynb #80e5ed7c
 def load_bank(
-    source="synthfaces-attributes",  # name of a judge, a file, or a folder of files
+    source="synthfaces-attributes",  # name of a judge, a file, a folder of files, or the tarball of face-api
     names: Sequence[str] | None = None,  # attributes of a TorchScript file; None: its own name
     size: Sequence[int] = (256, 256),  # what a TorchScript file wants; larger frames are averaged
     device="cpu",
@@ -181,6 +185,11 @@ def load_bank(
 ) -> AttributeBank:
     "Classifiers from the package or from local files. Raises FileNotFoundError and ValueError."
     path = Path(source)
+    if path.suffix == ".tgz":
+        faces = FaceApi(path, device)
+        bank = AttributeBank(faces.name, faces.sha256, ATTRIBUTES, faces.attributes, estimate=faces.estimate)
+        bank.net = faces.dates
+        return bank
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
         return _joined(path, [load_bank(p, None, size, device, allow_code) for p in files])

@@ -33,6 +33,7 @@ from ..base.errors import WeightsNotFound, plural
 from ..base.state_dicts import build_filled, load_strict
 from ..base.whole import sha256
 from .cards import MOST_CLASSES, check_card, read_embedded, read_weights
+from .packaged import timm_names
 
 
 # %% ../../nbs/judges/backbones.ipynb #267292b1
@@ -237,6 +238,26 @@ def _wanted(name, url):
     )
 
 
+def _sized(name: str, size: int | None) -> dict | None:
+    """Arguments of a network that is to see pictures of another size than it was trained at.
+
+    A convolutional one sees any; a transformer resamples its stored table of positions whenever it is used."""
+    import timm
+
+    check_name(name)
+    plain = name.removeprefix("timm/")
+    cfg = timm.get_pretrained_cfg(plain) or timm.get_pretrained_cfg(plain.partition(".")[0])
+    return {"dynamic_img_size": True} if size and cfg is not None and cfg.fixed_input_size else None
+
+
+def _require_whole_cells(net, layers: Iterable[str], name: str, size: int):
+    "ValueError for a size that does not divide into the cells of the deepest layer."
+    known = stages(net)
+    cells = max((known[layer]["reduction"] for layer in layers if layer in known), default=1)
+    if size < cells or size % cells:
+        raise ValueError(f"{name} sees pictures whose side is a multiple of {cells}, not {size} pixels")
+
+
 def build_backbone(
     name: str,  # timm name with a tag, e.g. "vit_base_patch16_224.dino"
     layers: Iterable[str] | Callable,  # module paths, e.g. ("blocks.11", "blocks.8"), or a function of the network
@@ -250,11 +271,9 @@ def build_backbone(
     if weights is None and not allow_download:
         raise WeightsNotFound(_wanted(name, url))
     from_file = weights not in (None, "random")
-    state = read_weights(weights) if from_file else {}
-    # with a size of its own a transformer keeps its stored table of positions, which is resampled when used
-    kwargs = {"dynamic_img_size": True} if size else None
+    state = timm_names(name, read_weights(weights), str(weights)) if from_file else {}
     try:
-        net = build_net(name, kwargs, seed, pretrained=weights is None)
+        net = build_net(name, _sized(name, size), seed, pretrained=weights is None)
     except (OSError, RuntimeError) as e:
         raise WeightsNotFound(f"{_wanted(name, url)} with a network ({type(e).__name__}: {e})") from e
     if from_file:
@@ -262,7 +281,9 @@ def build_backbone(
     digest = sha256(weights) if from_file else None
     cfg = net.pretrained_cfg
     input_size = (size, size) if size else cfg["input_size"][1:]
-    chosen = layers(net) if callable(layers) else layers
+    chosen = tuple(layers(net) if callable(layers) else layers)
+    if size:
+        _require_whole_cells(net, chosen, name, size)
     return Backbone(net, chosen, name, input_size, cfg["mean"], cfg["std"], digest)
 
 

@@ -15,7 +15,6 @@ __all__ = [
     "load_detector_file",
     "load_embedded_detector",
     "load_detector",
-    "require_independent",
 ]
 
 # %% ../../nbs/judges/detectors.ipynb #ebae5f1c
@@ -33,6 +32,7 @@ from .backbones import build_net, check_name, prepare, without_classifier
 from .cards import check_card, embedded, float_weights, read_embedded
 from .dense import DenseAttributeNet, pooled
 from .inception_vgg import VGG16, FeatureNet, Inception, fill, read_published, resize_tf1
+from .packaged import timm_names
 from .sizes import check_side
 
 
@@ -254,25 +254,8 @@ def load_detector(
         fill(vgg16, state, source)
         return Detector(vgg16, card, device)
     timm_net = build_net(name)
-    fill(timm_net, state, source)
+    fill(timm_net, timm_names(name, state, source), source)
     cfg = timm_net.pretrained_cfg
     size = cfg["input_size"][1:]
     spec = {"size": size, "mean": cfg["mean"], "std": cfg["std"]}
     return Detector(Pooled(timm_net, size), card | {"input": spec}, device)
-
-
-# %% ../../nbs/judges/detectors.ipynb #9429b8f0
-def require_independent(
-    judge,  # anything with .name and .sha256
-    teacher: dict | None = None,  # as a checkpoint records it; None: there was none
-):
-    "Raise ValueError when the judge is the network that taught."
-    if not teacher:
-        return
-    same_weights = judge.sha256 == teacher.get("sha256")
-    same_name = judge.name in (teacher.get("name"), teacher.get("network"))
-    if same_weights or same_name:
-        raise ValueError(
-            f"{judge.name} taught this network and cannot judge it: "
-            "the network that judges is never the one that teaches"
-        )

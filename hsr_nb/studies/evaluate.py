@@ -37,6 +37,7 @@ from hsr_nb.studies.comparison import (
 from ..base.provenance import provenance
 from ..base.shell import options, run
 from ..base.whole import folder_for
+from ..judges.independence import shared_family
 from ..nets.seeds import generator_hash
 from .measurements import measure
 from .request import PUBLISHED_N, EvalConfig, check_config
@@ -48,7 +49,9 @@ def judges(s: Subject) -> dict:
     "Who judges, with the hashes of their weights."
 
     def named(judge):
-        return {"name": judge.name, "sha256": judge.sha256}
+        relatives = shared_family(judge, s.meta.get("teacher"))
+        of_family = {"family of the teacher": relatives} if relatives else {}
+        return {"name": judge.name, "sha256": judge.sha256} | of_family
 
     found = {"detector": named(s.detector)}
     if "yardstick" in s.cfg.scores:

@@ -151,15 +151,16 @@ def measure(
     "Every score that was asked for. ValueError when one is not finite."
     scores: dict = {}
     seconds = {}
-    for name in bar(s.cfg.scores, "scores"):
+    asked = [name for name in s.cfg.scores if name not in s.lacking]
+    for name in bar(asked, "scores"):
         start = time.perf_counter()
         found = MEASURE[name](s)
         require_finite(found)
         scores |= found
         tell(found)
         seconds[name] = round(time.perf_counter() - start, 2)
-    missing = {name: "not asked for" for name in SCORES if name not in s.cfg.scores}
+    missing = {name: "not asked for" for name in SCORES if name not in s.cfg.scores} | s.lacking
     if "als" in s.cfg.scores and not any(key.startswith("als[") for key in scores):
         missing["als"] = "no attribute ever changes along a path"
-    notes = {name: NOTES[name] for name in s.cfg.scores}
+    notes = {name: NOTES[name] for name in asked}
     return {"scores": scores, "notes": notes, "not_measured": missing, "seconds": seconds}

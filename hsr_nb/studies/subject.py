@@ -40,11 +40,13 @@ from ..interop.checkpoint import checkpoints, load_checkpoint, load_generator, n
 from ..interop.embedded import embedded_generators
 from ..judges.attributes import AttributeBank, load_bank, load_classifier
 from ..judges.cards import read_card
-from ..judges.detectors import load_detector, require_independent
+from ..judges.detectors import load_detector
+from ..judges.independence import require_independent
 from ..judges.maps import MapsDetector
 from ..judges.pairs import reporting_judge, require_reporting
 from ..metrics import LPIPS, DetectorDistance, collect_features, generated_images, reference_features
 from ..metrics.als_paths import path_logits
+from ..metrics.yardstick import GROUPS
 from ..nets import Generator
 from .request import EvalConfig, check_config, fill_in, lpips_files
 
@@ -162,16 +164,24 @@ def mixed_labels(ds, seed: int) -> Tensor:  # [n, c_dim]
     return ds.labels(order.tolist())
 
 
-def check_budget(s: "Subject"):
-    "ValueError where there are fewer pictures than a score needs."
+def check_budget(s: "Subject") -> dict[str, str]:  # {score that cannot be had: why}
+    "What there are too few pictures for. ValueError where that is all that was asked for, or they are not there."
     reals, features = s.budget.reals, s.detector.num_features
     if reals > len(s.ds):
         raise ValueError(f"{s.ds.name} has {plural(len(s.ds), 'picture')}, {reals} real ones were asked for")
     fewer = min(s.budget.n, reals)
-    if "fid" in s.cfg.scores and fewer <= features:
-        raise ValueError(
-            f"fid with {features} features needs more than {features} pictures on both sides, found {fewer}"
-        )
+    needs = {
+        "fid": (features + 1, f"with {features} features "),
+        "yardstick": (2 * GROUPS, ""),
+    }
+    lacking: dict[str, str] = {}
+    for score in s.cfg.scores:
+        least, of = needs.get(score, (0, ""))
+        if fewer < least:
+            lacking[score] = f"{score} {of}needs at least {least} pictures on both sides, found {fewer}"
+    if len(lacking) == len(set(s.cfg.scores)):
+        raise ValueError("; ".join(lacking.values()))
+    return lacking
 
 
 # %% ../../nbs/studies/subject.ipynb #ec6e9bf2
@@ -190,7 +200,7 @@ class Subject:
         self.labels = mixed_labels(self.ds, cfg.seed) if self.G.c_dim else None
         self.budget = fill_in(cfg, self.device, len(self.ds), self.detector.num_features)
         check_pictures(self.G, self.ds, self.labels)
-        check_budget(self)
+        self.lacking = check_budget(self)  # scores that cannot be had, and why
 
     def images(self) -> Iterator[Tensor]:
         "The generated pictures, in uint8 batches."

@@ -36,15 +36,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..base.state_dicts import load_strict
 from ..base.streams import stream
+from ..base.whole import sha256
 from ..data.synthfaces.dataset import SynthFaces
 from ..data.synthfaces.degrade import degraded
 from ..interop.checkpoint import load_generator
-from ..judges.backbones import build_net, prepare
+from ..judges.backbones import build_net, prepare, without_classifier
 from ..judges.cards import embedded, read_weights
 from ..judges.detectors import AttributeNet, Detector, Pooled, load_detector
 from ..judges.identity import load_identity
 from ..judges.maps import MapsDetector, quarters
+from ..judges.packaged import timm_names
 from ..metrics.coverage import precision_recall
 from ..metrics.fidelity import frechet_distance
 from ..metrics.real_features import collect_features, generated_images
@@ -137,15 +140,12 @@ def imagenet_detector(
     side: int = 64,  # of its input: at its own 224 pixels it is fourteen times slower
 ) -> Detector:
     "EfficientNet-Lite0, trained on ImageNet. ValueError for another file."
-    net = build_net("tf_efficientnet_lite0", {"num_classes": 1000})
-    state = read_weights(file)
-    own = net.state_dict()
-    if [v.shape for v in state.values()] != [v.shape for v in own.values()]:
-        raise ValueError(f"{Path(file).name} does not hold the tensors of EfficientNet-Lite0 in their order")
-    net.load_state_dict(dict(zip(own, state.values())))
-    net.reset_classifier(0)
+    name = "tf_efficientnet_lite0"
+    net = build_net(name)
+    state = timm_names(name, read_weights(file), Path(file).name)
+    load_strict(net, without_classifier(net, state), Path(file).name)
     spec = {"size": (side, side), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    card = {"name": f"tf_efficientnet_lite0@{side}", "sha256": "", "attributes": [], "input": spec}
+    card = {"name": f"{name}@{side}", "sha256": sha256(file), "attributes": [], "input": spec}
     return Detector(Pooled(net, (side, side)), card)
 
 

@@ -23,16 +23,17 @@ from .growing import compile_setting
 from .loop import measure_targets
 from .parallel import Processes
 from .run_folder import RunFolder, earlier_sessions
-from .state import TrainState, build_state, restore, transfer
+from .state import TrainState, build_state, restore, settled_config, transfer
 
 
 # %% ../../nbs/training/begin.ipynb #8a915731
 def start(
     cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool, shows: bool = False
-) -> tuple[TrainState, list[str]]:
-    "A fresh state, a resumed one, or one initialised from another run; and what was forced."
+) -> tuple[TrainState, TrainConfig, list[str]]:
+    "A fresh state, a resumed one, or one initialised from another run; its settled configuration; what was forced."
     with busy("networks and teacher", on=shows):
         s = build_state(cfg, ds.image_shape, ds.label_dim, device)
+    cfg = settled_config(cfg, s.hsr)
     forced: list[str] = []
     found = checkpoints(cfg.run_dir)
     if found:
@@ -49,13 +50,12 @@ def start(
             restore(s, cfg.init_from, heads_may_differ=True)
         else:
             raise ValueError(f"init_mode must be transfer, shared or branch, not {cfg.init_mode!r}")
-    with busy("what the teacher sees in real images", on=shows):
-        measure_targets(s, cfg, ds, procs, device)
+    measure_targets(s, cfg, ds, procs, device, shows)
     rows = folder.rows()
     if rows:
         folder.rewrite_log([r for r in rows if r["nimg"] <= s.count["nimg"]])
     procs.wait()
-    return s, forced
+    return s, cfg, forced
 
 
 # %% ../../nbs/training/begin.ipynb #c2802573
@@ -74,10 +74,19 @@ def _note_other_counts(path: Path, then: dict, now: dict, device):
 
 
 # %% ../../nbs/training/begin.ipynb #1d72898b
-def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, nimg: int, forced: list[str]):
-    "Write down what was asked for, where it runs, and on which images."
+def _teacher_of(s: TrainState) -> dict | None:
+    "Who teaches, for people to read: name, network, hash, input size and layers."
+    if s.hsr is None:
+        return None
+    return {key: value for key, value in s.hsr.teacher.identity().items() if key != "sketch"}
+
+
+def record(cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, s: TrainState, forced: list[str]):
+    "Write down what was asked for, where it runs, on which images, and who teaches."
+    nimg = s.count["nimg"]
     about = provenance(device)
     about["data"] = ds.identity
+    about["teacher"] = _teacher_of(s)
     about["seed"] = cfg.seed
     about["compiled"] = compiles(compile_setting(cfg), device)
     about["tf32"] = device.type == "cuda"

@@ -9,6 +9,7 @@ __all__ = [
     "SHARES",
     "PRECISIONS",
     "CONTINUE",
+    "PUBLISHED",
     "FOLLOW",
     "open_data",
     "flat_config",
@@ -205,11 +206,17 @@ def _short(identity: dict | None) -> str:
     return str((identity or {}).get("sha256"))[:12]
 
 
+PUBLISHED = {"hsr.target_norm": "model_norm", "hsr.head_init": "random"}  # what they were before a run could choose
+
+
 def differences(meta: dict, cfg: TrainConfig, identity: dict, teacher: dict | None) -> list[str]:
     "What a checkpoint's metadata and a configuration, its data set and its teacher disagree about."
     new = flat_config(cfg.to_dict())
     old = flat_config(TrainConfig().to_dict())  # a setting younger than the checkpoint had its default
     old |= flat_config(meta.get("config", {}))
+    for name, published in PUBLISHED.items():
+        for values in (old, new):
+            values[name] = published if values[name] is None else values[name]
     found = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in CONTINUE and old[k] != new[k]]
     then, now = _short(meta.get("data")), _short(identity)
     if then != now:

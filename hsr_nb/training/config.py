@@ -121,6 +121,8 @@ class HSRConfig(HSROptions):
 
     teacher: str = "none"  # "none", "synthfaces-tiny", an alias such as dino_vitb16, or any timm name
     weights: str | None = None  # local file with the teacher's weights
+    layers: tuple[str, ...] | None = None  # of the teacher, deep to shallow; None: those of its kind
+    input_size: int | None = None  # side of the pictures the teacher sees; None: what it was trained at
     start_kimg: float = 0.0  # thousands of images before the teacher is heard
     interval: int = 1  # every so many steps, with that gain
     head_lr_mult: float = 1.0  # learning rate of the heads, in learning rates of the generator

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "unwatched",
     "Step",
     "seed_noise",
     "style",
@@ -35,6 +36,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..base.shell import bar
 from ..base.streams import stream, stream_seed
 from ..hsr.linearity import linearity
 from ..hsr.targets import prefit
@@ -47,6 +49,11 @@ from .state import TrainState
 
 
 # %% ../../nbs/training/loop.ipynb #6b09bc99
+def unwatched(phase: str, share: float | None = None):
+    "What a step tells where nobody watches."
+
+
+# %% ../../nbs/training/loop.ipynb #456efc31
 @dataclass
 class Step:
     "What the phases of one training step share."
@@ -59,7 +66,8 @@ class Step:
     real: Tensor  # [batch / processes, C, H, W] in [-1, 1]
     real_c: Tensor  # [batch / processes, c_dim]
     stats: Stats
-    watch: Callable[[str], object] = str  # is told what begins; it may raise, and then the rest of the step is left
+    # is told what begins, or which share of it is done; it may raise, and then the rest of the step is left
+    watch: Callable[..., object] = unwatched
     now: str | None = None  # the phase that runs
     pl_batch_mean: Tensor = field(init=False)  # mean path length of the whole batch, once the phase knows it
     drawn: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # part -> G's pictures and labels, to reuse
@@ -139,7 +147,7 @@ def hsr_due(step: Step, interval: int = 1) -> bool:
     return count["step"] % interval == 0
 
 
-def measure_targets(s: TrainState, cfg: TrainConfig, ds, procs: Processes, device):
+def measure_targets(s: TrainState, cfg: TrainConfig, ds, procs: Processes, device, shows: bool = False):
     "Mean and spread of what the teacher sees in real images, where targets are standardised and still unmeasured."
     if s.hsr is None or s.hsr.targets.measured:
         return
@@ -148,7 +156,8 @@ def measure_targets(s: TrainState, cfg: TrainConfig, ds, procs: Processes, devic
     mine = chosen[procs.rank :: procs.world].tolist()
 
     def real_images() -> Iterator[Tensor]:
-        for i in range(0, len(mine), 32):
+        starts = range(0, len(mine), 32)
+        for i in bar(starts, "what the teacher sees in real images") if shows else starts:
             yield ds.images(mine[i : i + 32]).to(device).float() / 127.5 - 1
 
     # once, in batches of another size: not worth compiling
@@ -162,9 +171,11 @@ def fit_heads(step: Step):
     "Fit the heads to the generator as it stands, before their loss may change it."
     s, cfg = step.s, step.cfg
 
+    batches = math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch)
+
     @torch.no_grad()
     def parts(k):
-        step.watch("fit_heads")
+        step.watch("fit_heads", k / batches)
         latents = step.latents(f"prefit{k}")
         for p, n in step.parts():
             seed_noise(step, f"prefit{k}", p)
@@ -172,7 +183,6 @@ def fit_heads(step: Step):
             img, feats = s.G.synthesis(ws, taps=s.hsr.taps)
             yield feats, img
 
-    batches = math.ceil(cfg.hsr.prefit_kimg * 1000 / cfg.batch)
     hsr = s.hsr
     assert hsr is not None  # who calls has asked
     before = copy.deepcopy(hsr.heads.state_dict())

@@ -42,7 +42,7 @@ from ..base.shell import busy, drawing
 from ..base.streams import stream
 from ..data.checked import remember
 from ..data.sampler import batches
-from ..judges.detectors import require_independent
+from ..judges.independence import require_independent
 from .begin import record, start
 from .checks import check_config, check_settings, open_data
 from .config import TrainConfig, override
@@ -243,11 +243,11 @@ def train(
             checked = getattr(ds, "checked", None)  # files have been read, and the folder is ours now
             if checked and folder.writes:
                 remember(folder.path / "data.json", checked)
-            s, forced = start(cfg, ds, procs, device, folder, force, shows)
+            s, cfg, forced = start(cfg, ds, procs, device, folder, force, shows)
             if scores.names and s.hsr is not None:
                 for judge in members(scores.judges):
                     require_independent(judge, s.hsr.teacher.identity())
-            record(cfg, ds, procs, device, folder, s.count["nimg"], forced)
+            record(cfg, ds, procs, device, folder, s, forced)
             if shows:
                 print(before_run(cfg, ds, s, device, procs.world), file=sys.stderr, flush=True)
             interrupt.steps = True

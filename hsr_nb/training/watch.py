@@ -89,14 +89,16 @@ class Watch:
         self.device = device
         self.bar = bar
         self.phase: str | None = None
+        self.share: float | None = None  # of the phase that is done, where that is known
         self.since = self.began = time.perf_counter()  # of the phase, of the step
         self.took = 0.0  # seconds of the last step
         self.steps: list[dict[str, float]] = [{}]  # seconds of the phases of the first steps, and of the rest of each
         self.forecast = False  # whether they have been measured
         self.losses = ""  # beside the bar
 
-    def __call__(self, phase: str):
-        "A phase begins. Left, in all processes, where one was told to stop."
+    def __call__(self, phase: str, share: float | None = None):
+        "A phase begins, or so much of it is done. Left, in all processes, where one was told to stop."
+        self.share = share
         if phase != self.phase:
             self._note(phase)
         # a light step is rather finished: its line of the log is whole then
@@ -137,7 +139,8 @@ def postfix(watch: Watch) -> str:
     took = time.perf_counter() - watch.since
     if watch.phase is None or took < SLOW:
         return watch.losses
-    doing = f"{PHASES.get(watch.phase, watch.phase)} for {took:.0f} s"
+    done = "" if watch.share is None else f", {watch.share:.0%} done,"
+    doing = f"{PHASES.get(watch.phase, watch.phase)}{done} for {took:.0f} s"
     return f"{doing}; {watch.losses}" if watch.losses else doing
 
 
