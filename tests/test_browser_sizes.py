@@ -136,22 +136,43 @@ def test_a_tour(tmp_path):
                 shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
                 frames.append(shot.resize((shot.width * 2 // 3, shot.height * 2 // 3), Image.Resampling.LANCZOS))
 
-        look(3)
-        handles = page.locator(".hsr-row .widget-slider .noUi-handle")
-        for number, steps in ((0, 8), (4, 8)):
+        def turn(number, steps):
             handles.nth(number).focus()
             for _ in range(steps):
                 for _ in range(3):
                     page.keyboard.press("ArrowRight")
                 page.wait_for_timeout(250)
                 look()
+
+        def visit(name, pause=700, count=4):
+            hand.tab(name)
+            page.wait_for_timeout(pause)
+            hand.still()
+            look(count)
+
+        handles = page.locator(".hsr-row .widget-slider .noUi-handle")
+        look(3)
+        turn(0, 6)
+        turn(4, 6)
+        hand.still()
+        look(2)
+        visit("gallery", 2500)
+        page.locator(".hsr-tools button.hsr-tile:visible").nth(9).click()
         hand.still()
         look(3)
-        for name, wait in (("gallery", 2500), ("breed", 1500), ("mix", 700)):
-            hand.tab(name)
-            page.wait_for_timeout(wait)
-            hand.still()
-            look(4)
+        visit("inside", count=2)
+        hand.button("teacher").click()
+        page.wait_for_timeout(3000)
+        hand.still()
+        look(4)
+        psi = page.locator('.noUi-handle[aria-label="psi"]')
+        psi.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowLeft")
+            page.wait_for_timeout(400)
+            look()
+        visit("breed", 1500)
+        visit("mix")
         page.locator(".hsr-layer").nth(1).click()
         page.wait_for_timeout(700)
         look(3)

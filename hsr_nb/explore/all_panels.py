@@ -13,7 +13,7 @@ from .gallery import GalleryPanel
 from .hands import HandsPanel
 from .inside import InsidePanel
 from .kept import KeptPanel
-from .panels import Panel, SourcePanel, TruncationPanel, need_widgets
+from .panels import Panel, SourcePanel, TruncationPanel, close, need_widgets
 from .photo import PhotoPanel
 from .recipe import Recipe
 from .sliders import DirectionPanel, unnamed
@@ -56,10 +56,21 @@ class Panels:
         opened = list(self.tabbed.values())[self.tabs.selected_index or 0]
         return [opened]
 
+    def close(self):
+        "End every widget, also those that had no place on the screen."
+        close(self.tabs)
+        for panel in self:
+            close(*(made for made in vars(panel).values() if isinstance(made, need_widgets().Widget)))
+
     def fill(self, r: Recipe):
         "Move every control to a recipe, without being asked what that means."
 
         self.explorer.hand.quietly(lambda: [(panel.fill(r), panel.tell()) for panel in self])
+
+    def follow(self, r: Recipe):
+        "Let what can be seen follow a hand that is still moving."
+        for panel in self.seen():
+            panel.follow(r)
 
     def tell(self):
         "Say everywhere where the history stands."

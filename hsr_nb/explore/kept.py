@@ -56,10 +56,9 @@ def parents(named: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
 
 def origin(r: Recipe) -> str:
     "Where a picture comes from, in words."
-    if r.latent is not None:
-        return r.latent.what
     steps = len(r.bred)
-    return f"seed {r.seed}" + (f", {steps} variations on" if steps else "")
+    begin = r.latent.what if r.latent is not None else f"seed {r.seed}"
+    return begin + (f", {steps} variations on" if steps else "")
 
 
 def lineage_html(named: Mapping[str, Recipe]) -> str:

@@ -81,6 +81,7 @@ PARTS = """
 .hsr-title {
   font-size: 13px; line-height: 18px; white-space: nowrap; display: block; overflow: hidden; text-overflow: ellipsis;
 }
+.hsr-edits:has(> *)::before { content: "edits, in their order"; font-size: 12px; opacity: .75; }
 .hsr-tree { margin: 0; padding-left: 18px; font-size: 12px; line-height: 1.5; }
 .hsr-link {
   display: inline-block; padding: 3px 10px; border-radius: 3px; line-height: 20px; white-space: nowrap;

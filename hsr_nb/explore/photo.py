@@ -109,7 +109,7 @@ class PhotoPanel(Panel):
         target = yield from in_background(lambda tell: read(), x.work.say)
 
         def watch(step: int, picture):
-            x.work.say(f"searching for {self.name}: step {step} of {STEPS}")
+            x.work.say(f"searching for {self.name}: step {step} of {STEPS}", step / STEPS)
             self.tiles.tiles = [tile(target, "the picture"), tile(picture, "found so far")]
 
         ws = yield from inverting(s, target, watch)

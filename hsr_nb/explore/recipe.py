@@ -135,7 +135,7 @@ class Recipe:
     mix_layers: tuple[int, ...] = ()  # layers taken from it
     edits: tuple[Edit, ...] = ()
     noise: tuple[tuple[int, int], ...] = ()  # (number of a noise map, seed that draws it)
-    latent: Latent | None = None  # in the place of seed, class and trail
+    latent: Latent | None = None  # in the place of seed and class
 
     def __post_init__(self):
         _check_counts(self)  # before work is spent on each
@@ -247,9 +247,13 @@ class History:
     steps: list[Recipe] = field(default_factory=lambda: [Recipe()])
     at: int = 0
     named: dict[str, Recipe] = field(default_factory=dict)
-    film: Film = field(default_factory=lambda: Film())
+    film: Film = field(default_factory=lambda: Film())  # as it is now
     taught: dict[str, Latent] = field(default_factory=dict)  # directions of one's own: a unit vector and its sigma
+    films: list[Film] = field(init=False, compare=False)  # as it was at each step; no part of a file
     longest = 500
+
+    def __post_init__(self):
+        self.films = [self.film] * len(self.steps)
 
     @property
     def now(self) -> Recipe:
@@ -258,15 +262,21 @@ class History:
 
     def push(self, r: Recipe, instead: bool = False) -> bool:
         "Add a step, or put it in the place of the present one; False when it equals that."
-        if r == self.now:
-            return False
+        return r != self.now and self._put(r, self.film, instead)
+
+    def cut(self, film: Film) -> bool:
+        "Add a step with another film; False when it equals the present one."
+        return film != self.film and self._put(self.now, film, False)
+
+    def _put(self, r: Recipe, film: Film, instead: bool) -> bool:
         replaced = instead and self.at > 0  # the first step has nothing before it to return to
-        past = self.steps[: self.at if replaced else self.at + 1]
-        if past[-1] != r:
-            past.append(r)
-        self.steps = past[-self.longest :]
-        self.at = len(self.steps) - 1
-        return True
+        end = self.at if replaced else self.at + 1
+        steps, films = self.steps[:end], self.films[:end]
+        if (steps[-1], films[-1]) != (r, film):
+            steps.append(r)
+            films.append(film)
+        self.steps, self.films = steps[-self.longest :], films[-self.longest :]
+        return self._go(len(self.steps) - 1)
 
     def undo(self) -> bool:
         "Step back; False at the beginning."
@@ -280,6 +290,7 @@ class History:
         if not 0 <= i < len(self.steps):
             return False
         self.at = i
+        self.film = self.films[i]
         return True
 
     def keep(self, name: str):

@@ -162,13 +162,16 @@ class HSR(Flagged):
         "heads_ema <- lerp(heads, heads_ema, beta)."
         update_average(self.heads_ema, self.heads, beta)
 
+    def maps(self, feats: dict[int, Tensor], img: Tensor, average: bool = False) -> dict[int, tuple[Tensor, Tensor]]:
+        "{tap: (what its head says, what the teacher sees)}; `average`: by the moving average of the heads."
+        heads = self.heads_ema if average else self.heads
+        targets = self.targets(img)
+        return {t: (heads[str(t)](feats[t], target.shape[-2:]), target) for t, target in targets.items()}
+
     def tap_losses(self, feats: dict[int, Tensor], img: Tensor) -> dict[int, Tensor]:
         "Each tap's loss, unweighted, with its gradient."
-        found = {}
-        for t, target in self.targets(img).items():
-            said = self.heads[str(t)](feats[t], target.shape[-2:])
-            found[t] = LOSSES[self.options.loss](said, target)
-        return found
+        compare = LOSSES[self.options.loss]
+        return {t: compare(said, target) for t, (said, target) in self.maps(feats, img).items()}
 
     def forward(self, feats: dict[int, Tensor], img: Tensor) -> tuple:  # (scalar, {tap: scalar})
         "The scalar to add to the generator's loss, and each tap's loss, unweighted and detached."
