@@ -43,9 +43,15 @@ def _first_ws(G: Generator, r: Recipe, to_ws) -> Tensor:  # [1, num_ws, w_dim]
     device = next(G.parameters()).device
     numbers = torch.from_numpy(r.latent.array().copy())
     ws = numbers[None].to(device)
-    mean = getattr(G.mapping, "w_avg", torch.zeros(G.w_dim, device=device))
+    mean = torch.zeros(G.w_dim, device=device)
+    if hasattr(G.mapping, "w_avg"):
+        mean = G.mapping.w_avg
     for seed, amount in r.bred:  # as `latent_z` does it, in W
-        ws = mean + math.sqrt(1 - amount**2) * (ws - mean) + amount * (to_ws(z_from_seed(seed, G.z_dim), 1.0) - mean)
+        z = z_from_seed(seed, G.z_dim)
+        other = to_ws(z, 1.0) - mean
+        own = ws - mean
+        kept = math.sqrt(1 - amount**2)
+        ws = mean + kept * own + amount * other
     if r.psi == 1 or not hasattr(G.mapping, "w_avg"):
         return ws
     cutoff = G.num_ws if r.cutoff is None else r.cutoff

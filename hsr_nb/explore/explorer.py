@@ -176,11 +176,9 @@ class Explorer:
     history: History
     mine: Mine  # names and directions that a person has kept for the network
     turn: int  # of the variations
-    save = save_recipe
-    save_picture = saved_picture
+    save, load, save_picture = save_recipe, load_recipe, saved_picture
     rename = rename
     keep_taught = keep_taught
-    load = load_recipe
     open = open_networks
     walk = save_film
     picture = enlarged

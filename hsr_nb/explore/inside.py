@@ -20,7 +20,7 @@ __all__ = [
 # %% ../../nbs/explore/inside.ipynb #63f71714
 from functools import partial
 from html import escape
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -77,7 +77,8 @@ def colours(
 def drawn(s: Session, r: Recipe, levels: tuple[int, ...], which: str = "A") -> tuple[Tensor, dict[int, Tensor]]:
     "The picture of a recipe [1, C, H, W] in [-1, 1], and the maps [1, C, h, w] of blocks while it is drawn."
     G = s.nets[which]
-    return synthesis(G, s.ws(r, which), drawn_noise(G, r.noise), taps=levels)
+    found: Any = synthesis(G, s.ws(r, which), drawn_noise(G, r.noise), taps=levels)
+    return found
 
 
 def block(s: Session, r: Recipe, level: int, which: str = "A") -> Tensor:  # [C, h, w]
@@ -183,6 +184,7 @@ class InsidePanel(Panel):
             self.put(*alone(self.explorer.session, r, self.level.value, self.which, self.how.value))
 
 
+# %% ../../nbs/explore/inside.ipynb #6a97675c
 def alone(s: Session, r: Recipe, level: int, which: str, how: str) -> tuple[int, list[dict]]:  # side, tiles
     "A block in colours, or its channels."
     features = block(s, r, level, which)

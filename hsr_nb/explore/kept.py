@@ -56,9 +56,13 @@ def parents(named: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
 
 def origin(r: Recipe) -> str:
     "Where a picture comes from, in words."
+    begin = f"seed {r.seed}"
+    if r.latent is not None:
+        begin = r.latent.what
+    if not r.bred:
+        return begin
     steps = len(r.bred)
-    begin = r.latent.what if r.latent is not None else f"seed {r.seed}"
-    return begin + (f", {steps} variations on" if steps else "")
+    return f"{begin}, {steps} variations on"
 
 
 def lineage_html(named: Mapping[str, Recipe]) -> str:

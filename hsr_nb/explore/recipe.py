@@ -239,6 +239,21 @@ class Film:
             raise ValueError(f"a film loops or not, and shows 1 to 60 frames a second, not {_found(self.fps)}")
 
 
+# %% ../../nbs/explore/recipe.ipynb #e50e45bd
+def _step(h: "History", r: Recipe, film: Film, instead: bool) -> bool:
+    "Cut off what could be redone, and go to a new step."
+    replaced = instead and h.at > 0  # the first step has nothing before it to return to
+    end = h.at if replaced else h.at + 1
+    steps = h.steps[:end]
+    films = h.films[:end]
+    if (steps[-1], films[-1]) != (r, film):
+        steps.append(r)
+        films.append(film)
+    h.steps = steps[-h.longest :]
+    h.films = films[-h.longest :]
+    return h._go(len(h.steps) - 1)
+
+
 # %% ../../nbs/explore/recipe.ipynb #4799984e
 @dataclass
 class History:
@@ -262,21 +277,11 @@ class History:
 
     def push(self, r: Recipe, instead: bool = False) -> bool:
         "Add a step, or put it in the place of the present one; False when it equals that."
-        return r != self.now and self._put(r, self.film, instead)
+        return r != self.now and _step(self, r, self.film, instead)
 
     def cut(self, film: Film) -> bool:
         "Add a step with another film; False when it equals the present one."
-        return film != self.film and self._put(self.now, film, False)
-
-    def _put(self, r: Recipe, film: Film, instead: bool) -> bool:
-        replaced = instead and self.at > 0  # the first step has nothing before it to return to
-        end = self.at if replaced else self.at + 1
-        steps, films = self.steps[:end], self.films[:end]
-        if (steps[-1], films[-1]) != (r, film):
-            steps.append(r)
-            films.append(film)
-        self.steps, self.films = steps[-self.longest :], films[-self.longest :]
-        return self._go(len(self.steps) - 1)
+        return film != self.film and _step(self, self.now, film, False)
 
     def undo(self) -> bool:
         "Step back; False at the beginning."

@@ -29,7 +29,8 @@ class KeyList(ListPanel):
 
     def take(self, items: list):
         x = self.explorer
-        x.act(lambda: x.cut(replace(x.history.film, keys=tuple(items))))
+        film = replace(x.history.film, keys=tuple(items))
+        x.act(lambda: x.cut(film))
 
     def add(self, *more: Key):
         "Key frames at the end."
@@ -87,7 +88,8 @@ class FilmPanel(Panel):
     def close(self):
         "Lead the film back to its first key frame, or not."
         x = self.explorer
-        x.act(lambda: x.cut(replace(x.history.film, loop=self.loop.value)))
+        film = replace(x.history.film, loop=self.loop.value)
+        x.act(lambda: x.cut(film))
 
     def add(self):
         r = self.explorer.hand.draft
@@ -105,7 +107,8 @@ class FilmPanel(Panel):
 
     def tell(self):
         self.keys.tell()
-        self.explorer.hand.quietly(lambda: setattr(self.loop, "value", self.explorer.history.film.loop))
+        loop = self.explorer.history.film.loop
+        self.explorer.hand.quietly(lambda: setattr(self.loop, "value", loop))
 
     def rest(self, r: Recipe) -> Steps:
         return self.keys.rest(r)

@@ -11,6 +11,7 @@ __all__ = [
     "resolve_taps",
     "resolve_weights",
     "check_choices",
+    "predictions",
     "HSR",
     "head_macs",
     "hsr_macs",
@@ -116,6 +117,22 @@ def check_choices(options: HSROptions):
             )
 
 
+# %% ../../nbs/hsr/regularizer.ipynb #c258f255
+def predictions(
+    hsr: "HSR",
+    feats: dict[int, Tensor],  # of the generator's taps
+    img: Tensor,
+    average: bool = False,  # by the moving average of the heads
+) -> dict[int, tuple[Tensor, Tensor]]:  # {tap: (what its head says, what the teacher sees)}
+    "Each head's map beside its target."
+    heads = hsr.heads_ema if average else hsr.heads
+    found = {}
+    for t, target in hsr.targets(img).items():
+        said = heads[str(t)](feats[t], target.shape[-2:])
+        found[t] = (said, target)
+    return found
+
+
 # %% ../../nbs/hsr/regularizer.ipynb #f1c9ba34
 class HSR(Flagged):
     "Hierarchical Semantic Regularization of a generator. [HSR]"
@@ -162,16 +179,10 @@ class HSR(Flagged):
         "heads_ema <- lerp(heads, heads_ema, beta)."
         update_average(self.heads_ema, self.heads, beta)
 
-    def maps(self, feats: dict[int, Tensor], img: Tensor, average: bool = False) -> dict[int, tuple[Tensor, Tensor]]:
-        "{tap: (what its head says, what the teacher sees)}; `average`: by the moving average of the heads."
-        heads = self.heads_ema if average else self.heads
-        targets = self.targets(img)
-        return {t: (heads[str(t)](feats[t], target.shape[-2:]), target) for t, target in targets.items()}
-
     def tap_losses(self, feats: dict[int, Tensor], img: Tensor) -> dict[int, Tensor]:
         "Each tap's loss, unweighted, with its gradient."
         compare = LOSSES[self.options.loss]
-        return {t: compare(said, target) for t, (said, target) in self.maps(feats, img).items()}
+        return {t: compare(said, seen) for t, (said, seen) in predictions(self, feats, img).items()}
 
     def forward(self, feats: dict[int, Tensor], img: Tensor) -> tuple:  # (scalar, {tap: scalar})
         "The scalar to add to the generator's loss, and each tap's loss, unweighted and detached."

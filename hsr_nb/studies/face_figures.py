@@ -28,6 +28,7 @@ from ..base.pictures import image_grid, to_uint8
 from ..editing import InterFaceGAN, LatentSet
 from ..editing.calibrate import calibrate
 from ..explore.inside import colours
+from ..hsr.regularizer import predictions
 from ..hsr.teachers import load_teacher
 from ..judges.attributes import AttributeBank, load_bank
 from ..judges.pairs import reporting_judge, working_judge
@@ -317,7 +318,7 @@ def idea(
     for row, (name, G) in zip(grid, pair.networks.items()):
         hsr = fitted_heads(G, teacher, (tap,), batches)
         img, feats = G.synthesis(ws_for_seeds(G, [seed], 0.7), noise_mode="const", taps=(tap,))
-        said, seen = (x[0] for x in hsr.maps(feats, img)[tap])
+        said, seen = (x[0] for x in predictions(hsr, feats, img)[tap])
         shown = {
             f"{name}: picture": to_uint8(img)[0],
             f"block {tap}": colours(feats[tap][0].float()),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..base.errors import CheckpointError
 from ..base.state_dicts import load_strict
-from ..hsr.regularizer import HSR
+from ..hsr.regularizer import HSR, predictions
 from ..hsr.targets import prefit
 from ..hsr.teachers import Teacher, load_teacher
 from ..interop.embedded import embedded_generators
@@ -82,7 +82,7 @@ class TeacherView:
 
     @torch.no_grad()
     def __call__(self, feats: dict[int, Tensor], img: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        return self.hsr.maps(feats, img, average=True)
+        return predictions(self.hsr, feats, img, average=True)
 
 
 def heads_of(network, G: Generator) -> TeacherView | None:
