@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "TEACHER_SIDE",
     "channels",
     "colours",
     "drawn",
@@ -123,8 +124,9 @@ def beside_teacher(s: Session, r: Recipe, level: int, which: str, heads: Heads) 
     img, maps = drawn(s, r, heads.taps, which)
     said, seen = (x[0].float().cpu() for x in heads(maps, img)[level])
     own = colours(maps[level][0].float().cpu())
-    share = f"head: {100 * explained(said, seen):.0f} % explained"
-    return [tile(own, f"{which}, block {level}"), tile(colours(said, seen), share), tile(colours(seen), "teacher")]
+    share = f"head: {100 * explained(said, seen):.0f} %"
+    head = tile(colours(said, seen), share, f"what the head predicts; {share} of what the teacher sees")
+    return [tile(own, f"{which}, block {level}"), head, tile(colours(seen), "teacher")]
 
 
 # %% ../../nbs/explore/inside.ipynb #1ed7d111
@@ -185,6 +187,9 @@ class InsidePanel(Panel):
 
 
 # %% ../../nbs/explore/inside.ipynb #6a97675c
+TEACHER_SIDE = 114  # screen pixels, so that three stand side by side in the narrowest column of controls
+
+
 def alone(s: Session, r: Recipe, level: int, which: str, how: str) -> tuple[int, list[dict]]:  # side, tiles
     "A block in colours, or its channels."
     features = block(s, r, level, which)
@@ -198,12 +203,12 @@ def beside(panel: InsidePanel, r: Recipe) -> Steps:
     s, which = panel.explorer.session, panel.which
     try:
         if which not in s.heads:
-            panel.put(150, [], "looking for heads and their teacher …")
+            panel.put(TEACHER_SIDE, [], "looking for heads and their teacher …")
             yield from in_background(lambda tell: heads_in(s, which), lambda what: None)
         heads = heads_in(s, which)
         if heads is None:
-            panel.put(150, [], f"no heads are known for {s.names[which]}")
+            panel.put(TEACHER_SIDE, [], f"no heads are known for {s.names[which]}")
         else:
-            panel.put(150, beside_teacher(s, r, panel.level.value, which, heads), heads.what)
+            panel.put(TEACHER_SIDE, beside_teacher(s, r, panel.level.value, which, heads), heads.what)
     except (ValueError, OSError) as e:  # no such head, a damaged file, a teacher that is not here
-        panel.put(150, [], str(e))
+        panel.put(TEACHER_SIDE, [], str(e))

@@ -110,7 +110,7 @@ class EditList(ListPanel):
         strength = W.FloatText(value=e.strength, step=0.1, layout=W.Layout(width="70px"))
         strength.tooltip = f"strength of {name}"
         self.on_move(strength, lambda: self.replaced(i, strength=float(strength.value)))
-        return classed(W.HBox([on, strength, *self.keys(i)]), "hsr-wrap")
+        return classed(W.HBox([on, strength, *self.keys(i)]), "hsr-wrap", "hsr-line")
 
     def take(self, items: list):
         self.explorer.act(lambda: self.explorer.set(edits=tuple(items)))

@@ -55,7 +55,7 @@ class KeyList(ListPanel):
         self.on_move(frames, lambda: self.replaced(i, frames=frames.value))
         easing = W.Dropdown(options=EASINGS, value=key.easing, layout=W.Layout(width="74px"), tooltip="easing")
         self.on_move(easing, lambda: self.replaced(i, easing=easing.value))
-        return classed(W.HBox([picture, note(escape(key.name)), frames, easing, *self.keys(i)]), "hsr-wrap")
+        return classed(W.HBox([picture, note(escape(key.name)), frames, easing, *self.keys(i)]), "hsr-wrap", "hsr-line")
 
     def rest(self, r: Recipe) -> Steps:
         for key, line in zip(self.items, self.box.children):
