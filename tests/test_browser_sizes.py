@@ -162,7 +162,7 @@ def test_a_tour(tmp_path):
         look(3)
         visit("inside", count=2)
         hand.button("teacher").click()
-        page.wait_for_timeout(3000)
+        hand.until(lambda: page.locator(".hsr-tools figure", has_text="head").count() == 1, "what the head predicts")
         hand.still()
         look(4)
         psi = page.locator('.noUi-handle[aria-label="psi"]')
@@ -183,7 +183,9 @@ def test_a_tour(tmp_path):
     some = Image.new("RGB", (frames[0].width, 4 * frames[0].height))
     for i in range(4):
         some.paste(frames[i * (len(frames) - 1) // 3], (0, i * frames[0].height))
-    palette = some.quantize(128, method=Image.Quantize.MEDIANCUT)  # one for all: what stands still costs nothing
+    palette = some.quantize(
+        255, method=Image.Quantize.MEDIANCUT, kmeans=2
+    )  # one for all: what stands still costs nothing
     film, *rest = (x.quantize(palette=palette, dither=Image.Dither.NONE) for x in frames)
     out = io.BytesIO()
     film.save(out, "GIF", save_all=True, append_images=rest, duration=220, loop=0, optimize=True)
