@@ -76,7 +76,9 @@ class Screen:
         self.inside = classed(W.VBox(), "hsr-explorer")
         style = W.HTML(STYLE, layout=W.Layout(display="none"))
         self.box = classed(W.VBox([style, self.inside]), "hsr-frame")
-        self.main = classed(W.Box(), "hsr-main")
+        self.stage = classed(W.VBox(), "hsr-stage")
+        self.tools = classed(W.VBox(), "hsr-tools")
+        self.main = classed(W.Box([self.stage, self.tools]), "hsr-main")
         self.shown = stage_class()()
         self.status = W.HTML()
         self.message = W.HTML()
@@ -133,11 +135,9 @@ class Screen:
 # %% ../../nbs/explore/latent_explorer.ipynb #0d367f0c
 def surround(screen: Screen, panels: Panels):
     "Put panels around the pictures."
-    W = need_widgets()
     below = [screen.status, panels.hands.box, panels.truncation.box, screen.readings]
-    stage = classed(W.VBox([screen.shown, *below]), "hsr-stage")
-    tools = classed(W.VBox([panels.tabs]), "hsr-tools")
-    screen.main.children = [stage, tools]
+    screen.stage.children = [screen.shown, *below]
+    screen.tools.children = [panels.tabs]
     screen.inside.children = [panels.source.box, panels.source.help, screen.message, screen.busy, screen.main]
 
 
