@@ -73,6 +73,7 @@ class Screen:
 
     def __init__(self) -> None:
         W = need_widgets()
+        self.status, self.message, self.readings = W.HTML(), W.HTML(), W.HTML()
         self.inside = classed(W.VBox(), "hsr-explorer")
         style = W.HTML(STYLE, layout=W.Layout(display="none"))
         self.box = classed(W.VBox([style, self.inside]), "hsr-frame")
@@ -80,9 +81,6 @@ class Screen:
         self.tools = classed(W.VBox(), "hsr-tools")
         self.main = classed(W.Box([self.stage, self.tools]), "hsr-main")
         self.shown = stage_class()()
-        self.status = W.HTML()
-        self.message = W.HTML()
-        self.readings = W.HTML()
         self.busy = classed(W.HBox(), "hsr-busy")
         self.busy.layout.display = "none"
         self.pictures: dict[str, Tensor] = {}
