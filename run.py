@@ -219,7 +219,9 @@ def lab():
 
 def app():
     "The explorer as an app, for whoever has the token that is printed."
-    sh(PY, "-c", "from hsr_nb.explore.app import serve; serve()")
+    opening = "from hsr_nb.explore import LatentExplorer; from hsr_nb.studies.teacher_view import heads_of; "
+    opening += "LatentExplorer(heads=heads_of)"
+    sh(PY, "-c", f"from hsr_nb.explore.app import serve; serve(opening={opening!r})")
 
 
 # ---- what is made from notebooks: the package, the README, the site

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.random_hand import wander
 
 pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
@@ -21,8 +22,12 @@ from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
 from hsr_nb.explore.recipe_file import dump_history, parse_history
 from hsr_nb.explore.saved import PNG, SOURCE, marked, picture_png, recipe_in
 from hsr_nb.explore.session import Session
-from hsr_nb.interop import save_safetensors
+from hsr_nb.interop import load_checkpoint, save_safetensors
 from hsr_nb.nets import Generator
+from hsr_nb.studies.teacher_view import heads_of
+from hsr_nb.training import preset
+from hsr_nb.training.config import override
+from hsr_nb.training.state import build_state, save_state
 
 FAST = dict(components=2, samples=300)
 
@@ -316,6 +321,102 @@ def test_noise_is_drawn_anew_and_undone():
         live.set(noise=((99, 0),))
 
 
+def test_a_cut_of_the_film_is_undone_like_everything_else(live):
+    film = live.panels.tabbed["film"]
+    film.add()
+    live.set(seed=5)
+    film.add()
+    line = film.keys.box.children[0]
+    _, _, frames, easing, *_ = line.children
+    frames.value, easing.value, film.loop.value = 4, "late", False
+    cut = live.history.film
+    assert (cut.keys[0].frames, cut.keys[0].easing, cut.loop) == (4, "late", False)
+    assert film.keys.box.children[0] is line, "a line that is typed in stays"
+    live.undo().undo().undo()
+    found = live.history.film
+    assert found.loop and (found.keys[0].frames, frames.value, easing.value) == (16, 16, "gentle")
+    live.undo()
+    assert len(live.history.film.keys) == 1 and live.recipe.seed == 5
+    live.undo().undo()
+    assert not live.history.film.keys and not film.keys.box.children and live.recipe.seed == 0
+    for _ in range(6):
+        live.redo()
+    assert live.history.film == cut and not film.loop.value
+    film.keys.swap(0, 1)
+    live.panels.directions.shown()[0].slider.value = 1.0
+    live.undo()
+    assert [key.recipe.seed for key in live.history.film.keys] == [5, 0], "a cut and a slider are two steps"
+
+
+def test_widgets_that_went_from_the_screen_are_closed(live):
+    "A widget lives on in the kernel and in the browser until it is closed."
+    from ipywidgets.widgets.widget import _instances
+
+    def visit(seed):
+        live.move(list(live.session.steps)[0], 1.0)
+        live.panels.tabbed["film"].add_slider()
+        live.undo().undo()
+        live.open(network(seed=seed))
+        return len(_instances)
+
+    visit(1)
+    assert visit(2) == visit(3)
+
+
+def test_a_latent_without_a_seed_can_be_varied_and_left(live):
+    ws = live.session.ws(Recipe(seed=9))[0].numpy()
+    live.apply(Recipe(psi=1.0, latent=Latent.of(ws, "photo")))
+    found = pixels(live)
+    eight = {live.session.ws(r).numpy().tobytes() for r in live.variations()}
+    assert len(eight) == 8
+    live.breed(3)
+    assert pixels(live) != found and live.recipe.latent.what == "photo"
+    live.undo()
+    assert pixels(live) == found
+    live.panels.press("next")
+    assert live.recipe.latent is None and pixels(live) != found
+
+
+def heads_file(path):
+    "A checkpoint of a run with HSR before its first step."
+    cfg = override(preset("tiny32"), **{"hsr.head_hidden": 8, "net.channel_max": 16})
+    state = build_state(cfg, (3, 32, 32))
+    return str(save_state(path, state, cfg, {"name": "synthfaces"}))
+
+
+def test_the_heads_of_a_run_stand_beside_their_teacher(tmp_path):
+    file = heads_file(tmp_path / "run.safetensors")
+    live = LatentExplorer(file, judge=None, heads=heads_of, **FAST)
+    inside = live.panels.tabbed["inside"]
+    live.panels.tabs.selected_index = list(live.panels.tabbed).index("inside")
+    inside.level.value, inside.how.value = 16, "teacher"
+    assert "the heads of its training predict synthfaces-tiny" in inside.said.value
+    own, head, teacher = (t["pixels"] for t in inside.tiles.tiles)
+    assert len({own, head, teacher}) == 3
+    live.panels.truncation.psi.value = 0.2
+    assert teacher != inside.tiles.tiles[2]["pixels"], "it follows a slider that moves"
+    inside.level.value = 4
+    assert "block 4 has no head" in inside.said.value and not inside.tiles.tiles
+    tensors, meta = load_checkpoint(file)
+    meta["teacher"]["sha256"] = "0" * 64
+    other = str(save_safetensors(tmp_path / "other.safetensors", tensors, meta))
+    live.open(other)
+    inside = live.panels.tabbed["inside"]
+    live.panels.tabs.selected_index = list(live.panels.tabbed).index("inside")
+    inside.how.value = "teacher"
+    assert "another synthfaces-tiny" in inside.said.value and not live.screen.message.value
+
+
+def test_a_network_without_heads_says_so(G):
+    live = LatentExplorer(G, judge=None, heads=heads_of, **FAST)
+    inside = live.panels.tabbed["inside"]
+    live.panels.tabs.selected_index = list(live.panels.tabbed).index("inside")
+    inside.how.value = "teacher"
+    assert "no heads are known" in inside.said.value and not inside.tiles.tiles
+    alone = LatentExplorer(G, judge=None, **FAST)
+    assert "teacher" not in alone.panels.tabbed["inside"].how.options
+
+
 def test_a_judge_of_drawn_faces_is_off_where_it_may_not_know_the_pictures(G):
     live = LatentExplorer(G, **FAST)
     assert live.session.judge is not None and not live.screen.readings.value
@@ -327,26 +428,11 @@ def test_a_judge_of_drawn_faces_is_off_where_it_may_not_know_the_pictures(G):
 @pytest.mark.slow
 def test_memory_stays_bounded_over_500_random_actions(G):
     psutil = pytest.importorskip("psutil")
-    live = LatentExplorer(G, judge=None, components=1, samples=200)
-    random = np.random.default_rng(0)
-    names, process, sizes = list(live.session.steps), psutil.Process(), []
-
-    def act():
-        name, strength = names[random.integers(len(names))], float(random.uniform(-3, 3))
-        actions = [
-            lambda: live.move(name, strength),
-            lambda: live.set(seed=int(random.integers(1000))),
-            lambda: live.breed(int(random.integers(8))),
-            lambda: live.keep(f"kept {random.integers(20)}"),
-            live.undo,
-            live.redo,
-            lambda: live.dropped("no.png", bytes(random.bytes(2000))),
-            lambda: setattr(live.panels.tabs, "selected_index", int(random.integers(8))),
-        ]
-        live.act(actions[random.integers(len(actions))])
-
-    for i in range(500):
-        act()
-        if i in (99, 499):
+    live = LatentExplorer(G, judge=None, heads=heads_of, components=1, samples=200)
+    process, sizes = psutil.Process(), []
+    for done, _ in enumerate(wander(live), 1):
+        if done in (100, 500):
             sizes.append(process.memory_info().rss)
-    assert sizes[1] - sizes[0] < 150e6, [size // 1_000_000 for size in sizes]
+        if done == 500:
+            break
+    assert sizes[1] - sizes[0] < 100e6, [size // 1_000_000 for size in sizes]

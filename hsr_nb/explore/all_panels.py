@@ -13,12 +13,31 @@ from .gallery import GalleryPanel
 from .hands import HandsPanel
 from .inside import InsidePanel
 from .kept import KeptPanel
-from .panels import Panel, SourcePanel, TruncationPanel, need_widgets
+from .panels import Panel, SourcePanel, TruncationPanel, close, need_widgets
 from .photo import PhotoPanel
 from .recipe import Recipe
 from .sliders import DirectionPanel, unnamed
 from .tabs import BreedPanel, MixPanel, NetworkPanel
 from .timeline import FilmPanel
+
+
+# %% ../../nbs/explore/all_panels.ipynb #0a7e75e8
+def press(panels: "Panels", key: str):
+    "Do what a key on a picture asks: undo, redo, next, previous."
+    keys = {
+        "undo": panels.explorer.undo,
+        "redo": panels.explorer.redo,
+        "next": lambda: panels.source.step(1),
+        "previous": lambda: panels.source.step(-1),
+    }
+    keys[key]()
+
+
+def close_all(panels: "Panels"):
+    "End every widget, also those that had no place on the screen."
+    close(panels.tabs)
+    for panel in panels:
+        close(*(made for made in vars(panel).values() if isinstance(made, need_widgets().Widget)))
 
 
 # %% ../../nbs/explore/all_panels.ipynb #002086df
@@ -53,13 +72,16 @@ class Panels:
 
     def seen(self) -> list[Panel]:
         "The panels whose little pictures can be seen."
-        opened = list(self.tabbed.values())[self.tabs.selected_index or 0]
-        return [opened]
+        return [list(self.tabbed.values())[self.tabs.selected_index or 0]]
 
     def fill(self, r: Recipe):
         "Move every control to a recipe, without being asked what that means."
-
         self.explorer.hand.quietly(lambda: [(panel.fill(r), panel.tell()) for panel in self])
+
+    def follow(self, r: Recipe):
+        "Let what can be seen follow a hand that is still moving."
+        for panel in self.seen():
+            panel.follow(r)
 
     def tell(self):
         "Say everywhere where the history stands."
@@ -70,12 +92,5 @@ class Panels:
         "What can wait: the little pictures that can be seen, one panel at a time, then the titles of directions."
         return [*(partial(panel.rest, r) for panel in self.seen()), *unnamed(self.directions)]
 
-    def press(self, key: str):
-        "Do what a key on a picture asks: undo, redo, next, previous."
-        keys = {
-            "undo": self.explorer.undo,
-            "redo": self.explorer.redo,
-            "next": lambda: self.source.step(1),
-            "previous": lambda: self.source.step(-1),
-        }
-        keys[key]()
+    press = press
+    close = close_all

@@ -35,9 +35,12 @@ def is_foreign(
 
 
 # %% ../../nbs/explore/app.ipynb #0c5e3a23
-def _page(folder: Path) -> Path:
+OPENING = "from hsr_nb.explore import LatentExplorer\nLatentExplorer()"
+
+
+def _page(folder: Path, opening: str) -> Path:
     "A notebook with nothing but the explorer."
-    source = f"import os\nos.chdir({os.getcwd()!r})\nfrom hsr_nb.explore import LatentExplorer\nLatentExplorer()"
+    source = f"import os\nos.chdir({os.getcwd()!r})\n{opening}"
     cell: dict[str, object] = {
         "cell_type": "code",
         "id": "app",
@@ -97,6 +100,7 @@ def _app() -> Any:  # a class
 def serve(
     notebook=None,  # the page to show; None: the explorer
     *options: str,  # more of Voilà's, such as --no-browser or --port=9000
+    opening: str = OPENING,  # Python that makes the explorer, for one that knows more than this package
 ):
     "Show an app on this machine, until Ctrl-C or SIGTERM. ImportError where Voilà is not installed."
     try:
@@ -104,5 +108,5 @@ def serve(
     except ImportError:
         raise ImportError('the app needs Voilà: pip install "hsr_nb[explore]"') from None
     with tempfile.TemporaryDirectory() as folder:
-        page = notebook or _page(Path(folder))
+        page = notebook or _page(Path(folder), opening)
         app.launch_instance([str(page), *FLAGS, *options])

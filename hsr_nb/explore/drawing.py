@@ -34,7 +34,7 @@ def latent_z(
 
 
 def _first_ws(G: Generator, r: Recipe, to_ws) -> Tensor:  # [1, num_ws, w_dim]
-    "Where a recipe begins: the w of its seed and trail, or its own."
+    "Where a recipe begins: the w of its seed, or its own, and the trail from there."
     if r.latent is None:
         return to_ws(latent_z(r, G.z_dim))
     if (r.latent.num_ws, r.latent.w_dim) != (G.num_ws, G.w_dim):
@@ -43,6 +43,15 @@ def _first_ws(G: Generator, r: Recipe, to_ws) -> Tensor:  # [1, num_ws, w_dim]
     device = next(G.parameters()).device
     numbers = torch.from_numpy(r.latent.array().copy())
     ws = numbers[None].to(device)
+    mean = torch.zeros(G.w_dim, device=device)
+    if hasattr(G.mapping, "w_avg"):
+        mean = G.mapping.w_avg
+    for seed, amount in r.bred:  # as `latent_z` does it, in W
+        z = z_from_seed(seed, G.z_dim)
+        other = to_ws(z, 1.0) - mean
+        own = ws - mean
+        kept = math.sqrt(1 - amount**2)
+        ws = mean + kept * own + amount * other
     if r.psi == 1 or not hasattr(G.mapping, "w_avg"):
         return ws
     cutoff = G.num_ws if r.cutoff is None else r.cutoff
@@ -66,8 +75,8 @@ def latents(
     device = next(G.parameters()).device
     c = class_labels(G, r.class_index).to(device)
 
-    def to_ws(z):
-        return G.mapping(z.to(device), c, truncation_psi=r.psi, truncation_cutoff=r.cutoff)
+    def to_ws(z, psi=r.psi):
+        return G.mapping(z.to(device), c, truncation_psi=psi, truncation_cutoff=r.cutoff)
 
     ws = _first_ws(G, r, to_ws)
     if r.mix_seed is not None and r.mix_layers:

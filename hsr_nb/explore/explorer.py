@@ -27,7 +27,7 @@ from ..base.whole import write_whole
 from .contact_sheet import contact_sheet
 from .film import save_walk, there_and_back
 from .mine import Mine, add_taught, load_mine, save_mine
-from .recipe import History, Latent, Recipe
+from .recipe import Film, History, Latent, Recipe
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
 from .session import Session, frames, variations
@@ -157,6 +157,12 @@ def keep(ex: "Explorer", name: str) -> "Explorer":
     return ex.refresh()
 
 
+def cut(ex: "Explorer", film: Film) -> "Explorer":
+    "Take another film, as a step of the history."
+    ex.history.cut(film)
+    return ex.refresh()
+
+
 def recall(ex: "Explorer", name: str) -> "Explorer":
     "Step to a picture that has a name."
     ex.history.recall(name)
@@ -170,11 +176,9 @@ class Explorer:
     history: History
     mine: Mine  # names and directions that a person has kept for the network
     turn: int  # of the variations
-    save = save_recipe
-    save_picture = saved_picture
+    save, load, save_picture = save_recipe, load_recipe, saved_picture
     rename = rename
     keep_taught = keep_taught
-    load = load_recipe
     open = open_networks
     walk = save_film
     picture = enlarged
@@ -183,6 +187,7 @@ class Explorer:
     breed = breed
     keep = keep
     recall = recall
+    cut = cut
     _repr_png_ = sheet_png
 
     def __init__(self, a=None, b=None, **how):  # a, b, how: see `Session`

@@ -27,9 +27,7 @@ def roamed(
     x: float,
     y: float,  # of the hand, in widths of the picture
 ) -> Recipe:
-    "A recipe moved on its plane. ValueError for one whose latent came from no seed."
-    if r.latent is not None:
-        raise ValueError("this picture comes from no seed, so there is no plane of seeds around it to roam")
+    "A recipe moved on its plane."
     across, down = np.random.default_rng([r.seed, len(r.bred), 7]).integers(2**31, size=2)
     turns = []
     for seed, way in ((across, x), (down, y)):
@@ -44,7 +42,6 @@ class HandsPanel(Panel):
     "What a hand on the picture does: look, roam, drag; and the wipe."
 
     def build(self, W):
-        stage = self.explorer.screen.shown
         self.points: list[list[float]] = []
         self.begun: Recipe | None = None  # where a roaming hand took hold
         tips = ["only look", "hold a picture and move: its neighbours", "click a point, then where it shall go"]
@@ -55,9 +52,6 @@ class HandsPanel(Panel):
         pull = partial(self.explorer.work.run, "dragging", partial(pulling, self))
         self.go = classed(button("go", pull, "move the handles to the targets"), "hsr-key")
         self.clear = classed(button("clear", self.forget, "take the points away"), "hsr-key")
-        stage.on("grab", lambda *_: self.grab())
-        stage.on("point", lambda at, _: self.point(at))
-        stage.observe(lambda change: self.move(*change["new"]), "roam")
         self.show()
         return classed(W.HBox([self.mode, self.wipe, self.go, self.clear]), "hsr-wrap")
 
@@ -111,7 +105,7 @@ def pulling(hands: HandsPanel) -> Steps:
     ends = torch.tensor(hands.points[: 2 * pairs]).reshape(pairs, 2, 2) * scale
     found = None
     for i, (found, where, _) in enumerate(drag(s.nets["A"], s.ws(r), ends[:, 0], ends[:, 1]), 1):
-        x.work.say(f"dragging: step {i} of at most 100")
+        x.work.say(f"dragging: step {i} of at most 100", i / 100)
         hands.points[: 2 * pairs : 2] = (where.cpu() / scale).tolist()
         hands.show()
         x.screen.show(s, {"A": s.draw(found, noise=r.noise)[0]}, {})

@@ -56,10 +56,13 @@ def parents(named: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
 
 def origin(r: Recipe) -> str:
     "Where a picture comes from, in words."
+    begin = f"seed {r.seed}"
     if r.latent is not None:
-        return r.latent.what
+        begin = r.latent.what
+    if not r.bred:
+        return begin
     steps = len(r.bred)
-    return f"seed {r.seed}" + (f", {steps} variations on" if steps else "")
+    return f"{begin}, {steps} variations on"
 
 
 def lineage_html(named: Mapping[str, Recipe]) -> str:

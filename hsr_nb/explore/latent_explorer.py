@@ -73,14 +73,14 @@ class Screen:
 
     def __init__(self) -> None:
         W = need_widgets()
+        self.status, self.message, self.readings = W.HTML(), W.HTML(), W.HTML()
         self.inside = classed(W.VBox(), "hsr-explorer")
         style = W.HTML(STYLE, layout=W.Layout(display="none"))
         self.box = classed(W.VBox([style, self.inside]), "hsr-frame")
-        self.main = classed(W.Box(), "hsr-main")
+        self.stage = classed(W.VBox(), "hsr-stage")
+        self.tools = classed(W.VBox(), "hsr-tools")
+        self.main = classed(W.Box([self.stage, self.tools]), "hsr-main")
         self.shown = stage_class()()
-        self.status = W.HTML()
-        self.message = W.HTML()
-        self.readings = W.HTML()
         self.busy = classed(W.HBox(), "hsr-busy")
         self.busy.layout.display = "none"
         self.pictures: dict[str, Tensor] = {}
@@ -133,11 +133,9 @@ class Screen:
 # %% ../../nbs/explore/latent_explorer.ipynb #0d367f0c
 def surround(screen: Screen, panels: Panels):
     "Put panels around the pictures."
-    W = need_widgets()
     below = [screen.status, panels.hands.box, panels.truncation.box, screen.readings]
-    stage = classed(W.VBox([screen.shown, *below]), "hsr-stage")
-    tools = classed(W.VBox([panels.tabs]), "hsr-tools")
-    screen.main.children = [stage, tools]
+    screen.stage.children = [screen.shown, *below]
+    screen.tools.children = [panels.tabs]
     screen.inside.children = [panels.source.box, panels.source.help, screen.message, screen.busy, screen.main]
 
 
@@ -193,9 +191,10 @@ class Work:
         finally:
             self.screen.busy.layout.display = "none"
 
-    def say(self, what: str):
-        "Say what is being done."
-        self.words.value = f'<span role="status">{escape(what)} …</span>'
+    def say(self, what: str, share: float | None = None):
+        "Say what is being done, and with a bar how much of it is."
+        bar = "" if share is None else f'<progress value="{share:.3f}"></progress> '
+        self.words.value = f'{bar}<span role="status">{escape(what)} …</span>'
 
     def cancel(self):
         "Stop; what is on the screen stays."
@@ -206,6 +205,7 @@ class Work:
 PAUSE = 1.5  # seconds after which the same control begins another movement
 
 
+# %% ../../nbs/explore/latent_explorer.ipynb #c63b5c1e
 class Hand:
     "What a hand does at the controls: a preview at once, the rest when it is still, one step of history a movement."
 
@@ -248,6 +248,7 @@ class Hand:
         self.control, self.moved, self.draft = moving, time.monotonic(), r
         x.screen.say()
         x.screen.readings.add_class("hsr-stale")
+        x.panels.follow(r)
         x.later(self.settle)
 
     def settle(self):
@@ -287,11 +288,22 @@ def dropped(x: "LatentExplorer", name: str, data: bytes):
 
 
 # %% ../../nbs/explore/latent_explorer.ipynb #fbc10cf8
+def listen(x: "LatentExplorer"):
+    "Let the pictures' own hands, keys and files be heard by whatever panels are there."
+    stage = x.screen.shown
+    stage.on("key", lambda key, _: x.panels.press(key))
+    stage.on("drop", x.dropped)
+    stage.on("grab", lambda *_: x.panels.hands.grab())
+    stage.on("point", lambda at, _: x.panels.hands.point(at))
+    stage.observe(lambda change: x.panels.hands.move(*change["new"]), "roam")
+
+
+# %% ../../nbs/explore/latent_explorer.ipynb #91bff40d
 class LatentExplorer(Explorer):
     "The interactive explorer. static=True gives the contact sheet and needs no widgets."
 
-    opening = opening
-    dropped = dropped
+    panels: Panels
+    opening, dropped = opening, dropped
 
     def __init__(self, a=None, b=None, static: bool = False, **how):  # a, b, how: see `Session`
         super().__init__(a, b, **how)
@@ -301,8 +313,7 @@ class LatentExplorer(Explorer):
             self.screen = Screen()
             self.queue = JobQueue(self.screen.say)
             self.work = Work(self.screen)
-            self.screen.shown.on("key", lambda key, _: self.panels.press(key))
-            self.screen.shown.on("drop", self.dropped)
+            listen(self)
             self.build()
             self.refresh()
 
@@ -317,6 +328,7 @@ class LatentExplorer(Explorer):
         if self.static:
             return self
         if self.panels.session is not self.session:
+            self.panels.close()
             self.build()
         if self.screen.draw(self.session, self.recipe, self.view):
             self.panels.fill(self.recipe)

@@ -49,6 +49,8 @@ PARTS = """
 .hsr-explorer .jupyter-button { width: auto; padding: 0 12px; box-shadow: none !important; }
 .hsr-explorer .jupyter-button:focus-visible { outline: 2px solid #2b8fd0; outline-offset: 1px; }
 .hsr-explorer .hsr-key { min-width: 30px; padding: 0 8px; }
+.hsr-explorer .hsr-line .hsr-key { min-width: 24px; padding: 0 4px; }
+.hsr-explorer .widget-slider .noUi-handle { border: 1px solid #8a8a8a !important; }
 .hsr-explorer .hsr-layer { width: 34px; padding: 0; }
 .hsr-explorer .widget-toggle-buttons .widget-toggle-button, .hsr-explorer .jupyter-widget-toggle-button {
   width: auto; min-width: 34px; padding: 0 10px;
@@ -56,7 +58,8 @@ PARTS = """
 .hsr-explorer .widget-hslider, .hsr-explorer .widget-text { max-width: 100%; }
 .hsr-explorer .lm-TabBar-content { flex-wrap: wrap; }
 .hsr-explorer .lm-TabBar-tab {
-  flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important; padding: 0 9px;
+  flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important;
+  padding: 0 clamp(4px, 1.2cqi, 9px); font-size: 12px;
 }
 .hsr-explorer .widget-tab-contents { padding: 6px 6px !important; overflow: visible; }
 @container tools (max-width: 360px) {
@@ -81,6 +84,7 @@ PARTS = """
 .hsr-title {
   font-size: 13px; line-height: 18px; white-space: nowrap; display: block; overflow: hidden; text-overflow: ellipsis;
 }
+.hsr-edits:has(> *)::before { content: "edits, in their order"; font-size: 12px; opacity: .75; }
 .hsr-tree { margin: 0; padding-left: 18px; font-size: 12px; line-height: 1.5; }
 .hsr-link {
   display: inline-block; padding: 3px 10px; border-radius: 3px; line-height: 20px; white-space: nowrap;
@@ -102,8 +106,8 @@ SAID = """
 .hsr-curves { display: flex; flex-flow: row wrap; gap: 0 14px; }
 .hsr-read { display: flex; flex-flow: row wrap; gap: 4px 24px; line-height: 1.3; }
 .hsr-read svg { display: block; max-width: 100%; }
-.hsr-bar { display: flex; align-items: center; gap: 8px; width: 220px; font-size: 12px; line-height: 16px; }
-.hsr-bar > span { width: 70px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.hsr-bar { display: flex; align-items: center; gap: 8px; width: 230px; font-size: 12px; line-height: 16px; }
+.hsr-bar > span { width: 80px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .hsr-bar > div { flex: 1; position: relative; height: 9px; background: #8883; border-radius: 2px; }
 .hsr-bar i { position: absolute; height: 100%; background: #2b8fd0; border-radius: 2px; }
 .hsr-bar b { position: absolute; top: -2px; bottom: -2px; border-left: 2px solid #d55e00; }

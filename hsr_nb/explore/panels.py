@@ -17,17 +17,13 @@ import numpy as np
 from .jobs import Steps
 from .recipe import Recipe
 from .session import VIEWS, Session, thumb_level
-from .tiles import tile
+from .tiles import screen_packages, tile
 
 
 # %% ../../nbs/explore/panels.ipynb #92d060e9
 def need_widgets():
     "ipywidgets, or an ImportError with the command that installs it."
-    try:
-        import ipywidgets
-    except ImportError as e:
-        raise ImportError('the explorer needs ipywidgets and anywidget: pip install "hsr_nb[explore]"') from e
-    return ipywidgets
+    return screen_packages()[0]
 
 
 def classed(widget, *names: str):
@@ -35,6 +31,16 @@ def classed(widget, *names: str):
     for name in names:
         widget.add_class(name)
     return widget
+
+
+def close(*widgets):
+    "End widgets and all that they hold: one that is only taken off the screen lives on, here and in the browser."
+    for widget in widgets:
+        close(*getattr(widget, "children", ()))
+        parts = [getattr(widget, part, None) for part in ("layout", "style")]
+        for made in (*parts, widget):
+            if made is not None:
+                made.close()
 
 
 def button(text: str, press: Callable[[], object], tip: str | None = None, **how):
@@ -92,6 +98,9 @@ class Panel:
     def tell(self):
         "Say where the history stands."
 
+    def follow(self, r: Recipe):
+        "Follow a hand that is still moving, where that is quick."
+
     def rest(self, r: Recipe) -> Steps | None:
         "Draw the slow little pictures of a recipe, in pieces where there are many."
         return None
@@ -113,9 +122,33 @@ class Panel:
 
 # %% ../../nbs/explore/panels.ipynb #bc607510
 class ListPanel(Panel):
-    "A list whose lines can be changed, moved and taken away. Subclasses have `items`, `take` and `line`."
+    "A list whose lines can be changed, moved and taken away. Subclasses say what a line is, and take another list."
 
     items: tuple = ()  # that are shown
+
+    def what(self, item) -> object:
+        "What a line stands for; as long as that stays, the line does, and who types in it keeps the focus."
+        raise NotImplementedError
+
+    def line(self, i: int):
+        "The widget of one item."
+        raise NotImplementedError
+
+    def write(self, line, item):
+        "Put an item's values into its line."
+        raise NotImplementedError
+
+    def show(self, items: tuple):
+        "Show another list."
+        if items == self.items:
+            return
+        same = [self.what(item) for item in items] == [self.what(item) for item in self.items]
+        self.items = items
+        if not same:
+            old, self.box.children = self.box.children, [self.line(i) for i in range(len(items))]
+            close(*old)
+        for line, item in zip(self.box.children, items):
+            self.explorer.hand.quietly(partial(self.write, line, item))
 
     def take(self, items: list):
         "Ask for another list."
@@ -165,7 +198,7 @@ class SourcePanel(Panel):
         self.undo = classed(button("↶ undo", self.explorer.undo, "undo (z on a picture)"), "hsr-key")
         self.redo = classed(button("↷ redo", self.explorer.redo, "redo (y on a picture)"), "hsr-key")
         self.seed = W.BoundedIntText(description="seed", min=0, max=2**32 - 1, layout=W.Layout(width="150px"))
-        self.on_move(self.seed, lambda: self.change(seed=self.seed.value, bred=()))
+        self.on_move(self.seed, lambda: self.change(seed=self.seed.value, bred=(), latent=None))
         before = button("◀", partial(self.step, -1), "previous seed (arrow left on a picture)")
         after = button("▶", partial(self.step, 1), "next seed (arrow right on a picture)")
         die = button("⚄", partial(self.step, None), "any seed")
@@ -196,7 +229,7 @@ class SourcePanel(Panel):
         "The next seed, the previous one, or any."
         now = self.explorer.hand.draft.seed
         seed = int(np.random.default_rng().integers(2**16)) if by is None else (now + by) % 2**32
-        self.explorer.act(lambda: self.explorer.set(seed=seed, bred=()))
+        self.explorer.act(lambda: self.explorer.set(seed=seed, bred=(), latent=None))
 
     def look(self):
         "Show the view that was chosen."

@@ -74,7 +74,7 @@ class PhotoPanel(Panel):
         self.name, self.data = "", b""
         self.upload = W.FileUpload(accept="image/*", description="choose a picture", layout=W.Layout(width="160px"))
         self.upload.observe(lambda _: self.uploaded(), "value")
-        frames = [("the middle of it", None), *((f"its face, as in {frame}", frame) for frame in FRAMES)]
+        frames = [("the middle of it", ""), *((f"its face, as in {frame}", frame) for frame in FRAMES)]
         self.frame = W.Dropdown(options=frames, tooltip="what of the picture", layout=W.Layout(width="190px"))
         self.face = W.BoundedIntText(description="face", value=1, min=1, max=20, layout=W.Layout(width="120px"))
         self.face.tooltip = "number of the face, 1 for the largest"
@@ -105,11 +105,11 @@ class PhotoPanel(Panel):
 
     def finding(self) -> Steps:
         x, s = self.explorer, self.explorer.session
-        read = partial(read_photo, self.data, s, self.frame.value, self.face.value)
+        read = partial(read_photo, self.data, s, self.frame.value or None, self.face.value)
         target = yield from in_background(lambda tell: read(), x.work.say)
 
         def watch(step: int, picture):
-            x.work.say(f"searching for {self.name}: step {step} of {STEPS}")
+            x.work.say(f"searching for {self.name}: step {step} of {STEPS}", step / STEPS)
             self.tiles.tiles = [tile(target, "the picture"), tile(picture, "found so far")]
 
         ws = yield from inverting(s, target, watch)

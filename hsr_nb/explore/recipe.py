@@ -135,7 +135,7 @@ class Recipe:
     mix_layers: tuple[int, ...] = ()  # layers taken from it
     edits: tuple[Edit, ...] = ()
     noise: tuple[tuple[int, int], ...] = ()  # (number of a noise map, seed that draws it)
-    latent: Latent | None = None  # in the place of seed, class and trail
+    latent: Latent | None = None  # in the place of seed and class
 
     def __post_init__(self):
         _check_counts(self)  # before work is spent on each
@@ -239,6 +239,21 @@ class Film:
             raise ValueError(f"a film loops or not, and shows 1 to 60 frames a second, not {_found(self.fps)}")
 
 
+# %% ../../nbs/explore/recipe.ipynb #e50e45bd
+def _step(h: "History", r: Recipe, film: Film, instead: bool) -> bool:
+    "Cut off what could be redone, and go to a new step."
+    replaced = instead and h.at > 0  # the first step has nothing before it to return to
+    end = h.at if replaced else h.at + 1
+    steps = h.steps[:end]
+    films = h.films[:end]
+    if (steps[-1], films[-1]) != (r, film):
+        steps.append(r)
+        films.append(film)
+    h.steps = steps[-h.longest :]
+    h.films = films[-h.longest :]
+    return h._go(len(h.steps) - 1)
+
+
 # %% ../../nbs/explore/recipe.ipynb #4799984e
 @dataclass
 class History:
@@ -247,9 +262,13 @@ class History:
     steps: list[Recipe] = field(default_factory=lambda: [Recipe()])
     at: int = 0
     named: dict[str, Recipe] = field(default_factory=dict)
-    film: Film = field(default_factory=lambda: Film())
+    film: Film = field(default_factory=lambda: Film())  # as it is now
     taught: dict[str, Latent] = field(default_factory=dict)  # directions of one's own: a unit vector and its sigma
+    films: list[Film] = field(init=False, compare=False)  # as it was at each step; no part of a file
     longest = 500
+
+    def __post_init__(self):
+        self.films = [self.film] * len(self.steps)
 
     @property
     def now(self) -> Recipe:
@@ -258,15 +277,11 @@ class History:
 
     def push(self, r: Recipe, instead: bool = False) -> bool:
         "Add a step, or put it in the place of the present one; False when it equals that."
-        if r == self.now:
-            return False
-        replaced = instead and self.at > 0  # the first step has nothing before it to return to
-        past = self.steps[: self.at if replaced else self.at + 1]
-        if past[-1] != r:
-            past.append(r)
-        self.steps = past[-self.longest :]
-        self.at = len(self.steps) - 1
-        return True
+        return r != self.now and _step(self, r, self.film, instead)
+
+    def cut(self, film: Film) -> bool:
+        "Add a step with another film; False when it equals the present one."
+        return film != self.film and _step(self, self.now, film, False)
 
     def undo(self) -> bool:
         "Step back; False at the beginning."
@@ -280,6 +295,7 @@ class History:
         if not 0 <= i < len(self.steps):
             return False
         self.at = i
+        self.film = self.films[i]
         return True
 
     def keep(self, name: str):

@@ -68,12 +68,15 @@ class Session:
         samples: int = 20_000,  # of W, for GANSpace
         allow_code: Sequence[str] = (),  # SHA-256 of the TorchScript judges that may be run
         tell: Callable[[str], None] = lambda what: None,  # is told what is being done
+        heads: Callable | None = None,  # finds the heads of (a network as it was given, the Generator): see `inside`
     ):
         self.device = pick_device(device)
         a, b = PAIR if a is None else (a, b)
-        given = {"A": a} if b is None else {"A": a, "B": b}
-        self.names = {k: _name(net) for k, net in given.items()}
-        self.nets = _read_networks(given, self.names, self.device, tell)
+        self.given = {"A": a} if b is None else {"A": a, "B": b}
+        self.names = {k: _name(net) for k, net in self.given.items()}
+        self.nets = _read_networks(self.given, self.names, self.device, tell)
+        self.find_heads = heads
+        self.heads: dict = {}  # by network, once they were looked for
         A = self.nets["A"]
         tell("looking for directions")
         found = directions or _find(A, components, samples)

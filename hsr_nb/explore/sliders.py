@@ -14,9 +14,9 @@ from html import escape
 from ..editing.methods import METHODS
 from .editors import fit_editor, lockable
 from .jobs import Steps
-from .panels import ListPanel, Panel, button, classed, need_widgets, note
+from .panels import ListPanel, Panel, button, classed, need_widgets
 from .readings import title_steps
-from .recipe import Recipe
+from .recipe import Edit, Recipe
 from .session import Session, outer, three
 from .tiles import tile, tiles_class
 
@@ -89,14 +89,16 @@ class EditList(ListPanel):
     "The edits of the recipe, in their order."
 
     def build(self, W):
-        return W.VBox()
+        return classed(W.VBox(), "hsr-edits")
 
     def fill(self, r: Recipe):
-        if r.edits == self.items:
-            return
-        self.items = r.edits
-        head = [note("edits, in their order")] if r.edits else []
-        self.box.children = [*head, *(self.line(i) for i in range(len(r.edits)))]
+        self.show(r.edits)
+
+    def what(self, item: Edit):
+        return item.direction, item.keep
+
+    def write(self, line, item: Edit):
+        line.children[0].value, line.children[1].value = item.on, item.strength
 
     def line(self, i: int):
         "One edit."
@@ -104,11 +106,11 @@ class EditList(ListPanel):
         name = self.explorer.names.get(e.direction, e.direction)
         held = f" ({', '.join(e.keep)} still)" if e.keep else ""
         on = W.Checkbox(value=e.on, description=f"{name}{held}", indent=False, layout=W.Layout(width="180px"))
-        on.observe(lambda _: self.replaced(i, on=on.value), "value")
+        self.on_move(on, lambda: self.replaced(i, on=on.value))
         strength = W.FloatText(value=e.strength, step=0.1, layout=W.Layout(width="70px"))
         strength.tooltip = f"strength of {name}"
-        strength.observe(lambda _: self.replaced(i, strength=float(strength.value)), "value")
-        return classed(W.HBox([on, strength, *self.keys(i)]), "hsr-wrap")
+        self.on_move(strength, lambda: self.replaced(i, strength=float(strength.value)))
+        return classed(W.HBox([on, strength, *self.keys(i)]), "hsr-wrap", "hsr-line")
 
     def take(self, items: list):
         self.explorer.act(lambda: self.explorer.set(edits=tuple(items)))

@@ -9,7 +9,7 @@ __all__ = ["SCRIPT", "STYLE", "stage_class"]
 from collections.abc import Callable
 from functools import cache
 
-from .tiles import PAINT
+from .tiles import PAINT, screen_packages
 
 # %% ../../nbs/explore/stage.ipynb #350be69a
 _FIGURE = r"""
@@ -192,13 +192,8 @@ STYLE = """
 # %% ../../nbs/explore/stage.ipynb #843bdc39
 @cache
 def stage_class():
-    """The widget class `Stage`: tiles, mode (look, roam, drag), marks, roam.
-    ImportError names the command that installs anywidget."""
-    try:
-        import anywidget
-        import traitlets as tr
-    except ImportError as e:
-        raise ImportError('the explorer needs ipywidgets and anywidget: pip install "hsr_nb[explore]"') from e
+    "The widget class `Stage`: tiles, mode (look, roam, drag), marks, roam. ImportError as `screen_packages`."
+    _, anywidget, tr = screen_packages()
 
     class Stage(anywidget.AnyWidget):
         "The large pictures."

@@ -75,7 +75,7 @@ class BreedPanel(Panel):
             layout=W.Layout(width="300px"),
         )
         self.amount.observe(lambda _: self.vary(), "value")
-        return W.VBox([self.tiles, W.HBox([self.amount, button("eight others", self.turn)])])
+        return W.VBox([self.tiles, classed(W.HBox([self.amount, button("eight others", self.turn)]), "hsr-wrap")])
 
     def click(self, i: int):
         self.explorer.act(lambda: self.explorer.breed(i))

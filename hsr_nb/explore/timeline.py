@@ -29,20 +29,22 @@ class KeyList(ListPanel):
 
     def take(self, items: list):
         x = self.explorer
-        x.history.film = replace(x.history.film, keys=tuple(items))
-        x.screen.say()
-        x.panels.tell()
-        x.later()
+        film = replace(x.history.film, keys=tuple(items))
+        x.act(lambda: x.cut(film))
 
     def add(self, *more: Key):
         "Key frames at the end."
-        self.explorer.screen.attempt(lambda: self.take([*self.items, *more]))
+        self.take([*self.items, *more])
 
     def tell(self):
-        keys = self.explorer.history.film.keys
-        if keys != self.items:
-            self.items = keys
-            self.box.children = [self.line(i) for i in range(len(keys))]
+        self.show(self.explorer.history.film.keys)
+
+    def what(self, item: Key):
+        return item.name, item.recipe
+
+    def write(self, line, item: Key):
+        _, _, frames, easing, *_ = line.children
+        frames.value, easing.value = item.frames, item.easing
 
     def line(self, i: int):
         "One key frame."
@@ -50,10 +52,10 @@ class KeyList(ListPanel):
         picture = tiles_class()(side=34)
         frames = W.BoundedIntText(value=key.frames, min=1, max=1000, layout=W.Layout(width="54px"))
         frames.tooltip = f"frames from {key.name} to the next"
-        frames.observe(lambda _: self.replaced(i, frames=frames.value), "value")
+        self.on_move(frames, lambda: self.replaced(i, frames=frames.value))
         easing = W.Dropdown(options=EASINGS, value=key.easing, layout=W.Layout(width="74px"), tooltip="easing")
-        easing.observe(lambda _: self.replaced(i, easing=easing.value), "value")
-        return classed(W.HBox([picture, note(escape(key.name)), frames, easing, *self.keys(i)]), "hsr-wrap")
+        self.on_move(easing, lambda: self.replaced(i, easing=easing.value))
+        return classed(W.HBox([picture, note(escape(key.name)), frames, easing, *self.keys(i)]), "hsr-wrap", "hsr-line")
 
     def rest(self, r: Recipe) -> Steps:
         for key, line in zip(self.items, self.box.children):
@@ -85,8 +87,9 @@ class FilmPanel(Panel):
 
     def close(self):
         "Lead the film back to its first key frame, or not."
-        history = self.explorer.history
-        history.film = replace(history.film, loop=self.loop.value)
+        x = self.explorer
+        film = replace(x.history.film, loop=self.loop.value)
+        x.act(lambda: x.cut(film))
 
     def add(self):
         r = self.explorer.hand.draft
@@ -104,7 +107,8 @@ class FilmPanel(Panel):
 
     def tell(self):
         self.keys.tell()
-        self.explorer.hand.quietly(lambda: setattr(self.loop, "value", self.explorer.history.film.loop))
+        loop = self.explorer.history.film.loop
+        self.explorer.hand.quietly(lambda: setattr(self.loop, "value", loop))
 
     def rest(self, r: Recipe) -> Steps:
         return self.keys.rest(r)
@@ -123,7 +127,7 @@ def making(panel: FilmPanel) -> Steps:
     drawn = []
     for frame in film_frames(x.session, film, panel.which.value):
         drawn.append(frame)
-        x.work.say(f"drawing the film: picture {len(drawn)} of {count}")
+        x.work.say(f"drawing the film: picture {len(drawn)} of {count}", len(drawn) / count)
         yield
     x.work.say("writing the film")
     yield

@@ -12,6 +12,7 @@ __all__ = [
     "resolve_weights",
     "settled",
     "check_choices",
+    "predictions",
     "HSR",
     "head_macs",
     "hsr_macs",
@@ -124,6 +125,22 @@ def check_choices(options: HSROptions):
             )
 
 
+# %% ../../nbs/hsr/regularizer.ipynb #c258f255
+def predictions(
+    hsr: "HSR",
+    feats: dict[int, Tensor],  # of the generator's taps
+    img: Tensor,
+    average: bool = False,  # by the moving average of the heads
+) -> dict[int, tuple[Tensor, Tensor]]:  # {tap: (what its head says, what the teacher sees)}
+    "Each head's map beside its target."
+    heads = hsr.heads_ema if average else hsr.heads
+    found = {}
+    for t, target in hsr.targets(img).items():
+        said = heads[str(t)](feats[t], target.shape[-2:])
+        found[t] = (said, target)
+    return found
+
+
 # %% ../../nbs/hsr/regularizer.ipynb #f1c9ba34
 class HSR(Flagged):
     "Hierarchical Semantic Regularization of a generator. [HSR]"
@@ -172,11 +189,8 @@ class HSR(Flagged):
 
     def tap_losses(self, feats: dict[int, Tensor], img: Tensor) -> dict[int, Tensor]:
         "Each tap's loss, unweighted, with its gradient."
-        found = {}
-        for t, target in self.targets(img).items():
-            said = self.heads[str(t)](feats[t], target.shape[-2:])
-            found[t] = LOSSES[self.options.loss](said, target)
-        return found
+        compare = LOSSES[self.options.loss]
+        return {t: compare(said, seen) for t, (said, seen) in predictions(self, feats, img).items()}
 
     def forward(self, feats: dict[int, Tensor], img: Tensor) -> tuple:  # (scalar, {tap: scalar})
         "The scalar to add to the generator's loss, and each tap's loss, unweighted and detached."

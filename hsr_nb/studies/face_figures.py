@@ -27,13 +27,14 @@ from torch import Tensor
 from ..base.pictures import image_grid, to_uint8
 from ..editing import InterFaceGAN, LatentSet
 from ..editing.calibrate import calibrate
-from ..hsr.regularizer import HSR
-from ..hsr.targets import prefit
+from ..explore.inside import colours
+from ..hsr.regularizer import predictions
 from ..hsr.teachers import load_teacher
 from ..judges.attributes import AttributeBank, load_bank
 from ..judges.pairs import reporting_judge, working_judge
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash, ws_for_seeds
+from .teacher_view import fitted_heads
 
 
 # %% ../../nbs/studies/face_figures.ipynb #558fdd8f
@@ -296,20 +297,6 @@ def readout_figure(readouts: dict[str, dict[str, tuple[float, float]]]):  # netw
 
 
 # %% ../../nbs/studies/face_figures.ipynb #a49d05b8
-def _colours(maps: Tensor, basis: Tensor, mean: Tensor) -> Tensor:  # [C, h, w] -> [h, w, 3] in [0, 1]
-    "Three numbers per place as a colour."
-    flat = (maps.flatten(1).T.double() - mean) @ basis
-    low, high = flat.quantile(0.02, 0), flat.quantile(0.98, 0)
-    return ((flat - low) / (high - low)).clamp(0, 1).reshape(*maps.shape[1:], 3)
-
-
-def _components(maps: Tensor) -> tuple[Tensor, Tensor]:  # [C, 3], [C]
-    "The three directions in which the places of a map differ most, and the mean."
-    flat = maps.flatten(1).T.double()
-    mean = flat.mean(0)
-    return torch.linalg.svd(flat - mean, full_matrices=False)[2][:3].T, mean
-
-
 @torch.no_grad()
 def idea(
     pair: Pair,
@@ -329,27 +316,17 @@ def idea(
     )
     grid = figure.subplots(len(pair.networks), 4)
     for row, (name, G) in zip(grid, pair.networks.items()):
-        channels = {tap: G.synthesis(ws_for_seeds(G, [seed]), taps=(tap,))[1][tap].shape[1]}
-        hsr = HSR(channels, teacher, taps=(tap,), head_hidden=0, head_init="prefit")
-
-        def parts(k, G=G):
-            img, feats = G.synthesis(ws_for_seeds(G, range(16 * k, 16 * k + 16)), noise_mode="const", taps=(tap,))
-            yield feats, img
-
-        prefit(hsr, parts, batches)
+        hsr = fitted_heads(G, teacher, (tap,), batches)
         img, feats = G.synthesis(ws_for_seeds(G, [seed], 0.7), noise_mode="const", taps=(tap,))
-        target = hsr.targets(img)[tap][0]
-        said = hsr.heads[str(tap)](feats[tap].float(), target.shape[-2:])[0]
-        basis, mean = _components(target)
-        block = feats[tap][0].float()
+        said, seen = (x[0] for x in predictions(hsr, feats, img)[tap])
         shown = {
-            f"{name}: picture": to_uint8(img)[0].movedim(0, -1),
-            f"block {tap}": _colours(block, *_components(block)),
-            "head": _colours(said, basis, mean),
-            "teacher": _colours(target, basis, mean),
+            f"{name}: picture": to_uint8(img)[0],
+            f"block {tap}": colours(feats[tap][0].float()),
+            "head": colours(said, seen),
+            "teacher": colours(seen),
         }
         for ax, (title, picture) in zip(row, shown.items()):
-            ax.imshow(picture)
+            ax.imshow(picture.movedim(0, -1))
             ax.axis("off")
             ax.set_title(title, fontsize=9)
     return figure

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+OPENING = """from hsr_nb.explore import LatentExplorer
+from hsr_nb.studies.teacher_view import heads_of
+LatentExplorer(heads=heads_of)"""
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 MARKS = [
     pytest.mark.slow,
@@ -132,12 +135,13 @@ def lab(tmp_path):
 
 
 @contextmanager
-def voila(tmp_path):
-    "The explorer as an app."
+def voila(tmp_path, **variables):
+    "The explorer as an app, opened as `run.py app` does."
     port = free_port()
-    serving = f"from hsr_nb.explore.app import serve; serve(None, '--no-browser', '--port={port}')"
+    asked = f"None, '--no-browser', '--port={port}', opening={OPENING!r}"
+    serving = f"from hsr_nb.explore.app import serve; serve({asked})"
     cmd = [sys.executable, "-c", serving]
-    env = environment(tmp_path / "home") | {"JUPYTER_TOKEN": "visitor"}
+    env = environment(tmp_path / "home") | {"JUPYTER_TOKEN": "visitor"} | variables
     base = f"http://127.0.0.1:{port}"
     with server(cmd, tmp_path / "voila.log", f"{base}/voila/static/none", env), browser() as page:
         page.goto(f"{base}/?token=visitor")
