@@ -8,7 +8,7 @@ import pytest
 from hsr_nb.base.whole import lock_if_free
 from hsr_nb.studies import evidence, evidence_rules
 from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
-from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, at_the_same_recall, in_words, verdicts
+from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, as_said, at_the_same_recall, verdicts
 from hsr_nb.studies.evidence_scores import Bench, Counts
 from hsr_nb.training import override, preset
 from hsr_nb.training.config import TrainConfig
@@ -60,9 +60,9 @@ def test_a_claim_that_misses_a_seed_is_not_judged_and_makes_no_other_easier():
     by_key = {(v["hypothesis"], v["arm"], v["score"]): v for v in verdicts(rows)}
     found = by_key["H1", "HSR", "yardstick"]
     assert found["holds"] and found["corrected"] == pytest.approx(found["p"] * len(verdicts(rows)))
-    assert "held" in in_words(found)
+    assert "held" in as_said(found)
     fewer = {(v["hypothesis"], v["arm"]): v for v in verdicts([r for r in rows if r["seed"]])}
-    assert fewer["H1", "HSR"]["holds"] is None and "not been measured" in in_words(fewer["H1", "HSR"])
+    assert fewer["H1", "HSR"]["holds"] is None and "not been measured" in as_said(fewer["H1", "HSR"])
     worse = [r | {"yardstick": 2 - r["yardstick"]} for r in rows]
     assert [v["holds"] for v in verdicts(worse) if v["hypothesis"] == "H1"][0] is False  # sure, but the other way
     assert all(v["holds"] is None for v in verdicts(rows, fresh=True))

@@ -53,7 +53,7 @@ from ..metrics.yardstick import novelty
 from ..training.config import TrainConfig, override, preset
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
-from .few_images import train_towards
+from .sessions import train_towards
 from .sweep_jobs import TRUNK
 
 

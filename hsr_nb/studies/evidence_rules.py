@@ -28,7 +28,7 @@ __all__ = [
     "at_the_same_recall",
     "scores_of",
     "verdicts",
-    "in_words",
+    "as_said",
 ]
 
 # %% ../../nbs/studies/evidence_rules.ipynb #16ec3d51
@@ -42,10 +42,10 @@ from .paired_seeds import paired_difference
 
 # %% ../../nbs/studies/evidence_rules.ipynb #a73aba0b
 TRUNCATIONS = (1.0, 0.9, 0.8, 0.7, 0.6)
-HSR = {"hsr.teacher": "synthfaces-tiny", "hsr.start_kimg": 0}
-OURS = HSR | {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 1.0}
-ADA = {"augment.kind": "ada", "augment.ada_kimg": 50.0}
-EVERY_16 = {"hsr.interval": 16}
+HSR: dict[str, Any] = {"hsr.teacher": "synthfaces-tiny", "hsr.start_kimg": 0}
+OURS: dict[str, Any] = HSR | {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 1.0}
+ADA: dict[str, Any] = {"augment.kind": "ada", "augment.ada_kimg": 50.0}
+EVERY_16: dict[str, Any] = {"hsr.interval": 16}
 FIVE = (0, 1, 2, 3, 4)
 THREE = (0, 1, 2)
 
@@ -67,7 +67,7 @@ class Hypothesis:
 
 
 # %% ../../nbs/studies/evidence_rules.ipynb #fcd62f96
-TWO_BY_TWO = {"neither": NO_PLR | NO_HSR, "PLR": NO_HSR, "HSR": NO_PLR | HSR, "both": HSR}
+TWO_BY_TWO: dict[str, dict[str, Any]] = {"neither": NO_PLR | NO_HSR, "PLR": NO_HSR, "HSR": NO_PLR | HSR, "both": HSR}
 
 H0 = Hypothesis(
     "H0",
@@ -233,7 +233,7 @@ def verdicts(
 
 
 # %% ../../nbs/studies/evidence_rules.ipynb #9c6cf70d
-def in_words(row: dict) -> str:
+def as_said(row: dict) -> str:
     "A verdict in words."
     claim = BY_KEY[row["hypothesis"]].claim
     if row["holds"] is None:

@@ -9,8 +9,6 @@ __all__ = [
     "PAUSE",
     "FewImagesConfig",
     "Cell",
-    "Trainable",
-    "train_towards",
     "fresh_faces",
     "nearest",
     "Judge",
@@ -39,7 +37,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +48,7 @@ from ..base.shell import options, run
 from ..base.whole import lock_if_free, write_json
 from ..data.synthfaces.dataset import SynthFaces
 from ..interop.architecture import fill
-from ..interop.checkpoint import checkpoints, load_checkpoint
+from ..interop.checkpoint import load_checkpoint
 from ..interop.safetensors import subset
 from ..judges.detectors import load_detector
 from ..judges.maps import MapsDetector
@@ -61,8 +59,8 @@ from ..metrics.yardstick import yardstick
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from ..training.config import TrainConfig, override, preset
-from ..training.run import train
 from .few_images_rules import ARMS, choose_size, verdict
+from .sessions import train_towards
 from .sweep_jobs import read_value
 
 
@@ -127,35 +125,6 @@ class Cell:
         "The image counts at which it is measured."
         counts = [self.images(i * self.cfg.every) for i in range(1, int(self.cfg.kimg / self.cfg.every + 1e-9) + 1)]
         return sorted({*counts, self.images(self.cfg.kimg)})
-
-
-class Trainable(Protocol):
-    "What is known of a run that is trained in sessions: where, how, and which checkpoints it keeps."
-
-    @property
-    def run_dir(self) -> Path: ...
-    @property
-    def training(self) -> TrainConfig: ...
-    @property
-    def stops(self) -> list[int]: ...
-    def images(self, kimg: float) -> int: ...
-
-
-# %% ../../nbs/studies/few_images.ipynb #bff4c68b
-def train_towards(cell: Trainable, goal: int, until: float, session: float) -> bool:
-    "Train up to so many images, in sessions of so many kimg. False where the clock says stop before."
-    seen = [int(p.stem) for p in checkpoints(cell.run_dir)]
-    at = seen[-1] if seen else 0
-    while at < goal:
-        if time.monotonic() > until:
-            return False
-        last = at
-        at = min(cell.images(at / 1000 + session), goal)
-        train(override(cell.training, kimg=at / 1000), progress=False)
-        if last not in cell.stops:
-            (cell.run_dir / "checkpoints" / f"{last:09d}.safetensors").unlink(missing_ok=True)
-            (cell.run_dir / "samples" / f"fakes{last:09d}.png").unlink(missing_ok=True)
-    return True
 
 
 # %% ../../nbs/studies/few_images.ipynb #a5302da6
