@@ -525,7 +525,7 @@ def test_exit_codes(run, tmp_path, capsys, monkeypatch):
     assert "the other report" in capsys.readouterr().out
     for wrong, says in (
         (["gone"], "gone"),
-        ([*quick, "--n", "5"], "96"),
+        ([str(run), "--scores", "fid", "--n", "5", "--device", "cpu"], "96"),  # the only one that was asked for
         ([*quick, "--detector", "none"], "none"),
         ([*quick, "--against", str(run / "gone.json")], "report not found"),
     ):

@@ -48,10 +48,12 @@ def sketch_likeness(a: list[float], b: list[float]) -> float:
 # %% ../../nbs/judges/independence.ipynb #b108e3d1
 def family(name: str | None) -> str | None:
     "The family of a timm network; None for a network that timm does not have."
+    plain = str(name).partition("@")[0].partition(".")[0].removeprefix("timm/")
+    if not plain.isidentifier():  # as all of timm's names are, and none of the package's own: timm is slow to import
+        return None
     import timm
 
-    plain = str(name).partition("@")[0].partition(".")[0].removeprefix("timm/")
-    if not plain or not timm.is_model(plain):
+    if not timm.is_model(plain):
         return None
     return timm.model_entrypoint(plain).__module__.rpartition(".")[2]
 
@@ -81,7 +83,7 @@ def _why_dependent(judge, teacher: dict) -> str | None:
         same = sketch_likeness(weights_sketch(net), known) > SAME
         return f", as {teacher.get('name')}," if same else None
     network = teacher.get("network")
-    if family(network) and _architecture(network) == _architecture(judge.name):
+    if _architecture(network) == _architecture(judge.name) and family(network):
         return f", or cannot be told from {teacher.get('name')} that did,"
     return None
 

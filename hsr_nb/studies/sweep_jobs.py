@@ -6,6 +6,7 @@
 __all__ = [
     "TRUNK",
     "MEASURED",
+    "SETTLED_BY_RUN",
     "ALONE",
     "SweepConfig",
     "read_value",
@@ -157,6 +158,9 @@ def trained_kimg(run_dir) -> float:
         return 0.0
 
 
+SETTLED_BY_RUN = ("hsr.target_norm", "hsr.head_init")  # by the kind of teacher, where nothing was said
+
+
 def same_settings(job: dict) -> bool:
     "Whether the run in a job's folder was asked for with the job's settings; two axes may name their arms alike."
     try:
@@ -166,7 +170,9 @@ def same_settings(job: dict) -> bool:
     asked = job["parameters"]
     wanted = override(preset(asked["preset"]), seed=asked["seed"], **asked["settings"])
     want = flat_config(wanted.to_dict())
-    return all(v == want[k] for k, v in flat_config(found.to_dict()).items() if k not in CONTINUE)
+    settled = {key for key in SETTLED_BY_RUN if want[key] is None}
+    compared = {k: v for k, v in flat_config(found.to_dict()).items() if k not in CONTINUE and k not in settled}
+    return all(v == want[k] for k, v in compared.items())
 
 
 def trained(job: dict) -> Path | None:
