@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hsr_nb.base.whole import lock_if_free
-from hsr_nb.studies import evidence, evidence_rules
+from hsr_nb.studies import evidence, evidence_rules, sessions
 from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
 from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, as_said, at_the_same_recall, verdicts
 from hsr_nb.studies.evidence_scores import Bench, Counts
@@ -79,10 +79,10 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "BY_KEY", {h.key: h for h in chosen})
     monkeypatch.setattr(evidence, "preset", lambda name: override(preset(name), **TINY))
     monkeypatch.setattr(evidence, "Bench", lambda resolution, cache: Bench(resolution, FEW, cache))
-    monkeypatch.setattr(evidence, "PAUSE", 0.05)
+    monkeypatch.setattr(sessions, "PAUSE", 0.05)
 
 
-def test_runs_are_trained_measured_and_published_once(small, tmp_path):
+def test_runs_are_trained_measured_and_published_once(small, tmp_path, monkeypatch):
     cfg = EvidenceConfig(folder=str(tmp_path / "runs"), out=str(tmp_path / "out"), only=("H3",), session=0.032)
     said = []
     assert not go_on(dataclasses.replace(cfg, minutes=0.0), said.append) and not said
@@ -105,3 +105,6 @@ def test_runs_are_trained_measured_and_published_once(small, tmp_path):
     assert [r["arm"] for r in json.loads(publish(lost).read_text())["rows"]] == [r["arm"] for r in table["rows"]]
     assert go_on(lost, said.append)  # what is published is not run again, though its folder is gone
     assert not said and not list((tmp_path / "elsewhere").glob("*seed0/checkpoints"))
+    longer = preset("tiny32").kimg + 1
+    monkeypatch.setattr(evidence, "preset", lambda name: override(preset(name), **TINY, kimg=longer))
+    assert evidence.earlier_rows(lost) == []  # rows that were made in another way stand in no table with these

@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "PAUSE",
     "EvidenceConfig",
     "NotAtHand",
     "Cell",
@@ -18,10 +17,11 @@ __all__ = [
     "work",
     "done",
     "rows_of",
+    "made",
     "earlier_rows",
     "publish",
     "is_left",
-    "one_pass",
+    "lock_of",
     "go_on",
     "answer",
     "main",
@@ -41,7 +41,7 @@ import torch
 from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, result_file, write_result
 from ..base.shell import options, run
-from ..base.whole import lock_if_free, write_json
+from ..base.whole import write_json
 from ..data.registry import open_dataset
 from ..interop.checkpoint import load_checkpoint, load_generator
 from ..judges.detectors import load_detector
@@ -53,7 +53,7 @@ from ..metrics.yardstick import novelty
 from ..training.config import TrainConfig, override, preset
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
-from .sessions import train_towards
+from .sessions import one_pass, take_turns, train_towards
 from .sweep_jobs import TRUNK
 
 
@@ -247,10 +247,18 @@ def rows_of(cfg: EvidenceConfig) -> list[dict]:
     return known + shared
 
 
+def made(cfg: EvidenceConfig) -> dict:
+    "What every run and every measurement depends on, beside its arm: rows that differ in it do not stand in one table."
+    return {"preset": preset(cfg.preset).to_dict(), "counts": dataclasses.asdict(Counts())}
+
+
 def earlier_rows(cfg: EvidenceConfig) -> list[dict]:
-    "Rows of the published table whose runs are not in the folder any more."
+    "Rows of the published table, whose runs need not be in the folder; none where they were made in another way."
     file = result_file(cfg.out, "evidence") if cfg.out else None
-    return read_json(file, most=100_000_000)["rows"] if file and file.is_file() else []
+    if file is None or not file.is_file():
+        return []
+    found = read_json(file, most=100_000_000)
+    return found["rows"] if found["config"].get("made") == made(cfg) else []
 
 
 def publish(cfg: EvidenceConfig) -> Path | None:
@@ -260,16 +268,12 @@ def publish(cfg: EvidenceConfig) -> Path | None:
     found = {(row["hypothesis"], row["arm"], row["seed"]): row for row in earlier_rows(cfg) + rows_of(cfg)}
     rows = list(found.values())
     left_out = {cell.name: why for cell in plan(cfg) if (why := missing(cell)) is not None}
-    about = {"preset": cfg.preset, "verdicts": verdicts(rows), "not run": left_out}
+    about = {"made": made(cfg), "verdicts": verdicts(rows), "not run": left_out}
     about["confirmation"] = verdicts(rows, fresh=True)
-    about["counts"] = dataclasses.asdict(Counts())
     return write_result(cfg.out, "evidence", about, rows)
 
 
 # %% ../../nbs/studies/evidence.ipynb #d1981759
-PAUSE = 2.0  # seconds between two looks at what another process does
-
-
 def is_left(cell: Cell, known: set) -> bool:
     "Whether a cell is still to be done; a trunk is, as long as an arm of its seed is."
     if done(cell) or missing(cell):
@@ -280,23 +284,10 @@ def is_left(cell: Cell, known: set) -> bool:
     return any(is_left(arm, known) for arm in arms)
 
 
-def one_pass(cfg: EvidenceConfig, bench: Bench, until: float, say: Callable[[str], Any]) -> bool | None:
-    "Work on every cell that is free. True: nothing is left; False: the time is up; None: others are at work."
-    known = {(row["hypothesis"], row["arm"], row["seed"]) for row in earlier_rows(cfg)}
-    waiting = False
-    for cell in plan(cfg):
-        if not is_left(cell, known):
-            continue
-        has_trunk = cell.trunk is None or done(cell.trunk)
-        held = lock_if_free(cell.run_dir.with_suffix(".lock")) if has_trunk else None
-        if held is None:
-            waiting = True
-            continue
-        with held:
-            if not done(cell) and not work(cell, bench, until, say):
-                return False
-        publish(cfg)
-    return None if waiting else True
+def lock_of(cell: Cell) -> Path | None:
+    "Who has it is at work on the cell; None while its trunk is not there."
+    ready = cell.trunk is None or done(cell.trunk)
+    return cell.run_dir.with_suffix(".lock") if ready else None
 
 
 def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
@@ -308,14 +299,19 @@ def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
     resolution = preset(cfg.preset).data.resolution
     assert resolution is not None
     bench = Bench(resolution, cache=str(Path(cfg.folder, "cache")))
-    while True:
-        found = one_pass(cfg, bench, until, say)
+    known = {(row["hypothesis"], row["arm"], row["seed"]) for row in earlier_rows(cfg)}
+
+    def finish(cell):
+        whole = work(cell, bench, until, say)
         publish(cfg)
-        if found is not None:
-            return found
-        if time.monotonic() > until:
-            return False
-        time.sleep(PAUSE)
+        return whole
+
+    def once():
+        return one_pass(plan(cfg), lambda cell: is_left(cell, known), lock_of, finish)
+
+    finished = take_turns(once, until)
+    publish(cfg)
+    return finished
 
 
 # %% ../../nbs/studies/evidence.ipynb #25cc21f9

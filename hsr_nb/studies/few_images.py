@@ -6,7 +6,6 @@
 __all__ = [
     "FRESH_SEED",
     "YARDSTICKS",
-    "PAUSE",
     "FewImagesConfig",
     "Cell",
     "fresh_faces",
@@ -24,7 +23,6 @@ __all__ = [
     "plan",
     "work",
     "publish",
-    "one_pass",
     "go_on",
     "answer",
     "main",
@@ -45,7 +43,7 @@ from torch import Tensor
 from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, slug, write_result
 from ..base.shell import options, run
-from ..base.whole import lock_if_free, write_json
+from ..base.whole import write_json
 from ..data.synthfaces.dataset import SynthFaces
 from ..interop.architecture import fill
 from ..interop.checkpoint import load_checkpoint
@@ -60,7 +58,7 @@ from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from ..training.config import TrainConfig, override, preset
 from .few_images_rules import ARMS, choose_size, verdict
-from .sessions import train_towards
+from .sessions import one_pass, take_turns, train_towards
 from .sweep_jobs import read_value
 
 
@@ -323,39 +321,24 @@ def publish(cfg: FewImagesConfig) -> Path | None:
 
 
 # %% ../../nbs/studies/few_images.ipynb #fddc2a2b
-PAUSE = 2.0  # seconds between two looks at what another process does
-
-
-def one_pass(cfg: FewImagesConfig, judge: Judge, until: float, say: Callable[[str], Any]) -> bool | None:
-    "Work on every run that is free. True: nothing is left; False: the time is up; None: others are at work."
-    waiting = False
-    for cell in plan(cfg):
-        if len(known_rows(cell)) == len(due(cell)):
-            continue
-        held = lock_if_free(cell.run_dir.with_suffix(".lock"))
-        if held is None:
-            waiting = True
-            continue
-        with held:
-            if not work(cell, judge, until, say):
-                return False
-    return None if waiting else True
-
-
 def go_on(cfg: FewImagesConfig, say: Callable[[str], Any] = print) -> bool:
     "Work for some minutes. True when nothing is left."
     until = time.monotonic() + 60 * cfg.minutes
     check_few_images(cfg)
     torch.set_num_threads(cfg.threads)
     judge = Judge(cfg)
-    while True:
-        found = one_pass(cfg, judge, until, say)
+
+    def once():
+        found = one_pass(
+            plan(cfg),
+            lambda cell: len(known_rows(cell)) < len(due(cell)),
+            lambda cell: cell.run_dir.with_suffix(".lock"),
+            lambda cell: work(cell, judge, until, say),
+        )
         publish(cfg)
-        if found is not None:
-            return found
-        if time.monotonic() > until:
-            return False
-        time.sleep(PAUSE)
+        return found
+
+    return take_turns(once, until)
 
 
 # %% ../../nbs/studies/few_images.ipynb #5be0c9dc

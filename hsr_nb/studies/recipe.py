@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "KEY",
-    "PAUSE",
     "RecipeConfig",
     "request",
     "report_of",
@@ -24,7 +23,7 @@ __all__ = [
     "line",
     "known",
     "work_on",
-    "one_pass",
+    "finish",
     "go_on",
     "answer",
     "main",
@@ -61,6 +60,7 @@ from .comparison import read_report
 from .evaluate import evaluate_run
 from .recipe_cells import Cell, measure_costs, train_cell
 from .request import EvalConfig
+from .sessions import PAUSE, one_pass, take_turns
 
 
 # %% ../../nbs/studies/recipe.ipynb #5676dc78
@@ -193,9 +193,6 @@ class Search:
 
 
 # %% ../../nbs/studies/recipe.ipynb #bd9ce938
-PAUSE = 1.0  # seconds between two looks at what another process does
-
-
 def costs_of(search: Search, name: str, candidates: list[str]) -> dict[str, float]:
     "Processor seconds per thousand images; measured once, for they decide the image counts."
     file = Path(search.cfg.folder, f"costs-{name}.json")
@@ -312,41 +309,34 @@ def work_on(search: Search, cell: Cell, stops: list[int], until: float) -> bool:
     return True
 
 
-def one_pass(search: Search, until: float, say: Callable[[str], Any]) -> bool | None:
-    "Work on every cell that is free. True: nothing is left; False: the time is up; None: others are at work."
-    waiting = False
-    for cell, stops in plan(search):
-        if known(search, cell):
-            continue
-        held = lock_if_free(cell.run_dir / ".cell.lock")
-        if held is None:
-            waiting = True
-            continue
-        with held:
-            if known(search, cell):  # finished by another process a moment ago
-                continue
-            if not work_on(search, cell, stops, until):
-                return False
-        publish(search)
-        now = search.row(cell)
-        if now is not None:
-            say(line(now))
-    return None if waiting else True
+def finish(search: Search, cell: Cell, stops: list[int], until: float, say: Callable[[str], Any]) -> bool:
+    "Train and score a cell, and publish. False when the time is up before it is trained."
+    if not work_on(search, cell, stops, until):
+        return False
+    publish(search)
+    row = search.row(cell)
+    if row is not None:
+        say(line(row))
+    return True
 
 
 def go_on(cfg: RecipeConfig, say: Callable[[str], Any] = print) -> bool:
     "Work on the search for some minutes. True when everything is trained and scored, or waits for scores."
     until = time.monotonic() + 60 * cfg.minutes
     torch.set_num_threads(cfg.threads)
-    while True:
+
+    def once():
         search = Search(cfg)
-        done = one_pass(search, until, say)
+        found = one_pass(
+            plan(search),
+            lambda job: not known(search, job[0]),
+            lambda job: job[0].run_dir / ".cell.lock",
+            lambda job: finish(search, *job, until, say),
+        )
         publish(search)
-        if done is not None:
-            return done
-        if time.monotonic() > until:
-            return False
-        time.sleep(PAUSE)
+        return found
+
+    return take_turns(once, until)
 
 
 # %% ../../nbs/studies/recipe.ipynb #94782ab5
