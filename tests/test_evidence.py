@@ -52,11 +52,10 @@ def test_the_same_recall_is_the_lower_one():
 
 def test_a_claim_that_misses_a_seed_is_not_judged_and_makes_no_other_easier():
     luck = (0.0, 0.03, -0.02, 0.01, -0.01)
-    rows = [
-        row("H1", arm, s, yardstick=v + luck[s] * k)
-        for s in range(5)
-        for arm, v, k in (("none", 1, 1), ("HSR", 0.9, 0.5))
-    ]
+    rows = []
+    for seed in range(5):
+        for arm, value, share in (("none", 1, 1), ("HSR", 0.9, 0.5)):
+            rows.append(row("H1", arm, seed, yardstick=value + luck[seed] * share))
     by_key = {(v["hypothesis"], v["arm"], v["score"]): v for v in verdicts(rows)}
     found = by_key["H1", "HSR", "yardstick"]
     assert found["holds"] and found["corrected"] == pytest.approx(found["p"] * len(verdicts(rows)))
@@ -64,7 +63,8 @@ def test_a_claim_that_misses_a_seed_is_not_judged_and_makes_no_other_easier():
     fewer = {(v["hypothesis"], v["arm"]): v for v in verdicts([r for r in rows if r["seed"]])}
     assert fewer["H1", "HSR"]["holds"] is None and "not been measured" in as_said(fewer["H1", "HSR"])
     worse = [r | {"yardstick": 2 - r["yardstick"]} for r in rows]
-    assert [v["holds"] for v in verdicts(worse) if v["hypothesis"] == "H1"][0] is False  # sure, but the other way
+    first = next(v for v in verdicts(worse) if v["hypothesis"] == "H1")
+    assert first["holds"] is False  # sure, but the other way
     assert all(v["holds"] is None for v in verdicts(rows, fresh=True))
 
 
