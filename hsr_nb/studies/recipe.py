@@ -250,10 +250,10 @@ def plan(search: Search) -> Iterator[tuple[Cell, list[int]]]:  # a cell, and the
         if order is None:
             return
         left = survivors(order, keep)
+    yield from with_stops(search, stretch(search, "small64", finalists, search.cfg.seeds, SMALL64_KIMG, finalists))
     longest = max(STRETCHES)
     two = list(dict.fromkeys([TODAY, *left]))
     yield from with_stops(search, stretch(search, "tiny32", two, search.cfg.report_seeds, longest, list(CANDIDATES)))
-    yield from with_stops(search, stretch(search, "small64", finalists, search.cfg.seeds, SMALL64_KIMG, finalists))
 
 
 # %% ../../nbs/studies/recipe.ipynb #6e7f077d
