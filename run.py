@@ -10,7 +10,7 @@
   python3 run.py export       write hsr_nb from the notebooks, formatted, and clean the notebooks
   python3 run.py readme       write README.md from nbs/index.ipynb
   python3 run.py bench        measure the training step against its convolutions
-  python3 run.py gpu          on a GPU: tests, benchmark and a 64 px training run
+  python3 run.py gpu          on a GPU: kernels, benchmark and a 64 px training, twelve minutes
 
 --pinned installs the versions behind the committed results (constraints.txt).
 --here uses the Python at hand instead of making .venv (for a machine without a package registry).
@@ -189,26 +189,11 @@ def bench():
 
 
 def gpu():
-    "Tests on the GPU, two benchmarks, some minutes of training; without papermill by calling the same functions."
+    "Kernels, benchmark and a training in twelve minutes; each writes its results as soon as it has them."
     if call("import torch; assert torch.cuda.is_available()"):
         sys.exit("run.py gpu: PyTorch finds no GPU on this machine")
-    sh(PY, "-m", "pytest", "-q", "-rs", "-m", "gpu", "tests")
-    run_dir = RUNS / "gpu64"
-    if call("import papermill, matplotlib, seaborn"):
-        gpu_without_papermill(run_dir)
-        return
-    for name in ("small64", "auto"):
-        out = RUNS / f"benchmark-{name}.ipynb"
-        notebook("benchmark", out, run=True, preset=name, head_widths="[256]", reference=name == "small64")
-    notebook("train", run_dir / "notebook.ipynb", run_dir=run_dir, preset="small64", kimg=200)
-
-
-def gpu_without_papermill(run_dir):
-    for name in ("small64", "auto"):
-        asked = f"{name!r}, head_widths=(256,), reference={name == 'small64'}, out='data/results'"
-        sh(PY, "-c", f"from hsr_nb.studies.benchmark import benchmark; print(*benchmark({asked}), sep='\\n')")
-    asked = f"'small64', kimg=200, run_dir={str(run_dir)!r}"
-    sh(PY, "-c", f"from hsr_nb.training import preset, train; print(train(preset({asked})))")
+    session = "from hsr_nb.studies.gpu_session import gpu_session; left = gpu_session(); "
+    sh(PY, "-c", session + "raise SystemExit('not done: ' + ', '.join(left) if left else 0)")
 
 
 def lab():
