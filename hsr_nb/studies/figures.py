@@ -8,6 +8,7 @@ __all__ = [
     "PAPER",
     "OURS",
     "OTHER",
+    "SAID",
     "ARMS",
     "as_svg",
     "as_webp",
@@ -32,7 +33,7 @@ from pathlib import Path
 from ..base.bounded_json import read_json
 from ..base.whole import sha256, write_json, write_whole
 from .paired_seeds import paired_difference
-from .verdicts import by_seed, newest_result, score_keys
+from .verdicts import by_seed, distance_of, newest_result, score_keys
 
 # %% ../../nbs/studies/figures.ipynb #bc10ef45
 INK, PAPER, OURS, OTHER = "#333f48", "#9aa3ad", "#0072b2", "#d55e00"
@@ -181,15 +182,17 @@ def identity_table(tables: dict[str, dict]):
 
 
 # %% ../../nbs/studies/figures.ipynb #4556d76f
+SAID = {"yardstick": "yardstick", "frechet": "Fréchet distance"}  # our distances to real pictures
 ARMS = {"HSR": (False, True), "PLR": (True, False), "PLR + HSR": (True, True)}
 
 
 def effect_in_percent(rows: list[dict], key: str, plr: bool, hsr: bool) -> tuple[float, float, float]:
-    "Mean and 95 % interval of an arm's difference from neither, in percent."
+    "Mean and 95 % interval of an arm's difference from neither, in percent; one seed has no interval (NaN)."
     neither = by_seed(rows, key, plr=False, hsr=False)
     d = paired_difference(by_seed(rows, key, plr=plr, hsr=hsr), neither)
     base = sum(neither.values()) / len(neither)
-    return 100 * d["mean"] / base, 100 * d["low"] / base, 100 * d["high"] / base
+    ends = [float("nan") if d[key] is None else 100 * d[key] / base for key in ("low", "high")]
+    return 100 * d["mean"] / base, *ends
 
 
 # %% ../../nbs/studies/figures.ipynb #a172c464
@@ -219,7 +222,7 @@ def interplay_figure(
     first, *others = tables["hsr_plr_interplay"]["rows"]
     there = {(row["values"]["plr"], row["values"]["hsr"]): row["values"] for row in others}
     keys = score_keys(rows)
-    for ax, theirs, short in zip(axes, ("fid", "ppl"), ("frechet", "ppl")):
+    for ax, theirs, short in zip(axes, ("fid", "ppl"), (distance_of(keys), "ppl")):
         for y, (plr, hsr) in enumerate(ARMS.values()):
             change = 100 * (there[plr, hsr][theirs] / first["values"][theirs] - 1)
             ax.plot(change, y - 0.15, "D", color=PAPER, label=None if y else "paper")
@@ -229,7 +232,7 @@ def interplay_figure(
             yticks=range(3),
             yticklabels=list(ARMS),
             ylim=(2.5, -0.5),
-            title=theirs.upper(),
+            title=f"{theirs.upper()}, ours: {SAID[short]}" if short in SAID else theirs.upper(),
             xlabel="change, %",
         )
     axes[0].plot(
@@ -282,10 +285,11 @@ def ppl_gain_figure(
 def trade_figure(rows: list[dict]):
     "Naturalness against smoothness: a dot is a training, a line joins a seed's baseline with its HSR arm."
     keys = score_keys(rows)
+    distance = distance_of(keys)
     figure, ax = _axes(size=(4.6, 3.2))
     for plr, colour in ((False, OURS), (True, OTHER)):
         points = [
-            [by_seed(rows, keys[short], plr=plr, hsr=hsr) for short in ("ppl", "frechet")] for hsr in (False, True)
+            [by_seed(rows, keys[short], plr=plr, hsr=hsr) for short in ("ppl", distance)] for hsr in (False, True)
         ]
         (x0, y0), (x1, y1) = points
         for seed in x0:
@@ -308,7 +312,7 @@ def trade_figure(rows: list[dict]):
         )
     ax.set(
         xlabel="PPL: lower is smoother",
-        ylabel="Fréchet distance: lower is more natural",
+        ylabel=f"{SAID[distance]}: lower is more natural",
     )
     ax.legend(fontsize=8)
     return figure

@@ -109,7 +109,8 @@ def ready_bench(
     "Everything that is needed to judge ways of inverting. ValueError for attributes that the editor cannot move."
     held_out = SynthFaces(G.img_resolution, seed=HELD_OUT).images(range(budget.held_out))
     known = ws_for_seeds(G, range(FIRST_SEED, FIRST_SEED + budget.generated))
-    target = torch.cat([held_out.float() / 127.5 - 1, draw(G, known)]).to(known.device)
+    drawn = draw(G, known).clamp(-1, 1)  # as a file keeps it
+    target = torch.cat([held_out.float() / 127.5 - 1, drawn]).to(known.device)
     others = ws_for_seeds(G, range(FIRST_SEED + budget.generated, FIRST_SEED + budget.generated + reference))
     spread = _scores(observers, draw(G, others)).std(0)
     middle, w_std = w_statistics(G)

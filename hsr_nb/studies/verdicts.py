@@ -7,9 +7,11 @@ __all__ = [
     "STARTS",
     "LOWER_IS_BETTER",
     "score_keys",
+    "distance_of",
     "arm_label",
     "by_seed",
     "off_zero",
+    "relative",
     "verdict",
     "verdicts",
     "control",
@@ -34,8 +36,15 @@ from .paired_seeds import mean_sd, paired_difference
 from .sweep_tables import summary
 
 # %% ../../nbs/studies/verdicts.ipynb #ff3a26eb
-STARTS = {"frechet": "fid[", "ppl": "ppl2_wend[", "als": "als[", "precision": "precision[", "recall": "recall["}
-LOWER_IS_BETTER = ("frechet", "ppl", "als")
+STARTS = {
+    "yardstick": "yardstick[",
+    "frechet": "fid[",
+    "ppl": "ppl2_wend[",
+    "als": "als[",
+    "precision": "precision[",
+    "recall": "recall[",
+}
+LOWER_IS_BETTER = ("yardstick", "frechet", "ppl", "als")
 
 
 def score_keys(rows: list[dict]) -> dict[str, str]:
@@ -46,6 +55,11 @@ def score_keys(rows: list[dict]) -> dict[str, str]:
             if key.startswith(start) and not key.endswith("_se"):
                 found[short] = key
     return found
+
+
+def distance_of(scores: dict[str, str]) -> str:
+    "The score that says how far pictures are from real ones: the yardstick, in older tables the Frechet distance."
+    return "yardstick" if "yardstick" in scores else "frechet"
 
 
 def arm_label(
@@ -71,15 +85,22 @@ def off_zero(difference: dict) -> bool:  # as `paired_difference` gives it
 
 
 # %% ../../nbs/studies/verdicts.ipynb #b5ce996d
+def relative(difference: dict) -> str:
+    "A difference in percent of the reference; where that is zero, the difference itself."
+    if difference["percent"] is None:
+        return f"{difference['mean']:+.2g}"
+    return f"{difference['percent']:+.1f} %"
+
+
 def verdict(difference: dict, short: str) -> str:
     "What an arm does to a score, in a few words."
     if difference["low"] is None:
         return "one seed, no interval"
     ends = f"{difference['low']:+.2g} to {difference['high']:+.2g}"
     if not off_zero(difference):
-        return f"no effect on {short} shown ({difference['percent']:+.1f} %, 95 % interval {ends})"
+        return f"no effect on {short} shown ({relative(difference)}, 95 % interval {ends})"
     moves = "falls" if difference["mean"] < 0 else "rises"
-    return f"{short} {moves} by {abs(difference['percent']):.1f} % ({ends})"
+    return f"{short} {moves} by {relative(difference).lstrip('+-')} ({ends})"
 
 
 def verdicts(lines: list[dict], scores: dict[str, str], weight=None) -> list[str]:
@@ -100,20 +121,21 @@ def control(lines: list[dict], scores: dict[str, str], row: dict) -> str:
     d = line[scores["ppl"]]["difference"]
     if not (off_zero(d) and d["mean"] < 0):
         does = "does not lower PPL with its interval below zero"
-        return f"the positive control **fails**: PLR alone {does} ({d['percent']:+.1f} %)"
+        return f"the positive control **fails**: PLR alone {does} ({relative(d)})"
     does = "lowers PPL, its interval excludes zero"
-    text = f"the positive control **holds**: PLR alone {does} ({d['percent']:+.1f} %)"
-    others = {short: line[scores[short]]["difference"] for short in ("frechet", "recall") if short in scores}
+    text = f"the positive control **holds**: PLR alone {does} ({relative(d)})"
+    watched = (distance_of(scores), "recall")
+    others = {short: line[scores[short]]["difference"] for short in watched if short in scores}
     price = [verdict(d, short) for short, d in others.items() if off_zero(d)]
     return f"{text}, and it has a price: {'; '.join(price)}" if price else text
 
 
 # %% ../../nbs/studies/verdicts.ipynb #7fb975c2
-def found_of(ppl: dict, frechet: dict) -> str:
+def found_of(ppl: dict, distance: dict) -> str:
     "What the differences of PPL and of the distance say about the claim."
     if ppl["low"] > 0:
         return "**the opposite was found**"
-    if ppl["high"] < 0 and frechet["low"] <= 0:
+    if ppl["high"] < 0 and distance["low"] <= 0:
         return "it **held**"
     return "it **was not shown**"
 
@@ -138,13 +160,14 @@ def claim(
 ) -> str:  # empty for one seed
     "What HSR does with or without path-length regularisation, and whether that is the published claim."
     effects = {short: effect_of_hsr(rows, key, plr) for short, key in score_keys(rows).items()}
-    ppl, frechet = effects["ppl"][0], effects["frechet"][0]
+    named = distance_of(score_keys(rows))
+    ppl, distance = effects["ppl"][0], effects[named][0]
     if ppl["low"] is None:
         return ""
-    start = f"- {'with' if plr else 'without'} PLR {found_of(ppl, frechet)}"
+    start = f"- {'with' if plr else 'without'} PLR {found_of(ppl, distance)}"
     text = f"{start}: PPL {_percent(*effects['ppl'])}, published {published:+.1f} %; "
-    text += f"Frechet distance {_percent(*effects['frechet'])}"
-    others = [short for short in effects if short not in ("ppl", "frechet") and off_zero(effects[short][0])]
+    text += f"{'Frechet distance' if named == 'frechet' else named} {_percent(*effects[named])}"
+    others = [short for short in effects if short not in ("ppl", named) and off_zero(effects[short][0])]
     return text + "".join(f"; {short} {_percent(*effects[short])}" for short in others)
 
 
