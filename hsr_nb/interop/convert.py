@@ -36,8 +36,10 @@ from ..base.whole import sha256, whole
 from ..judges.cards import save_embedded
 from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
+from ..nets.seeds import generator_hash
 from .architecture import fill
 from .checkpoint import checkpoints, load_checkpoint
+from .embedded import embedded_checkpoint
 from .export import export_graph
 from .nvidia import AUGMENTATION
 from .rosinality import to_rosinality
@@ -272,7 +274,7 @@ def ship_generator(
     folder=None,  # None: the package's own weights
     dtype=torch.float16,  # how floating tensors are stored
 ) -> Path:
-    "Write a run's averaged generator and its card among the embedded networks. CheckpointError when it has none."
+    "Write a run's averaged generator, its heads and their cards among the embedded ones. CheckpointError without one."
     tensors, meta = load_checkpoint(run)
     state = subset(tensors, "G_ema")
     if "G" not in meta or not state:
@@ -288,7 +290,20 @@ def ship_generator(
         "provenance": provenance,
         "licence": "Apache-2.0",
     }
-    return save_embedded(name, state, card, folder, dtype)
+    path = save_embedded(name, state, card, folder, dtype)
+    heads = subset(tensors, "hsr")
+    if heads:
+        rounded = subset(embedded_checkpoint(name, folder)[0], "G_ema")
+        as_it_ships = fill(Generator, meta["G"], rounded, name)
+        training = {"training": card["training"], "provenance": provenance, "licence": "Apache-2.0"}
+        about = {
+            "role": "heads",
+            "what": f"the heads of {name}: what its blocks predict of the teacher's features",
+            "generator": generator_hash(as_it_ships),
+            "teacher": meta["teacher"],
+        }
+        save_embedded(f"{name}-heads", heads, about | training, folder, dtype)
+    return path
 
 
 def _read_json(path: Path) -> dict:
