@@ -135,7 +135,8 @@ class KeptPanel(Panel):
         self.name = W.Text(placeholder="a name for this picture", layout=W.Layout(width="220px"))
         keep = button("keep", self.keep, "give the present picture this name")
         self.file = W.HTML()
-        self.upload = W.FileUpload(accept=".json", description="load a recipe", layout=W.Layout(width="150px"))
+        says = "load a recipe"
+        self.upload = W.FileUpload(accept=".json", description=says, tooltip=says, layout=W.Layout(width="150px"))
         self.upload.observe(lambda _: self.uploaded(), "value")
         self.count = W.HTML()
         self.tiles = tiles_class()(side=72, clickable=True)

@@ -48,6 +48,8 @@ PARTS = """
 }
 .hsr-explorer .jupyter-button { width: auto; padding: 0 12px; box-shadow: none !important; }
 .hsr-explorer .jupyter-button:focus-visible { outline: 2px solid #2b8fd0; outline-offset: 1px; }
+.hsr-explorer .widget-upload { font-size: 0; }
+.hsr-explorer .widget-upload::after { content: attr(title); font-size: var(--jp-widgets-font-size, 13px); }
 .hsr-explorer .hsr-key { min-width: 30px; padding: 0 8px; }
 .hsr-explorer .hsr-line .hsr-key { min-width: 24px; padding: 0 4px; }
 .hsr-explorer .widget-slider .noUi-handle { border: 1px solid #8a8a8a !important; }

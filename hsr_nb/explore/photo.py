@@ -72,7 +72,8 @@ class PhotoPanel(Panel):
 
     def build(self, W):
         self.name, self.data = "", b""
-        self.upload = W.FileUpload(accept="image/*", description="choose a picture", layout=W.Layout(width="160px"))
+        asks = "choose a picture"
+        self.upload = W.FileUpload(accept="image/*", description=asks, tooltip=asks, layout=W.Layout(width="160px"))
         self.upload.observe(lambda _: self.uploaded(), "value")
         frames = [("the middle of it", ""), *((f"its face, as in {frame}", frame) for frame in FRAMES)]
         self.frame = W.Dropdown(options=frames, tooltip="what of the picture", layout=W.Layout(width="190px"))
