@@ -85,7 +85,12 @@ class PairCell:
 
     @property
     def training(self) -> TrainConfig:
-        where = {"run_dir": str(self.run_dir), "seed": self.cfg.seed, "kimg": self.kimg, "snapshot_kimg": 1e9}
+        where: dict[str, Any] = {
+            "run_dir": str(self.run_dir),
+            "seed": self.cfg.seed,
+            "kimg": self.kimg,
+            "snapshot_kimg": 1e9,
+        }
         if self.arm == "trunk":
             return override(preset(self.cfg.preset), **NOISE | NO_HSR | where)
         branch = {"init_from": str(Path(self.cfg.folder, "trunk")), "init_mode": "branch"}
