@@ -63,8 +63,10 @@ class PairConfig:
     out: str | None = "data/results"  # folder of the table; None: not written
 
 
-ARMS = {"baseline": NO_HSR, "hsr": {"hsr.start_kimg": 0.0}}
-NOISE = {"net.use_noise": True}  # stochastic variation is part of the architecture, and of what is shown
+ARMS: dict[str, dict[str, Any]] = {"baseline": NO_HSR, "hsr": {"hsr.start_kimg": 0.0}}
+NOISE: dict[str, Any] = {
+    "net.use_noise": True
+}  # stochastic variation is part of the architecture, and of what is shown
 
 
 # %% ../../nbs/studies/pair.ipynb #69ebd146
@@ -85,12 +87,8 @@ class PairCell:
 
     @property
     def training(self) -> TrainConfig:
-        where: dict[str, Any] = {
-            "run_dir": str(self.run_dir),
-            "seed": self.cfg.seed,
-            "kimg": self.kimg,
-            "snapshot_kimg": 1e9,
-        }
+        where: dict[str, Any] = {"run_dir": str(self.run_dir), "seed": self.cfg.seed}
+        where |= {"kimg": self.kimg, "snapshot_kimg": 1e9}
         if self.arm == "trunk":
             return override(preset(self.cfg.preset), **NOISE | NO_HSR | where)
         branch = {"init_from": str(Path(self.cfg.folder, "trunk")), "init_mode": "branch"}
