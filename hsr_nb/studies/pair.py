@@ -64,9 +64,7 @@ class PairConfig:
 
 
 ARMS: dict[str, dict[str, Any]] = {"baseline": NO_HSR, "hsr": {"hsr.start_kimg": 0.0}}
-NOISE: dict[str, Any] = {
-    "net.use_noise": True
-}  # stochastic variation is part of the architecture, and of what is shown
+NOISE: dict[str, Any] = {"net.use_noise": True}  # stochastic variation is to be seen
 
 
 # %% ../../nbs/studies/pair.ipynb #69ebd146
