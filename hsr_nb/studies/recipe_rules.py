@@ -4,6 +4,8 @@
 
 # %% auto #0
 __all__ = [
+    "SAME",
+    "BEFORE",
     "SHORT",
     "SLOW",
     "FAST",
@@ -24,15 +26,29 @@ __all__ = [
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..training.config import preset
 from .axes import NO_HSR
 from .paired_seeds import mean_sd
 
-
 # %% ../../nbs/studies/recipe_rules.ipynb #0fbcc0b4
+SAME = {
+    "opt.g_lr": 0.008,
+    "opt.d_lr": 0.008,
+    "opt.beta2": 0.99,
+    "opt.ema_rampup": 0.05,
+    "loss.r1_gamma": 1.0,
+    "loss.r1_interval": 16,
+    "loss.reuse_fakes": False,
+    "net.mbstd_group": 4,
+}
+BEFORE: dict[str, dict] = {  # the presets of the day when the search began; those of later days are what it found
+    "tiny32": SAME | {"batch": 32, "net.channel_base": 1024},
+    "small64": SAME | {"batch": 16, "net.channel_base": 2048, "loss.r1_gamma": 2.0},
+}
+
+
 @dataclass(frozen=True)
 class Candidate:
-    "A way to train, relative to a preset."
+    "A way to train, relative to a preset of that day."
 
     why: str
     batch: float = 1.0  # times the preset's
@@ -40,13 +56,13 @@ class Candidate:
     changes: dict = field(default_factory=dict)  # settings by dotted names
 
     def settings(self, name: str) -> dict:
-        "What it changes in a preset of that name, by dotted names."
-        base = preset(name)
+        "How it trains, by dotted names, wherever candidates differ from each other."
+        base = BEFORE[name]
         sizes = {
-            "batch": round(base.batch * self.batch),
-            "net.channel_base": round(base.net.channel_base * self.width),
+            "batch": round(base["batch"] * self.batch),
+            "net.channel_base": round(base["net.channel_base"] * self.width),
         }
-        return NO_HSR | sizes | self.changes
+        return NO_HSR | base | sizes | self.changes
 
 
 SHORT = {"opt.beta2": 0.9, "opt.ema_rampup": 0.02}  # a short memory of Adam, and of the average
@@ -57,7 +73,7 @@ OFTEN = {"loss.r1_interval": 4}
 
 TODAY = "today"
 CANDIDATES = {
-    TODAY: Candidate("the preset as it is"),
+    TODAY: Candidate("the preset as it was when the search began"),
     "b16": Candidate("twice the steps, nothing else", batch=1 / 2),
     "trial16": Candidate("what a trial found, with twice the steps", batch=1 / 2, changes=SHORT | FAST | OFTEN),
     "short16": Candidate("short memories alone; the next four start from here", batch=1 / 2, changes=SHORT),
