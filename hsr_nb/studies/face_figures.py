@@ -34,6 +34,7 @@ from ..judges.attributes import AttributeBank, load_bank
 from ..judges.pairs import reporting_judge, working_judge
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash, ws_for_seeds
+from .evidence_scores import Bench, Counts
 from .teacher_view import fitted_heads
 
 
@@ -73,10 +74,11 @@ def _strip(
     ax,
     pictures: Tensor,
     title: str,
+    cols: int | None = None,  # None: all in a row
 ):
-    "A row of pictures with a word above it."
+    "Pictures with a word above them."
     ax.imshow(
-        image_grid(pictures, len(pictures)),
+        image_grid(pictures, cols or len(pictures)),
         interpolation="bilinear",
         cmap="gray",
     )
@@ -85,15 +87,31 @@ def _strip(
 
 
 # %% ../../nbs/studies/face_figures.ipynb #27bd11c3
+def _frame(ax, number: int, cols: int, height: int, width: int):
+    "A frame around a picture of a grid."
+    from matplotlib.patches import Rectangle
+
+    row, col = divmod(number, cols)
+    corner = (col * width - 0.5, row * height - 0.5)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, ec="#d55e00", lw=2, clip_on=False))
+
+
 def same_latents(
     pair: Pair,
-    count: int = 10,
+    bench: Bench,  # says which pictures are unnatural
+    count: int = 20,
+    cols: int = 10,
     psi: float = 1.0,
 ):
-    "What both networks make of the first latents, without truncation."
-    figure, axes = _rows(len(pair.networks), 7.0, 2.1)
+    "What both networks make of the first latents, without truncation; unnatural pictures are framed and counted."
+    figure, axes = _rows(len(pair.networks), 7.0, 3.4)
     for ax, (name, G) in zip(axes, pair.networks.items()):
-        _strip(ax, pair.draw(name, ws_for_seeds(G, range(count), psi)), name)
+        pictures = pair.draw(name, ws_for_seeds(G, range(count), psi))
+        beyond = bench.natural.unnatural(bench.judge(pictures)).tolist()
+        _strip(ax, pictures, f"{name}: {sum(beyond)} of {count} unnatural", cols)
+        for number, unnatural in enumerate(beyond):
+            if unnatural:
+                _frame(ax, number, cols, *pictures.shape[2:])
     return figure
 
 
@@ -333,12 +351,17 @@ def idea(
 
 
 # %% ../../nbs/studies/face_figures.ipynb #4cdbfb5b
-def draw_face_figures(pair: Pair, latents: int = 2000) -> Iterable[tuple[str, object, bool]]:  # name, figure, raster
+def draw_face_figures(
+    pair: Pair,
+    latents: int = 2000,
+    renderings: int = 10_000,  # that a natural picture resembles
+) -> Iterable[tuple[str, object, bool]]:  # name, figure, raster
     "Every figure of a pair of generators of faces with the attributes of SynthFaces."
     side = next(iter(pair.networks.values())).img_resolution
     reader = load_bank(reporting_judge("attributes")).reliable(side=side)
     yield "idea", idea(pair), True
-    yield "same-latents", same_latents(pair), True
+    bench = Bench(side, Counts(renderings=renderings, others=renderings // 5))
+    yield "same-latents", same_latents(pair, bench), True
     yield "interpolation", interpolation(pair), True
     yield "attribute-curve", attribute_curve(pair, reader, "gender"), False
     found = Editable.fit(pair, ("age", "gender", "hair", "beard"), reader, latents)
