@@ -22,11 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDES = (32, 64, 256)
 STATUS = ".hsr-status"
 
-# From a key on the slider until its picture is painted, as the page's own clock says. Long pauses let the hand rest.
+# From a key on the slider until its picture is painted, as the page's own clock says, and what the kernel says that the
+# drawing took. Long pauses let the hand rest.
 MOVES = """async ([moves, pause]) => {
   const handle = document.querySelector(".hsr-row .widget-slider .noUi-handle");
   const stage = document.querySelector(".hsr-stage .hsr-tiles");
-  const took = [];
+  const took = [], drawn = [];
   for (let i = 0; i < moves; i++) {
     const key = i % 40 < 20 ? "ArrowRight" : "ArrowLeft";
     const begun = performance.now();
@@ -37,8 +38,9 @@ MOVES = """async ([moves, pause]) => {
     handle.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
     took.push(await painted - begun);
     await new Promise(done => setTimeout(done, pause));
+    drawn.push(parseFloat(document.querySelector(".hsr-status").textContent));
   }
-  return took;
+  return [took, drawn];
 }"""
 
 
@@ -90,10 +92,10 @@ def alone(file: Path, level: int | None, repeats: int) -> float:
 def measured(page, hand: Hand, file: Path, side: int, short: bool) -> dict:
     "One row."
     first = opened(page, hand, file, side)
-    moving = page.evaluate(MOVES, [10 if short else 80, 60])
+    moving, drawn = page.evaluate(MOVES, [10 if short else 80, 60])
     shown = page.locator(STATUS).inner_text()
     hand.still()
-    resting = page.evaluate(MOVES, [3 if short else 20, 1500])
+    resting, _ = page.evaluate(MOVES, [3 if short else 20, 1500])
     hand.still()
     dragged = drag(hand, 2 if short else 10)
     hand.still()  # the kernel is at rest while the generator is timed alone
@@ -104,9 +106,10 @@ def measured(page, hand: Hand, file: Path, side: int, short: bool) -> dict:
         "pixels": side,
         "preview": level or side,
         "generator_ms": round(own, 1),
+        "drawn_ms": float(np.median(drawn)),
         "slider_to_picture_ms": round(median, 1),
         "p95_ms": round(float(np.percentile(moving, 95)), 1),
-        "overhead_ms": round(median - own, 1),
+        "overhead_ms": round(median - float(np.median(drawn)), 1),
         "first_move_after_rest_ms": round(float(np.median(resting)), 1),
         "first_picture_s": round(first, 1),
         "drag_moves": dragged["moves"],
@@ -132,7 +135,9 @@ def main(short: bool):
         "browser": "chromium without a screen, 1280 × 1040",
         "threads": torch.get_num_threads(),
         "slider_to_picture": "median of 80 keys on the slider, 60 ms after each other's picture, until it is painted",
-        "generator": "the same picture in a process of its own, while the explorer rests",
+        "generator": "the same picture over and over in a process of its own, while the explorer rests",
+        "drawn": "what drawing it took in the kernel, between two moves: its threads have slept since the last one",
+        "overhead": "slider to picture without the drawing",
     }
     if not short:
         print(write_result(ROOT / "data/results", "explorer-times", config, rows).name)
