@@ -4,6 +4,8 @@
 
 # %% auto #0
 __all__ = [
+    "ALSO",
+    "OWNER",
     "EvidenceConfig",
     "NotAtHand",
     "Cell",
@@ -174,14 +176,22 @@ def asked(cfg: EvidenceConfig) -> list[Hypothesis]:
     return [h for h in HYPOTHESES if h.key in wanted and h.key != "H0"]
 
 
+ALSO = {("H3", arm): "H0" for arm in BY_KEY["H3"].arms} | {("H1", "HSR"): "H4"}  # run -> who else looks at it
+OWNER = {(other, arm): key for (key, arm), other in ALSO.items()}
+
+
 def plan(cfg: EvidenceConfig) -> Iterator[Cell]:
-    "Every cell, seed after seed; a trunk before what branches from it."
+    "Every cell once, seed after seed; a trunk before what branches from it."
+    seen = set()
     for h in asked(cfg):
         for seed in h.fresh if cfg.fresh else h.seeds:
             if h.trunk:
                 yield Cell(cfg, h.key, "trunk", seed)
             for arm in h.arms:
-                yield Cell(cfg, h.key, arm, seed)
+                cell = Cell(cfg, OWNER.get((h.key, arm), h.key), arm, seed)
+                if cell not in seen:
+                    seen.add(cell)
+                    yield cell
 
 
 def missing(cell: Cell) -> str | None:
@@ -241,9 +251,10 @@ def done(cell: Cell) -> bool:
 
 # %% ../../nbs/studies/evidence.ipynb #d08ac50c
 def rows_of(cfg: EvidenceConfig) -> list[dict]:
-    "What has been measured, in the order of the list; the runs of H3 are those of H0, too."
+    "What has been measured, in the order of the list; a run that two hypotheses look at stands there for both."
     known = [read_json(cell.scores) for cell in plan(cfg) if cell.arm != "trunk" and cell.scores.is_file()]
-    shared = [row | {"hypothesis": "H0"} for row in known if row["hypothesis"] == "H3"]
+    runs = [((row["hypothesis"], row["arm"]), row) for row in known]
+    shared = [row | {"hypothesis": ALSO[run]} for run, row in runs if run in ALSO]
     return known + shared
 
 
