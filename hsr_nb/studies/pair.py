@@ -22,7 +22,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from .axes import NO_HSR
 from .evaluate import evaluate_run
 from .request import EvalConfig
 from .sessions import one_pass, take_turns, train_towards
+from .sweep_jobs import read_value
 
 
 # %% ../../nbs/studies/pair.ipynb #c4af2976
@@ -56,6 +57,7 @@ class PairConfig:
     every: float = 40.0  # kimg between two scores
     session: float = 2.0  # kimg between two looks at the clock
     n: int = 5000  # pictures of a score, real and generated
+    settings: dict[str, str] = field(default_factory=dict)  # of all runs, by dotted names; values as in JSON
     threads: int = 1  # of the processor
     # name that both are shipped under when they are finished, with -baseline and -hsr after it; none: not shipped
     ship: str | None = None
@@ -85,12 +87,13 @@ class PairCell:
 
     @property
     def training(self) -> TrainConfig:
+        common = NOISE | {name: read_value(value) for name, value in self.cfg.settings.items()}
         where: dict[str, Any] = {"run_dir": str(self.run_dir), "seed": self.cfg.seed}
         where |= {"kimg": self.kimg, "snapshot_kimg": 1e9}
         if self.arm == "trunk":
-            return override(preset(self.cfg.preset), **NOISE | NO_HSR | where)
+            return override(preset(self.cfg.preset), **common | NO_HSR | where)
         branch = {"init_from": str(Path(self.cfg.folder, "trunk")), "init_mode": "branch"}
-        return override(preset(self.cfg.preset), **NOISE | ARMS[self.arm] | branch | where)
+        return override(preset(self.cfg.preset), **common | ARMS[self.arm] | branch | where)
 
     def images(self, kimg: float) -> int:
         "How many images a run has seen that was asked for so many thousand."
@@ -152,7 +155,7 @@ def publish_pair(cfg: PairConfig) -> Path | None:
     if cfg.out is None:
         return None
     kept = dataclasses.asdict(cfg)
-    about = {key: kept[key] for key in ("preset", "seed", "trunk", "kimg", "every", "n", "threads")}
+    about = {key: kept[key] for key in ("preset", "seed", "trunk", "kimg", "every", "n", "settings", "threads")}
     about["training"] = {arm: PairCell(cfg, arm).training.to_dict() for arm in ARMS}
     return write_result(cfg.out, f"pair-{cfg.preset}", about, rows)
 
