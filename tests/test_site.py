@@ -591,7 +591,7 @@ def test_installing_cells_follow_git_url():
     for path, nb in NOTEBOOKS.items():
         page = path.relative_to(NBS).as_posix()
         wanted = [SITE.install_cell()] if SITE.takes_install_cell(page) else []
-        if [source(c) for c in nb["cells"] if c.get("id") == "install"] != wanted:
+        if [source(c) for c in nb["cells"] if 'find_spec("hsr_nb")' in source(c)] != wanted:
             faults.append(f"{at(path)}: not the installing cell of settings.ini's git_url: python3 run.py export")
     report(faults)
     assert SITE.colab_address("nets/mapping.ipynb").endswith("/blob/main/nbs/nets/mapping.ipynb")

@@ -237,7 +237,8 @@ def as_said(row: dict) -> str:
     "A verdict in words."
     claim = BY_KEY[row["hypothesis"]].claim
     if row["holds"] is None:
-        return f"{row['hypothesis']}: “{claim}” ({row['arm']} beside {row['beside']}) has not been measured yet"
+        pair = f"{row['score']} of {row['arm']} beside {row['beside']}"
+        return f"{row['hypothesis']}: “{claim}” ({pair}) has not been measured yet"
     said = "held" if row["holds"] else "was not shown"
     interval = f"95 % interval {row['low']:+.3g} to {row['high']:+.3g}"
     numbers = f"{row['percent']:+.1f} % (difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
