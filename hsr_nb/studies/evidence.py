@@ -21,6 +21,7 @@ __all__ = [
     "rows_of",
     "made",
     "earlier_rows",
+    "trained_alike",
     "publish",
     "is_left",
     "lock_of",
@@ -38,7 +39,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from hsr_nb.studies.sessions import (
+    images_for,
+    one_pass,
+    settings_digest,
+    take_turns,
+    train_towards,
+    use_threads,
+    with_earlier,
+)
 
 from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, result_file, write_result
@@ -55,7 +64,6 @@ from ..metrics.yardstick import novelty
 from ..training.config import TrainConfig, override, preset
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
-from .sessions import one_pass, take_turns, train_towards
 from .sweep_jobs import TRUNK
 
 
@@ -125,14 +133,13 @@ class Cell:
         where = {"run_dir": str(self.run_dir), "seed": self.seed, "kimg": self.kimg, "snapshot_kimg": 1e9}
         return override(preset(self.cfg.preset), **settings, **where)
 
-    def images(self, kimg: float) -> int:
-        "How many images a run has seen that was asked for so many thousand."
-        batch = self.training.batch
-        return -(-round(kimg * 1000) // batch) * batch
-
     @property
     def stops(self) -> list[int]:
-        return [self.images(self.kimg)]
+        return [images_for(self.kimg, self.training.batch)]
+
+    @property
+    def begins_at(self) -> int:
+        return self.trunk.stops[0] if self.trunk else 0
 
     @property
     def checkpoint(self) -> Path:
@@ -140,7 +147,8 @@ class Cell:
 
     @property
     def scores(self) -> Path:
-        return Path(self.cfg.folder, "scores", f"{self.name}.json")
+        "Where its row lies; a run that is trained in another way has another one."
+        return Path(self.cfg.folder, "scores", f"{self.name}-{settings_digest(self.training)}.json")
 
 
 # %% ../../nbs/studies/evidence.ipynb #01edd0c3
@@ -228,6 +236,7 @@ def measurement(cell: Cell, bench: Bench) -> dict:
     scores = busts_scores(cell) if busts else measure_run(load_generator(cell.checkpoint), bench)
     _, meta = load_checkpoint(cell.checkpoint)
     row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[0] / 1000}
+    row["training"] = settings_digest(cell.training)
     return row | scores | {"seconds": meta["count"]["seconds"], "git": git_commit()}
 
 
@@ -252,14 +261,15 @@ def done(cell: Cell) -> bool:
 # %% ../../nbs/studies/evidence.ipynb #d08ac50c
 def rows_of(cfg: EvidenceConfig) -> list[dict]:
     "What has been measured, in the order of the list; a run that two hypotheses look at stands there for both."
-    known = [read_json(cell.scores) for cell in plan(cfg) if cell.arm != "trunk" and cell.scores.is_file()]
-    runs = [((row["hypothesis"], row["arm"]), row) for row in known]
-    shared = [row | {"hypothesis": ALSO[run]} for run, row in runs if run in ALSO]
+    runs = [cell for cell in plan(cfg) if cell.arm != "trunk" and missing(cell) is None]
+    known = [read_json(cell.scores) for cell in runs if cell.scores.is_file()]
+    of_runs = [((row["hypothesis"], row["arm"]), row) for row in known]
+    shared = [row | {"hypothesis": ALSO[run]} for run, row in of_runs if run in ALSO]
     return known + shared
 
 
 def made(cfg: EvidenceConfig) -> dict:
-    "What every run and every measurement depends on, beside its arm: rows that differ in it do not stand in one table."
+    "What every run and every measurement depends on beside its own settings: rows that differ in it share no table."
     return {"preset": preset(cfg.preset).to_dict(), "counts": dataclasses.asdict(Counts())}
 
 
@@ -269,15 +279,25 @@ def earlier_rows(cfg: EvidenceConfig) -> list[dict]:
     if file is None or not file.is_file():
         return []
     found = read_json(file, most=100_000_000)
-    return found["rows"] if found["config"].get("made") == made(cfg) else []
+    if found["config"].get("made") != made(cfg):
+        return []
+    return [row for row in found["rows"] if trained_alike(cfg, row)]
+
+
+def trained_alike(cfg: EvidenceConfig, row: dict) -> bool:
+    "Whether a published run was trained as its cell would be today; yes where that cannot be said."
+    if row["hypothesis"] not in BY_KEY or row["arm"] not in BY_KEY[row["hypothesis"]].arms:
+        return False
+    key = OWNER.get((row["hypothesis"], row["arm"]), row["hypothesis"])
+    cell = Cell(cfg, key, row["arm"], row["seed"])
+    return missing(cell) is not None or settings_digest(cell.training) == row["training"]
 
 
 def publish(cfg: EvidenceConfig) -> Path | None:
     "Write what is known as a table, with what may be said of it."
     if cfg.out is None:
         return None
-    found = {(row["hypothesis"], row["arm"], row["seed"]): row for row in earlier_rows(cfg) + rows_of(cfg)}
-    rows = list(found.values())
+    rows = with_earlier(earlier_rows(cfg), rows_of(cfg), lambda row: (row["hypothesis"], row["arm"], row["seed"]))
     left_out = {cell.name: why for cell in plan(cfg) if (why := missing(cell)) is not None}
     about = {"made": made(cfg), "verdicts": verdicts(rows), "not run": left_out}
     about["confirmation"] = verdicts(rows, fresh=True)
@@ -306,7 +326,7 @@ def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
     until = time.monotonic() + 60 * cfg.minutes
     asked(cfg)
     Path(cfg.folder).mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     resolution = preset(cfg.preset).data.resolution
     assert resolution is not None
     bench = Bench(resolution, cache=str(Path(cfg.folder, "cache")))

@@ -16,6 +16,9 @@ __all__ = [
     "check_few_images",
     "score_file",
     "due",
+    "table_settings",
+    "place",
+    "published_rows",
     "known_rows",
     "key_of",
     "pilot",
@@ -40,8 +43,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsr_nb.studies.sessions import (
+    images_for,
+    one_pass,
+    settings_digest,
+    take_turns,
+    train_towards,
+    use_threads,
+    with_earlier,
+)
+
 from ..base.bounded_json import read_json
-from ..base.provenance import git_commit, slug, write_result
+from ..base.provenance import git_commit, result_file, slug, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
 from ..data.synthfaces.dataset import SynthFaces
@@ -58,7 +71,6 @@ from ..nets.discriminator import Discriminator
 from ..nets.generator import Generator
 from ..training.config import TrainConfig, override, preset
 from .few_images_rules import ARMS, choose_size, verdict
-from .sessions import one_pass, take_turns, train_towards
 from .sweep_jobs import read_value
 
 
@@ -103,6 +115,10 @@ class Cell:
         return f"{self.arm}-{'all' if self.pictures is None else self.pictures}-seed{self.seed}"
 
     @property
+    def about(self) -> tuple[str, int | None, int]:
+        return self.arm, self.pictures, self.seed
+
+    @property
     def run_dir(self) -> Path:
         return Path(self.cfg.folder, self.name)
 
@@ -113,16 +129,15 @@ class Cell:
         asked |= {"run_dir": str(self.run_dir), "seed": self.seed, "data.max_size": self.pictures}
         return override(preset(self.cfg.preset), **asked, kimg=self.cfg.kimg, snapshot_kimg=1e9)
 
-    def images(self, kimg: float) -> int:
-        "How many images a run has seen that was asked for so many thousand."
-        batch = self.training.batch
-        return -(-round(kimg * 1000) // batch) * batch
+    begins_at = 0
 
     @property
     def stops(self) -> list[int]:
         "The image counts at which it is measured."
-        counts = [self.images(i * self.cfg.every) for i in range(1, int(self.cfg.kimg / self.cfg.every + 1e-9) + 1)]
-        return sorted({*counts, self.images(self.cfg.kimg)})
+        batch = self.training.batch
+        times = range(1, int(self.cfg.kimg / self.cfg.every + 1e-9) + 1)
+        counts = [images_for(i * self.cfg.every, batch) for i in times]
+        return sorted({*counts, images_for(self.cfg.kimg, batch)})
 
 
 # %% ../../nbs/studies/few_images.ipynb #a5302da6
@@ -233,7 +248,7 @@ def check_few_images(cfg: FewImagesConfig):
 
 def score_file(cell: Cell, stop: int, n: int) -> Path:
     "Where a measurement lies."
-    asked = slug(f"{cell.cfg.yardstick} {cell.cfg.detector} {n}")
+    asked = slug(f"{cell.cfg.yardstick} {cell.cfg.detector} {n} {settings_digest(cell.training)}")
     return Path(cell.cfg.folder, "scores", f"{cell.name}-{stop:09d}-{asked}.json")
 
 
@@ -245,10 +260,37 @@ def due(cell: Cell) -> list[tuple[int, int]]:
     return found
 
 
+def table_settings(cfg: FewImagesConfig) -> dict:
+    "What the rows of one table have in common."
+    kept = dataclasses.asdict(cfg)
+    about = {k: kept[k] for k in ("kimg", "every", "yardstick", "detector", "n", "n_end", "preset", "settings")}
+    return about | {"training": settings_digest(Cell(cfg, "none", None, 0).training)}
+
+
+def place(row: dict) -> tuple:
+    "What a row is about."
+    return row["arm"], row["pictures"], row["seed"], row["kimg"], row["n"]
+
+
+def published_rows(cfg: FewImagesConfig) -> list[dict]:
+    "Rows of the published table that were made alike; the folders of their runs may be gone."
+    file = result_file(cfg.out, "few-images") if cfg.out else None
+    if file is None or not file.is_file():
+        return []
+    found = read_json(file, most=100_000_000)
+    return found["rows"] if found["config"].get("made") == table_settings(cfg) else []
+
+
 def known_rows(cell: Cell) -> list[dict]:
-    "What has been measured of a run."
-    files = [score_file(cell, stop, n) for stop, n in due(cell)]
-    return [read_json(file) for file in files if file.is_file()]
+    "What has been measured of a run, here or in the published table."
+    published = {place(row): row for row in published_rows(cell.cfg)}
+    found = []
+    for stop, n in due(cell):
+        file = score_file(cell, stop, n)
+        row = read_json(file) if file.is_file() else published.get((*cell.about, stop / 1000, n))
+        if row is not None:
+            found.append(row)
+    return found
 
 
 def key_of(cfg: FewImagesConfig, row: dict) -> str:
@@ -288,9 +330,10 @@ def plan(cfg: FewImagesConfig) -> Iterator[Cell]:
 # %% ../../nbs/studies/few_images.ipynb #ec621b39
 def work(cell: Cell, judge: Judge, until: float, say: Callable[[str], Any]) -> bool:
     "Train and measure a run. False where the clock says stop before it is done."
+    measured = {(row["kimg"], row["n"]) for row in known_rows(cell)}
     for stop, n in due(cell):
         file = score_file(cell, stop, n)
-        if file.is_file():
+        if (stop / 1000, n) in measured:
             continue
         if not train_towards(cell, stop, until, cell.cfg.session) or time.monotonic() > until:
             return False
@@ -306,17 +349,19 @@ def publish(cfg: FewImagesConfig) -> Path | None:
     "Write what is known as a table, with what may be said of it."
     if cfg.out is None:
         return None
-    rows = [row for cell in plan(cfg) for row in known_rows(cell)]
+    rows = with_earlier(published_rows(cfg), [row for cell in plan(cfg) for row in known_rows(cell)], place)
     found = chosen(cfg)
     said = []
     if found:
-        ends = [row for row in rows if row["n"] == cfg.n_end and row["seed"] != cfg.pilot_seed]
+        last = Cell(cfg, "none", None, 0).stops[-1] / 1000
+        ends = [row for row in rows if (row["kimg"], row["n"]) == (last, cfg.n_end) and row["seed"] != cfg.pilot_seed]
         key = key_of(cfg, rows[0])
-        said = [verdict(ends, key, arm, n) for n in (found[0], None) for arm in ARMS if arm != "none"]
+        asked = [(found[0], cfg.seeds), (None, cfg.all_seeds)]
+        said = [verdict(ends, key, arm, n, seeds) for n, seeds in asked for arm in ARMS if arm != "none"]
     pictures, there = found or (None, None)
     kept = dataclasses.asdict(cfg)
     about = {k: v for k, v in kept.items() if k not in ("minutes", "folder", "out", "threads", "session")}
-    about |= {"pictures": pictures, "regime_found": there, "verdicts": said, "arms": ARMS}
+    about |= {"made": table_settings(cfg), "pictures": pictures, "regime_found": there, "verdicts": said, "arms": ARMS}
     return write_result(cfg.out, "few-images", about, rows)
 
 
@@ -325,7 +370,7 @@ def go_on(cfg: FewImagesConfig, say: Callable[[str], Any] = print) -> bool:
     "Work for some minutes. True when nothing is left."
     until = time.monotonic() + 60 * cfg.minutes
     check_few_images(cfg)
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     judge = Judge(cfg)
 
     def once():

@@ -6,6 +6,7 @@
 __all__ = ["ARMS", "PLAN", "TURN", "WORKS", "HARMLESS", "turns_upward", "choose_size", "verdict"]
 
 # %% ../../nbs/studies/few_images_rules.ipynb #c2a9e5ce
+from collections.abc import Iterable
 from typing import Any
 
 from .paired_seeds import paired_difference
@@ -60,6 +61,7 @@ def verdict(
     score: str,  # key of the primary score; lower is better
     arm: str,
     pictures: int | None,
+    seeds: Iterable[int],  # that were announced; before all of them are there nothing is said
 ) -> dict:  # of `paired_difference`, with arm, pictures, holds; holds is None where nothing can be said
     "An arm against none with the same pictures, and whether the sentence that was written down holds."
 
@@ -68,7 +70,7 @@ def verdict(
 
     with_arm, without = by_seed(arm), by_seed("none")
     about = {"arm": arm, "pictures": pictures, "score": score}
-    if not with_arm.keys() & without.keys():
+    if not set(seeds) <= with_arm.keys() & without.keys():
         return about | {"holds": None}
     found = paired_difference(with_arm, without)
     if found["percent"] is None:

@@ -26,10 +26,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from hsr_nb.studies.sessions import (
+    images_for,
+    one_pass,
+    settings_digest,
+    take_turns,
+    train_towards,
+    use_threads,
+    with_earlier,
+)
 
 from ..base.bounded_json import read_json
-from ..base.provenance import git_commit, write_result
+from ..base.provenance import git_commit, result_file, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
 from ..interop.checkpoint import load_checkpoint
@@ -39,7 +47,6 @@ from ..training.config import TrainConfig, override, preset
 from .axes import NO_HSR
 from .evaluate import evaluate_run
 from .request import EvalConfig
-from .sessions import one_pass, take_turns, train_towards
 from .sweep_jobs import read_value
 
 
@@ -95,25 +102,26 @@ class PairCell:
         branch = {"init_from": str(Path(self.cfg.folder, "trunk")), "init_mode": "branch"}
         return override(preset(self.cfg.preset), **common | ARMS[self.arm] | branch | where)
 
-    def images(self, kimg: float) -> int:
-        "How many images a run has seen that was asked for so many thousand."
-        batch = self.training.batch
-        return -(-round(kimg * 1000) // batch) * batch
+    @property
+    def begins_at(self) -> int:
+        return 0 if self.arm == "trunk" else images_for(self.cfg.trunk, self.training.batch)
 
     @property
     def stops(self) -> list[int]:
         "Where it is scored; a trunk is not."
+        batch = self.training.batch
+        end = images_for(self.kimg, batch)
         if self.arm == "trunk":
-            return [self.images(self.kimg)]
+            return [end]
         at = [self.cfg.every * k for k in range(1, int(self.kimg / self.cfg.every) + 1)]
-        stops = [self.images(kimg) for kimg in at if kimg > self.cfg.trunk]
-        return [*dict.fromkeys([*stops, self.images(self.kimg)])]
+        return [*dict.fromkeys([*(images_for(kimg, batch) for kimg in at if kimg > self.cfg.trunk), end])]
 
     def checkpoint(self, images: int) -> Path:
         return self.run_dir / "checkpoints" / f"{images:09d}.safetensors"
 
     def row(self, images: int) -> Path:
-        return Path(self.cfg.folder, "scores", f"{self.arm}-{images:09d}.json")
+        asked = f"{self.cfg.n}-{settings_digest(self.training)}"
+        return Path(self.cfg.folder, "scores", f"{self.arm}-{images:09d}-{asked}.json")
 
     @property
     def done(self) -> bool:
@@ -148,15 +156,20 @@ def score(cell: PairCell, images: int) -> dict:
 
 def publish_pair(cfg: PairConfig) -> Path | None:
     "Write what has been scored as a table."
+    if cfg.out is None:
+        return None
     rows = []
     for arm in ARMS:
         cell = PairCell(cfg, arm)
         rows += [read_json(cell.row(images)) for images in cell.stops if cell.row(images).is_file()]
-    if cfg.out is None:
-        return None
     kept = dataclasses.asdict(cfg)
     about = {key: kept[key] for key in ("preset", "seed", "trunk", "kimg", "every", "n", "settings", "threads")}
+    about["made"] = {arm: settings_digest(PairCell(cfg, arm).training) for arm in ARMS} | {"n": cfg.n}
     about["training"] = {arm: PairCell(cfg, arm).training.to_dict() for arm in ARMS}
+    file = result_file(cfg.out, f"pair-{cfg.preset}")
+    found = read_json(file) if file.is_file() else {"config": {}, "rows": []}
+    earlier = found["rows"] if found["config"].get("made") == about["made"] else []
+    rows = with_earlier(earlier, rows, lambda row: (row["arm"], row["kimg"]))
     return write_result(cfg.out, f"pair-{cfg.preset}", about, rows)
 
 
@@ -188,9 +201,12 @@ def ship_pair(cfg: PairConfig, say: Callable[[str], Any] = print):
 
 
 def go_on_with_pair(cfg: PairConfig, say: Callable[[str], Any] = print) -> bool:
-    "Work for some minutes. True when both arms are finished."
+    "Work for some minutes. True when both arms are finished. ValueError for lengths that are none."
+    for name in ("trunk", "kimg", "every", "session"):
+        if not getattr(cfg, name) > 0:
+            raise ValueError(f"{name} must be above 0, not {getattr(cfg, name):g} (--{name})")
     until = time.monotonic() + 60 * cfg.minutes
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     Path(cfg.folder).mkdir(parents=True, exist_ok=True)
     cells = [PairCell(cfg, arm) for arm in ("trunk", *ARMS)]
     trunk = cells[0]

@@ -39,8 +39,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hsr_nb.studies.recipe_rules import (
     CANDIDATES,
     SMALL64_KIMG,
@@ -60,7 +58,7 @@ from .comparison import read_report
 from .evaluate import evaluate_run
 from .recipe_cells import Cell, measure_costs, train_cell
 from .request import EvalConfig
-from .sessions import PAUSE, one_pass, take_turns
+from .sessions import PAUSE, one_pass, take_turns, use_threads, with_earlier
 
 
 # %% ../../nbs/studies/recipe.ipynb #5676dc78
@@ -262,9 +260,10 @@ def with_stops(search: Search, cells: list[Cell]) -> Iterator[tuple[Cell, list[i
     for cell in cells:
         search.cells.append(cell)
         kimgs = STRETCHES if cell.preset == "tiny32" else (cell.kimg,)
+        needed = [TODAY, cell.setting]  # whose costs decide its image counts
         stops = []
         for kimg in kimgs:
-            (same,) = stretch(search, cell.preset, [cell.setting], [cell.seed], kimg, list(CANDIDATES))
+            (same,) = stretch(search, cell.preset, [cell.setting], [cell.seed], kimg, needed)
             stops.append(same.images)
         yield cell, stops
 
@@ -273,7 +272,8 @@ def publish(search: Search) -> Path | None:
     "Write what is known as a table: every cell that has been planned so far."
     if search.cfg.out is None:
         return None
-    rows = [row for row in (search.row(cell) for cell in search.cells) if row is not None]
+    known = [row for row in (search.row(cell) for cell in search.cells) if row is not None]
+    rows = with_earlier(search.old.get("rows", []), known, lambda row: (*(row[k] for k in KEY), row["kimg"]))
     costs = {file.stem[6:]: read_json(file) for file in sorted(Path(search.cfg.folder).glob("costs-*.json"))}
     settings = {name: dataclasses.asdict(candidate) for name, candidate in CANDIDATES.items()}
     config = {
@@ -323,7 +323,7 @@ def finish(search: Search, cell: Cell, stops: list[int], until: float, say: Call
 def go_on(cfg: RecipeConfig, say: Callable[[str], Any] = print) -> bool:
     "Work on the search for some minutes. True when everything is trained and scored, or waits for scores."
     until = time.monotonic() + 60 * cfg.minutes
-    torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
 
     def once():
         search = Search(cfg)
