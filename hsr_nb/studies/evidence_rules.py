@@ -27,6 +27,7 @@ __all__ = [
     "paired_p",
     "at_the_same_recall",
     "scores_of",
+    "why_not",
     "verdicts",
     "as_said",
 ]
@@ -211,6 +212,17 @@ def scores_of(
 LEVEL = 0.05
 
 
+def why_not(rows: list[dict], hypothesis: Hypothesis, arm: str, beside: str, seeds: Iterable[int]) -> str:
+    "Why a test has no answer."
+    seeds = list(seeds)
+    if len(seeds) < 2:
+        return "one seed has no p"
+    measured = {(r["arm"], r["seed"]) for r in rows if r["hypothesis"] == hypothesis.key}
+    if any((side, seed) not in measured for side in (arm, beside) for seed in seeds):
+        return "it has not been measured yet"
+    return "on some seed a network's curve does not reach the recall at which both are compared"
+
+
 def verdicts(
     rows: list[dict],
     fresh: bool = False,  # True: of the seeds that confirm
@@ -224,10 +236,12 @@ def verdicts(
     found = []
     for i, (h, arm, beside, score) in enumerate(tests):
         row: dict[str, Any] = {"hypothesis": h.key, "arm": arm, "beside": beside, "score": score}
-        row |= {"p": p[i], "corrected": None, "holds": None}
+        row |= {"p": p[i], "corrected": None, "holds": None, "why": None}
         if p[i] is not None:
             row |= paired_difference(*pairs[i]) | {"corrected": corrected[i]}
             row["holds"] = corrected[i] < LEVEL and row["mean"] < 0
+        else:
+            row["why"] = why_not(rows, h, arm, beside, seeds[i])
         found.append(row)
     return found
 
@@ -238,8 +252,9 @@ def as_said(row: dict) -> str:
     claim = BY_KEY[row["hypothesis"]].claim
     if row["holds"] is None:
         pair = f"{row['score']} of {row['arm']} beside {row['beside']}"
-        return f"{row['hypothesis']}: “{claim}” ({pair}) has not been measured yet"
+        return f"{row['hypothesis']}: “{claim}” ({pair}) cannot be judged: {row['why']}"
     said = "held" if row["holds"] else "was not shown"
     interval = f"95 % interval {row['low']:+.3g} to {row['high']:+.3g}"
-    numbers = f"{row['percent']:+.1f} % (difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
+    relative = "" if row["percent"] is None else f"{row['percent']:+.1f} % "  # None: the arm beside is at zero
+    numbers = f"{relative}(difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
     return f"{row['hypothesis']}: “{claim}” {said}: {row['score']} of {row['arm']} beside {row['beside']} {numbers}"

@@ -26,10 +26,12 @@ from pathlib import Path
 from ..base.bounded_json import read_json
 from ..base.errors import plural
 from ..base.provenance import result_file, write_result
+from ..training.config import preset
 from ..training.run_folder import read_metrics
 from .axes import AXES, arms
 from .comparison import headline
 from .paired_seeds import mean_sd, paired_difference
+from .sessions import settings_digest
 from .sweep_jobs import SweepConfig, finished, jobs
 
 # %% ../../nbs/studies/sweep_tables.ipynb #4487ae1d
@@ -49,12 +51,13 @@ def curve(run_dir, points: int = 40) -> dict:
 
 
 # %% ../../nbs/studies/sweep_tables.ipynb #eb36318d
-WHERE = ("folder", "out", "scheduler", "workers", "seeds", "notebook")  # settings that no number depends on
+WHERE = ("folder", "out", "scheduler", "workers", "seeds", "notebook")  # no row depends on them: its seed is in it
 
 
 def asked(cfg: SweepConfig) -> dict:
     "What the numbers depend on, beside the seeds."
     kept = {k: v for k, v in asdict(cfg).items() if k not in WHERE}
+    kept["preset_digest"] = settings_digest(preset(cfg.preset))  # of the day: a preset may change
     return kept | {"arms": {name: changes for name, (_, changes) in arms(cfg.axis).items()}}
 
 
@@ -64,7 +67,12 @@ def result_name(cfg: SweepConfig) -> str:
 
 
 def published(cfg: SweepConfig, device="cpu") -> list[dict]:
-    "Rows of an earlier result file that was measured as asked; their run folders may be gone."
+    "Rows of the seeds asked for in an earlier result file that was measured as asked; their run folders may be gone."
+    return [row for row in _published(cfg, device) if row["seed"] in cfg.seeds]
+
+
+def _published(cfg: SweepConfig, device) -> list[dict]:
+    "Rows of every seed in it."
     if cfg.out is None:
         return []
     file = result_file(cfg.out, result_name(cfg), device)
@@ -75,13 +83,13 @@ def published(cfg: SweepConfig, device="cpu") -> list[dict]:
         raise ValueError(f"{file} is no result of hsr_sweep: move it away, or name another folder (--out)")
     then = {k: v for k, v in data["config"].items() if k != "seeds"}
     now = json.loads(json.dumps(asked(cfg)))
-    if then != now:
-        return []
-    return [row for row in data["rows"] if row["seed"] in cfg.seeds]
+    return data["rows"] if then == now else []
 
 
 def publish(cfg: SweepConfig, rows: list[dict], device="cpu") -> Path:  # data/results/ablation-<axis>-<device>.json
-    "Write the rows with their provenance."
+    "Write the rows with their provenance, beside those of other seeds that the file has."
+    others = [row for row in _published(cfg, device) if row["seed"] not in cfg.seeds]
+    rows = sorted([*others, *rows], key=lambda row: row["seed"])
     seeds = sorted({row["seed"] for row in rows})
     return write_result(cfg.out, result_name(cfg), asked(cfg) | {"seeds": seeds}, rows, device)
 
@@ -128,20 +136,24 @@ def missing(cfg: SweepConfig) -> list[dict]:
 # %% ../../nbs/studies/sweep_tables.ipynb #c88b9275
 def summary(rows: list[dict], axis: str) -> list[dict]:  # "arm", "row", "seeds", score: {"mean", "sd", "difference"}
     "Mean and spread of every arm, and its paired difference from the reference."
-    names = [k for k in headline(rows[0]) if "[" in k]
+    names = list(dict.fromkeys(k for row in rows for k in headline(row) if "[" in k))
 
     def by_seed(arm, score):
-        same = [r for r in rows if all(r[c] == arm[c] for c in AXES[axis])]
-        return {r["seed"]: r[score] for r in same if score in r}
+        return {r["seed"]: r[score] for r in of_arm(arm) if score in r}
+
+    def of_arm(arm):
+        return [r for r in rows if all(r[c] == arm[c] for c in AXES[axis])]
 
     reference = next(iter(arms(axis).values()))[0]
     found = []
     for name, (row, _) in arms(axis).items():
-        line: dict = {"arm": name, "row": row, "seeds": sorted(by_seed(row, names[0]))}
+        line: dict = {"arm": name, "row": row, "seeds": sorted(r["seed"] for r in of_arm(row))}
         if not line["seeds"]:
             continue
         for score in names:
             here, there = by_seed(row, score), by_seed(reference, score)
+            if not here:  # a score that could not be had in any run of this arm
+                continue
             mean, sd = mean_sd(here.values())
             comparable = row != reference and here.keys() & there.keys()
             difference = paired_difference(here, there) if comparable else None

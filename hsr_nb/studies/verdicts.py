@@ -75,7 +75,7 @@ def arm_label(
 
 def by_seed(rows: list[dict], key: str, **arm) -> dict[int, float]:
     "A score of the rows of an arm, by seed."
-    return {row["seed"]: row[key] for row in rows if all(row[c] == v for c, v in arm.items())}
+    return {row["seed"]: row[key] for row in rows if key in row and all(row[c] == v for c, v in arm.items())}
 
 
 # %% ../../nbs/studies/verdicts.ipynb #3f3920ca
@@ -107,7 +107,7 @@ def verdicts(lines: list[dict], scores: dict[str, str], weight=None) -> list[str
     "A list of what arms do: distance, path length and linearity always, the others where they change."
     said = []
     for line in lines:
-        differences = {short: line[key]["difference"] for short, key in scores.items()}
+        differences = {short: line[key]["difference"] for short, key in scores.items() if key in line}
         worth_saying = [s for s, d in differences.items() if s in LOWER_IS_BETTER or off_zero(d)]
         words = [verdict(differences[short], short) for short in worth_saying]
         said.append(f"- **{arm_label(line['row'], weight)}**: {'; '.join(words)}")
@@ -125,7 +125,7 @@ def control(lines: list[dict], scores: dict[str, str], row: dict) -> str:
     does = "lowers PPL, its interval excludes zero"
     text = f"the positive control **holds**: PLR alone {does} ({relative(d)})"
     watched = (distance_of(scores), "recall")
-    others = {short: line[scores[short]]["difference"] for short in watched if short in scores}
+    others = {short: line[scores[short]]["difference"] for short in watched if scores.get(short) in line}
     price = [verdict(d, short) for short, d in others.items() if off_zero(d)]
     return f"{text}, and it has a price: {'; '.join(price)}" if price else text
 
