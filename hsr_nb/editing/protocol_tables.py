@@ -112,14 +112,15 @@ def cell_row(cell: Cell, reference: Reference) -> dict:  # JSON values
         "low": round(float(cell.strengths[0]), 4),
         "high": round(float(cell.strengths[-1]), 4),
         "faces": int(seen.sum()),
-        "identity": float(cell.distance[seen].mean()),
-        "lost": 1 - float(cell.found[seen].mean()),
+        "identity": None,  # where nothing can be moved, an identity that is kept says nothing
+        "lost": None,
         "als": path_als(cell, reference.spread),
         "on": None,
         "off": None,
     }
     if change is None:
         return row
+    row |= {"identity": float(cell.distance[seen].mean()), "lost": 1 - float(cell.found[seen].mean())}
     sign = EVALUATED[cell.attribute][1]
     others = [a for a in range(len(cell.names)) if a != cell.target]
     off = float(change[others].abs().mean()) if others else 0.0

@@ -36,6 +36,7 @@ def press(panels: "Panels", key: str):
 def close_all(panels: "Panels"):
     "End every widget, also those that had no place on the screen."
     close(panels.tabs)
+    panels.directions.close()
     for panel in panels:
         close(*(made for made in vars(panel).values() if isinstance(made, need_widgets().Widget)))
 

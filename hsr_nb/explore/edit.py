@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..base.pictures import image_grid, to_uint8, write_png
 from ..base.shell import bar, busy, options, pick_device, run
-from ..base.whole import write_whole
+from ..base.whole import check_writable, write_whole
 from ..editing.editor import Editor
 from ..editing.methods import METHODS
 from ..editing.shelf import ready_editor, shelf_of
@@ -186,8 +186,10 @@ def edit(
         G = load_generator(cfg.network, pick_device(cfg.device))
     ws = ws_for_seeds(G, parse_seeds(cfg.seeds), cfg.psi, None, cfg.class_index)
     out = Path(cfg.out)
-    if out.exists() and not out.is_dir():
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not place.is_dir():
         raise ValueError(f"cannot make the folder {out}: File exists (--out)")
+    check_writable(place)  # before a method learns for minutes
     editor = _editor(cfg, G)
     strengths = _strengths(cfg, editor)
     edited = _edited(editor, ws, cfg, strengths)  # [N, T, num_ws, w_dim]

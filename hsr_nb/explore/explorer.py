@@ -7,11 +7,11 @@ __all__ = [
     "save_recipe",
     "load_recipe",
     "open_networks",
+    "for_another",
     "adopt",
     "begin",
     "rename",
     "keep_taught",
-    "first_recipe",
     "Explorer",
 ]
 
@@ -30,7 +30,7 @@ from .mine import Mine, add_taught, load_mine, save_mine
 from .recipe import Film, History, Latent, Recipe
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
-from .session import Session, frames, variations
+from .session import Session, first_recipe, frames, variations
 
 
 # %% ../../nbs/explore/explorer.ipynb #3a838600
@@ -45,21 +45,38 @@ def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes o
         with open(source, "rb") as f:
             source = f.read(10_000_001)  # one more than `parse_history` takes
     history = parse_history(recipe_in(source) or source, ex.session.hash)
-    add_taught(ex.session, history.taught)
-    for r in (history.now, *history.named.values()):
-        frames(ex.session, r, ex.view)
+    for name, vector in history.taught.items():
+        if ex.mine.taught.get(name, vector) != vector:
+            raise ValueError(f"this recipe has a direction {name!r} that is another one than yours of that name")
+    menus = dict(ex.session.steps), dict(ex.session.sets)
+    try:
+        add_taught(ex.session, history.taught)
+        for r in (history.now, *history.named.values()):
+            frames(ex.session, r, ex.view)
+    except ValueError:
+        ex.session.steps, ex.session.sets = menus
+        raise
+    history.taught = ex.mine.taught | history.taught
     ex.history = history
     return ex.refresh()
 
 
 def open_networks(ex: "Explorer", a, b=None) -> "Explorer":  # names, files, run folders or Generators
     "Look at other generators. What cannot be opened raises, and the present ones stay."
-    return adopt(ex, Session(a, b or None, **ex.how))
+    return adopt(ex, Session(a, b or None, **for_another(ex.how)))
+
+
+def for_another(how: dict) -> dict:
+    "The settings of a session that hold for other networks, too: directions belong to one."
+    return {name: value for name, value in how.items() if name not in ("directions", "tell")}
 
 
 def adopt(ex: "Explorer", session: Session) -> "Explorer":
     "Look through another session."
     same = session.hash == ex.session.hash
+    if same:  # what was taught and fitted goes on
+        for menu in ("sets", "steps", "moves", "reach"):
+            setattr(session, menu, getattr(ex.session, menu) | getattr(session, menu))
     ex.session = session
     ex.view = "A | B" if "B" in session.nets else "A"
     if not same:
@@ -95,12 +112,6 @@ def keep_taught(ex: "Explorer", name: str, vector: Latent) -> "Explorer":
     return ex.refresh()
 
 
-def first_recipe(s: Session) -> Recipe:
-    "Seed 0, truncated where the network can be, of the first class where it has classes."
-    truncates = hasattr(s.nets["A"].mapping, "w_avg")
-    return Recipe(psi=0.7 if truncates else 1.0, class_index=s.first_class)
-
-
 # %% ../../nbs/explore/explorer.ipynb #ab554df1
 def stations(ex: "Explorer", direction: str | None = None) -> list[Recipe]:
     "Of a walk: a direction there and back, or the named pictures in their order."
@@ -108,7 +119,9 @@ def stations(ex: "Explorer", direction: str | None = None) -> list[Recipe]:
         return list(ex.history.named.values())
     edit = ex.recipe.edit(direction)
     every = ex.session.all_layers
-    return there_and_back(ex.recipe, direction, edit.layers if edit else every, every)
+    low, high = ex.session.reach.get(direction, (-3.0, 3.0))
+    ends = (max(low, -3.0), min(high, 3.0))
+    return there_and_back(ex.recipe, direction, edit.layers if edit else every, every, ends)
 
 
 def save_film(ex: "Explorer", path, direction: str | None = None, **how) -> Path:  # how: see `save_walk`

@@ -68,10 +68,11 @@ def there_and_back(
     direction: str,
     layers: tuple[int, int],
     all_layers: tuple[int, int],
-    reach: float = 3.0,
+    ends: tuple[float, float] = (-3.0, 3.0),
 ) -> list[Recipe]:
     "Stations of a walk along one direction: here, minus, here, plus."
-    return [r.moved(direction, strength, layers, all_layers) for strength in (0.0, -reach, 0.0, reach)]
+    low, high = ends
+    return [r.moved(direction, strength, layers, all_layers) for strength in (0.0, low, 0.0, high)]
 
 
 # %% ../../nbs/explore/film.ipynb #b421da36

@@ -25,7 +25,8 @@ class GalleryPanel(Panel):
 
     def build(self, W):
         self.first = 0
-        self.marks: dict[int, bool] = {}
+        self.marks: dict[int, bool] = {}  # of faces of one class
+        self.shown: list[Recipe] = []  # the faces on the screen; others may be on their way
         self.tiles = tiles_class()(side=66, clickable=True)
         self.tiles.on("click", self.click)
         self.does = W.ToggleButtons(options=["begin from", "yes", "no"], tooltips=["a click begins from this face"] * 3)
@@ -46,7 +47,8 @@ class GalleryPanel(Panel):
         self.explorer.later()
 
     def click(self, i: int):
-        seed, does = self.seeds[i], self.does.value
+        face, does = self.shown[i], self.does.value
+        seed = face.seed
         if does == "begin from":
             self.explorer.act(lambda: self.explorer.set(seed=seed, bred=(), latent=None))
             return
@@ -58,17 +60,20 @@ class GalleryPanel(Panel):
 
     def rest(self, r: Recipe) -> Steps:
         s = self.explorer.session
+        faces = [Recipe(seed, r.psi, r.cutoff, r.class_index) for seed in self.seeds]
         tiles = []
-        for seed in self.seeds:
-            face = Recipe(seed, r.psi, r.cutoff, r.class_index)
-            tiles.append(tile(small(s, face), "", f"seed {seed}"))
+        for face in faces:
+            tiles.append(tile(small(s, face), "", f"seed {face.seed}"))
             yield
+        if self.shown and self.shown[0].class_index != r.class_index:
+            self.marks.clear()
+        self.shown = faces
         self.show(tiles)
 
     def show(self, tiles: list):
         "Put little pictures on the screen, with their marks."
         words = {None: "", True: "yes", False: "no"}
-        marks = [words[self.marks.get(seed)] for seed in self.seeds]
+        marks = [words[self.marks.get(face.seed)] for face in self.shown]
         self.tiles.tiles = [{**t, "mark": mark} for t, mark in zip(tiles, marks)]
         yes = sum(self.marks.values())
         self.say(f"{yes} yes, {len(self.marks) - yes} no" if self.marks else "")
@@ -88,7 +93,9 @@ def learn(gallery: GalleryPanel):
     name = gallery.name.value.strip()[:60]
     if not name:
         raise ValueError("a direction needs a word: what have the faces marked yes?")
-    found = teach(x.session, gallery.marks, name, x.session.first_class)
+    if not gallery.shown:
+        raise ValueError("no faces are shown yet: wait a moment, then mark some")
+    found = teach(x.session, gallery.marks, name, gallery.shown[0].class_index)
     x.keep_taught(name, found.vector)
     share = f"{100 * found.accuracy:.0f} % of the marked faces fall on their side when left out"
     gallery.say(f"{name}: {share} ({found.yes} yes, {found.no} no)")

@@ -7,6 +7,7 @@ __all__ = ["cross", "parents", "origin", "lineage_html", "CrossPanel", "KeptPane
 
 # %% ../../nbs/explore/kept.ipynb #52908928
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 
 from ..base.pictures import enlarge
@@ -43,15 +44,15 @@ def cross(
 def parents(named: Mapping[str, Recipe], name: str) -> tuple[str, ...]:
     "Kept pictures that a kept picture descends from directly."
     r = named[name]
-    if r.latent is not None:
-        return tuple(parent for parent in r.latent.parents if parent in named and parent != name)
-    nearest = ""
-    longest = -1
+    trail = []  # kept pictures on the way from the same beginning to this one
     for other, o in named.items():
-        begins = o.latent is None and o.seed == r.seed and r.bred[: len(o.bred)] == o.bred
-        if begins and longest < len(o.bred) < len(r.bred):
-            nearest, longest = other, len(o.bred)
-    return (nearest,) if nearest else ()
+        same_beginning = (o.seed, o.latent) == (r.seed, r.latent)
+        if same_beginning and len(o.bred) < len(r.bred) and r.bred[: len(o.bred)] == o.bred:
+            trail.append(other)
+    if trail:
+        return (max(trail, key=lambda other: len(named[other].bred)),)
+    told = r.latent.parents if r.latent is not None else ()
+    return tuple(parent for parent in told if parent in named and parent != name)
 
 
 def origin(r: Recipe) -> str:
@@ -104,8 +105,8 @@ class CrossPanel(Panel):
         x = self.explorer
         named = x.history.named
         if self.one.value and self.two.value:
-            child = cross(x.session, named, self.one.value, self.two.value, self.share.value)
-            x.hand.change(child, control="cross")
+            ask = partial(cross, x.session, named, self.one.value, self.two.value, self.share.value)
+            x.screen.attempt(lambda: x.hand.change(ask(), control="cross"))
 
     def tell(self):
         names = tuple(self.explorer.history.named)
@@ -152,7 +153,7 @@ class KeptPanel(Panel):
         self.explorer.act(lambda: self.explorer.keep(name))
 
     def click(self, i: int):
-        name = list(self.explorer.history.named)[i]
+        name = self.shown[i]
         self.explorer.act(lambda: self.explorer.recall(name))
 
     def uploaded(self):
@@ -177,7 +178,9 @@ class KeptPanel(Panel):
     def rest(self, r: Recipe) -> Steps:
         self.picture.value = link(png_of(self.explorer, r), "face.png", "image/png", "save the picture")
         yield
-        yield from drawn_tiles(self.explorer.session, self.explorer.history.named, self.put)
+        named = dict(self.explorer.history.named)
+        yield from drawn_tiles(self.explorer.session, named, partial(self.put, [*named]))
 
-    def put(self, tiles: list):
+    def put(self, shown: list[str], tiles: list):
+        self.shown = shown
         self.tiles.tiles = tiles

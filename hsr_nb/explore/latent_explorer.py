@@ -17,7 +17,7 @@ from torch import Tensor
 from ..base.provenance import device_name
 from .all_panels import Panels
 from .contact_sheet import bars_html, curve_svg, moved_most
-from .explorer import Explorer, adopt
+from .explorer import Explorer, adopt, for_another
 from .jobs import JobQueue, Steps, in_background
 from .look import STYLE
 from .mine import remember
@@ -269,7 +269,7 @@ class Hand:
 # %% ../../nbs/explore/latent_explorer.ipynb #bd70fdbf
 def opening(x: "LatentExplorer", a, b=None) -> Steps:
     "Open other networks in the background."
-    session = yield from in_background(lambda tell: Session(a, b, tell=tell, **x.how), x.work.say)
+    session = yield from in_background(lambda tell: Session(a, b, tell=tell, **for_another(x.how)), x.work.say)
     x.history.push(x.hand.draft)
     x.screen.readings.value = ""
     adopt(x, session)

@@ -150,25 +150,25 @@ class ListPanel(Panel):
         for line, item in zip(self.box.children, items):
             self.explorer.hand.quietly(partial(self.write, line, item))
 
-    def take(self, items: list):
-        "Ask for another list."
+    def take(self, make: Callable[[], list]):
+        "Ask for the list that `make` makes; what is wrong with it is said on the screen."
         raise NotImplementedError
 
     def replaced(self, i: int, **change):
         "Ask for other values in one line."
-        items = [*self.items]
-        items[i] = replace(items[i], **change)
-        self.take(items)
+        before, item, after = self.items[:i], self.items[i], self.items[i + 1 :]
+        self.take(lambda: [*before, replace(item, **change), *after])
 
     def swap(self, i: int, j: int):
         "Ask for two lines in each other's place."
         items = [*self.items]
         items[i], items[j] = items[j], items[i]
-        self.take(items)
+        self.take(lambda: items)
 
     def drop(self, i: int):
         "Ask for a list without a line."
-        self.take([*self.items[:i], *self.items[i + 1 :]])
+        items = [*self.items[:i], *self.items[i + 1 :]]
+        self.take(lambda: items)
 
     def keys(self, i: int) -> list:
         "The buttons of a line."

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..metrics.als import deviations
 from .jobs import Steps, finished
 from .recipe import Recipe
-from .session import Session, moved_to, outer
+from .session import Session, first_recipe, moved_to, outer
 
 
 # %% ../../nbs/explore/readings.ipynb #ecf202ff
@@ -70,7 +70,7 @@ def judged_steps(s: Session, ws: Tensor, which: str = "A") -> Steps:  # returns 
 def sigma_steps(s: Session) -> Steps:  # returns [A]
     "Standard deviation of every attribute over the faces of 64 seeds, in pieces; kept with the session."
     if s.spread is None:
-        ws = torch.cat([s.ws(Recipe(seed=seed, class_index=s.first_class)) for seed in range(64)])
+        ws = torch.cat([s.ws(first_recipe(s, seed)) for seed in range(64)])
         found = yield from judged_steps(s, ws)
         s.spread = np.maximum(found.double().std(0, correction=0).numpy(), 1e-6)
     return s.spread
@@ -128,7 +128,7 @@ def title_steps(
     "The two attributes that a direction moves most, and how far."
     if s.judge is None:
         return ""
-    starts = [Recipe(seed=k, class_index=s.first_class) for k in range(faces)]
+    starts = [first_recipe(s, k) for k in range(faces)]
     ends = [moved_to(s, r, direction, strength) for strength in outer(s, direction) for r in starts]
     sigma = yield from sigma_steps(s)
     ws = torch.cat([s.ws(r) for r in ends])

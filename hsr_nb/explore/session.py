@@ -9,6 +9,7 @@ __all__ = [
     "THUMB_LEVEL",
     "REACH",
     "Session",
+    "first_recipe",
     "Named",
     "reads",
     "fitted",
@@ -44,6 +45,7 @@ from ..editing.ganspace import GANSpace
 from ..editing.sefa import SeFa
 from ..interop import load_generator
 from ..interop.embedded import embedded_generators
+from ..inversion.result import noise_names
 from ..judges.attributes import AttributeBank, load_bank
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash
@@ -85,6 +87,7 @@ class Session:
         self.moves: dict[str, Move] = {}  # of directions that are no vectors: see `add_editor`
         self.reach: dict[str, tuple[float, float]] = {}  # of theirs, in the common unit
         for d in found:
+            d.check(A)
             self.steps |= {name: partial(d.step, name) for name in d.names}
         self.hash = generator_hash(A)
         tell("looking for who reads such pictures")
@@ -107,13 +110,20 @@ class Session:
         """uint8 [n, C, H, W] of ws; with `level` the picture of that size, with `draft` in the type that is fastest,
         with `noise` as a recipe has it."""
         G = self.nets[which]
-        img = picture(G, ws, level, draft and self.half[which], drawn_noise(G, noise))
+        own = [(number, seed) for number, seed in noise if which == "A" or number < len(noise_names(G))]
+        img = picture(G, ws, level, draft and self.half[which], drawn_noise(G, own))
         if not img.isfinite().all():
             raise ValueError(f"the network {self.names[which]} draws values that are not finite here")
         return to_uint8(img)
 
 
 # %% ../../nbs/explore/session.ipynb #2d7109e2
+def first_recipe(s: Session, seed: int = 0) -> Recipe:
+    "A seed, truncated where the network can be, of the first class where it has classes."
+    truncates = hasattr(s.nets["A"].mapping, "w_avg")
+    return Recipe(seed, psi=0.7 if truncates else 1.0, class_index=s.first_class)
+
+
 class Named(Protocol):
     "A row of directions on the menu."
 

@@ -14,7 +14,7 @@ from html import escape
 from ..editing.methods import METHODS
 from .editors import fit_editor, lockable
 from .jobs import Steps
-from .panels import ListPanel, Panel, button, classed, need_widgets
+from .panels import ListPanel, Panel, button, classed, close, need_widgets
 from .readings import title_steps
 from .recipe import Edit, Recipe
 from .session import Session, outer, three
@@ -52,7 +52,8 @@ class Row(Panel):
     def turn(self):
         "Ask for the strength and the layers that the sliders show."
         hand = self.explorer.hand
-        strength = round(self.slider.value, 3)
+        low, high = self.slider.min, self.slider.max  # rounding may lead past the end of what was measured
+        strength = min(max(round(self.slider.value, 3), low), high)
         keep = self.panel.lock.kept(self.name)
         hand.change(hand.draft.moved(self.name, strength, self.layers.value, self.all_layers, keep), self.name)
 
@@ -107,13 +108,13 @@ class EditList(ListPanel):
         held = f" ({', '.join(e.keep)} still)" if e.keep else ""
         on = W.Checkbox(value=e.on, description=f"{name}{held}", indent=False, layout=W.Layout(width="180px"))
         self.on_move(on, lambda: self.replaced(i, on=on.value))
-        strength = W.FloatText(value=e.strength, step=0.1, layout=W.Layout(width="70px"))
+        strength = W.BoundedFloatText(value=e.strength, min=-100, max=100, step=0.1, layout=W.Layout(width="70px"))
         strength.tooltip = f"strength of {name}"
         self.on_move(strength, lambda: self.replaced(i, strength=float(strength.value)))
         return classed(W.HBox([on, strength, *self.keys(i)]), "hsr-wrap", "hsr-line")
 
-    def take(self, items: list):
-        self.explorer.act(lambda: self.explorer.set(edits=tuple(items)))
+    def take(self, make: Callable[[], list]):
+        self.explorer.act(lambda: self.explorer.set(edits=tuple(make())))
 
 
 # %% ../../nbs/explore/sliders.ipynb #fa288549
@@ -201,7 +202,7 @@ class DirectionPanel(Panel):
         options = _methods(self.explorer.session)
         width = W.Layout(width="220px")
         self.method = W.Dropdown(options=options, value=options[0][1], tooltip="method", layout=width)
-        self.method.observe(lambda _: self.switch(), "value")
+        self.on_move(self.method, self.switch)
         self.rows: dict[str, list[Row]] = {}
         self.unit = W.HTML()
         self.lock = Lock(self)
@@ -218,8 +219,17 @@ class DirectionPanel(Panel):
         names = sets[method].names if method in sets else []
         made = self.rows.get(method, [])
         if [row.name for row in made] != names:
+            close(*(row.box for row in made))
             self.rows[method] = [Row(self, name) for name in names]
         return self.rows.get(method, [])
+
+    def menu(self):
+        "Say which methods there are now: a direction may have been taught."
+        options = _methods(self.explorer.session)
+        if list(self.method.options) != options:
+            chosen = self.method.value
+            self.method.options = options
+            self.method.value = chosen
 
     def offer(self):
         "Put the rows of the chosen method on the screen."
@@ -241,10 +251,19 @@ class DirectionPanel(Panel):
         self.explorer.act(lambda: self.explorer.set(edits=()))
 
     def fill(self, r: Recipe):
+        self.menu()
         self.edits.fill(r)
         self.lock.fill(r)
         for row in self.shown():
             row.fill(r)
+
+    def follow(self, r: Recipe):
+        self.edits.fill(r)  # a click in the list begins from what the hand has moved
+
+    def close(self):
+        "End the rows of every method, also of those that are not shown."
+        for rows in self.rows.values():
+            close(*(row.box for row in rows))
 
     def rest(self, r: Recipe) -> Steps:
         self.edits.fill(r)

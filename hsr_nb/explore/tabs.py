@@ -6,6 +6,8 @@
 __all__ = ["MixPanel", "BreedPanel", "NetworkPanel"]
 
 # %% ../../nbs/explore/tabs.ipynb #d04aeb9b
+from functools import partial
+
 from ..interop.embedded import embedded_generators
 from .jobs import Steps
 from .mine import recent
@@ -78,7 +80,8 @@ class BreedPanel(Panel):
         return W.VBox([self.tiles, classed(W.HBox([self.amount, button("eight others", self.turn)]), "hsr-wrap")])
 
     def click(self, i: int):
-        self.explorer.act(lambda: self.explorer.breed(i))
+        chosen = self.shown[i]
+        self.explorer.act(lambda: self.explorer.apply(chosen))
 
     def vary(self):
         self.explorer.amount = self.amount.value
@@ -90,9 +93,10 @@ class BreedPanel(Panel):
 
     def rest(self, r: Recipe) -> Steps:
         eight = {str(i): bred for i, bred in enumerate(self.explorer.variations())}
-        return drawn_tiles(self.explorer.session, eight, self.put, "variation")
+        return drawn_tiles(self.explorer.session, eight, partial(self.put, [*eight.values()]), "variation")
 
-    def put(self, tiles: list):
+    def put(self, shown: list[Recipe], tiles: list):
+        self.shown = shown  # a click means what is seen, whatever is on its way
         self.tiles.tiles = tiles
 
 

@@ -6,6 +6,7 @@
 __all__ = ["KINDS", "KeyList", "FilmPanel"]
 
 # %% ../../nbs/explore/timeline.ipynb #ecd27c08
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -27,14 +28,14 @@ class KeyList(ListPanel):
     def build(self, W):
         return W.VBox()
 
-    def take(self, items: list):
+    def take(self, make: Callable[[], list]):
         x = self.explorer
-        film = replace(x.history.film, keys=tuple(items))
-        x.act(lambda: x.cut(film))
+        x.act(lambda: x.cut(replace(x.history.film, keys=tuple(make()))))
 
     def add(self, *more: Key):
         "Key frames at the end."
-        self.take([*self.items, *more])
+        items = [*self.items, *more]
+        self.take(lambda: items)
 
     def tell(self):
         self.show(self.explorer.history.film.keys)

@@ -69,12 +69,9 @@ def run_search(
                 if kept is not None and time.monotonic() - last > KEEP_SECONDS:
                     save_safetensors(kept, search_state(search), {"search": _identity(search)})
                     last = time.monotonic()
-        except KeyboardInterrupt:
+        finally:  # also where Ctrl-C or a signal ends it, and before what may follow, such as tuning
             if kept is not None and search.losses:
                 save_safetensors(kept, search_state(search), {"search": _identity(search)})
-            raise
-    if kept is not None:
-        kept.unlink(missing_ok=True)
 
 
 # %% ../../nbs/inversion/ways.ipynb #f155c4b4
@@ -140,6 +137,8 @@ def invert(
     if space == "pti":
         tuned, more, distances = _tuned(search, perceptual, tuning, noise, watch)
         losses = torch.cat([losses, more])
+    if kept is not None:
+        Path(kept).unlink(missing_ok=True)
     return Inversion(
         ws,
         noise,

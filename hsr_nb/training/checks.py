@@ -139,6 +139,8 @@ def check_settings(cfg: TrainConfig, procs: Processes):
     for k in ("batch_gpu", "data.max_size", "data.resolution"):
         if flat[k] is not None and flat[k] < 1:
             raise ValueError(f"{k} must be at least 1, found {flat[k]}")
+    if min(cfg.net.base_size) < 1:
+        raise ValueError(f"net.base_size must be at least 1 x 1, found {' x '.join(map(str, cfg.net.base_size))}")
     if cfg.net.low_precision not in PRECISIONS:
         raise ValueError(f"net.low_precision must be {' or '.join(PRECISIONS)}, not {cfg.net.low_precision!r}")
     if cfg.hsr.linearity and cfg.hsr.teacher == "none":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..interop.checkpoint import checkpoints
-from .config import TrainConfig, override, preset
+from .config import TrainConfig, preset
 
 # %% ../../nbs/training/given.ipynb #392c06da
 SHORT_NAMES = {
@@ -49,7 +49,7 @@ def config_of(
     chosen |= given.get("settings", {})
     if given.get("hsr") is False:
         chosen["hsr.teacher"] = "none"
-    cfg = override(preset(given["preset"], given.get("resolution")), **chosen)
+    cfg = preset(given["preset"], given.get("resolution"), **chosen)
     if given.get("hsr") and cfg.hsr.teacher == "none":
         raise ValueError(f"hsr=True needs a teacher: preset {given['preset']} has none, give teacher=...")
     if given.get("resume") is False and checkpoints(Path(cfg.run_dir)):
