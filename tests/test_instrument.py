@@ -15,6 +15,7 @@ from support.random_hand import wander
 pytest.importorskip("anywidget", reason="the explorer needs anywidget")
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
 from hsr_nb.explore.drawing import latents
+from hsr_nb.explore.explorer import stations
 from hsr_nb.explore.jobs import JobQueue, finished, in_background
 from hsr_nb.explore.kept import lineage_html, parents
 from hsr_nb.explore.mine import load_mine, recent
@@ -22,6 +23,7 @@ from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
 from hsr_nb.explore.recipe_file import dump_history, parse_history
 from hsr_nb.explore.saved import PNG, SOURCE, marked, picture_png, recipe_in
 from hsr_nb.explore.session import Session
+from hsr_nb.explore.sliders import Row
 from hsr_nb.interop import load_checkpoint, save_safetensors
 from hsr_nb.nets import Generator
 from hsr_nb.studies.teacher_view import heads_of
@@ -194,6 +196,83 @@ def test_names_and_taught_directions_come_back(live, G):
     stranger = Explorer(G, judge=None, **FAST)
     stranger.session = elsewhere
     assert stranger.load(text.encode()).picture().tobytes() == live.picture().tobytes(), "a recipe carries it along"
+
+
+def taught(live, name="smile"):
+    "A slider taught from marks that mean nothing."
+    gallery = live.panels.tabbed["gallery"]
+    gallery.marks = {seed: seed % 2 == 0 for seed in range(16)}
+    gallery.name.value = name
+    gallery.teach()
+    assert not live.screen.message.value
+
+
+def test_a_taught_slider_is_on_the_menu_at_once_and_stays_when_b_is_opened(live, G):
+    menu = live.panels.directions.method
+    chosen = menu.value
+    taught(live)
+    assert "mine" in [value for _, value in menu.options] and menu.value == chosen
+    menu.value = "mine"
+    assert [row.name for row in live.panels.directions.shown()] == ["mine smile"]
+    live.move("mine smile", 1.0)
+    live.open(G, network(seed=4))
+    assert live.view == "A | B" and not live.screen.message.value
+    assert live.session.sets["mine"].names == ["mine smile"]
+
+
+def test_a_loaded_recipe_takes_no_direction_away(live, G):
+    taught(live)
+    live.move("mine smile", 1.0)
+    text = dump_history(live.history, live.session.hash)
+    other = LatentExplorer(G, judge=None, **FAST)
+    taught(other, "frown")
+    other.load(text.encode())
+    assert set(other.history.taught) == {"smile", "frown"}
+    third = LatentExplorer(G, judge=None, **FAST)
+    gallery = third.panels.tabbed["gallery"]
+    gallery.marks = {seed: seed % 3 == 0 for seed in range(16)}
+    gallery.name.value = "smile"
+    gallery.teach()
+    own = third.session.steps["mine smile"](1.0)
+    with pytest.raises(ValueError, match="another one than yours"):
+        third.load(text.encode())
+    assert torch.equal(third.session.steps["mine smile"](1.0), own)
+
+
+def test_a_click_means_what_is_seen(live):
+    gallery, breed = live.panels.tabbed["gallery"], live.panels.tabbed["breed"]
+    finished(gallery.rest(live.recipe))
+    gallery.leaf(1)  # the next page is on its way, the first one is on the screen
+    live.queue.drop()
+    gallery.does.value = "yes"
+    gallery.click(0)
+    assert gallery.marks == {0: True}
+    finished(breed.rest(live.recipe))
+    seen = breed.shown[2]
+    breed.turn()
+    live.queue.drop()
+    breed.click(2)
+    assert live.recipe == seen
+
+
+def test_a_slider_keeps_to_the_range_that_was_measured(live):
+    live.session.reach["pca 1"] = (-1.23456, 1.8)
+    row = Row(live.panels.directions, "pca 1")
+    row.slider.value = -1.23456
+    assert live.hand.draft.edit("pca 1").strength == -1.23456
+    assert [r.edit("pca 1").strength if r.edit("pca 1") else 0.0 for r in stations(live, "pca 1")] == [
+        0,
+        -1.23456,
+        0,
+        1.8,
+    ]
+
+
+def test_a_number_that_no_edit_takes_is_said(live):
+    live.move("pca 1", 1.0)
+    edits = live.panels.directions.edits
+    edits.replaced(0, strength=float("nan"))
+    assert live.screen.message.value and live.recipe.edit("pca 1").strength == 1.0
 
 
 def test_damaged_names_are_said(live, tmp_path):

@@ -93,9 +93,8 @@ def learn(gallery: GalleryPanel):
     name = gallery.name.value.strip()[:60]
     if not name:
         raise ValueError("a direction needs a word: what have the faces marked yes?")
-    if not gallery.shown:
-        raise ValueError("no faces are shown yet: wait a moment, then mark some")
-    found = teach(x.session, gallery.marks, name, gallery.shown[0].class_index)
+    marked = gallery.shown[0] if gallery.shown else x.recipe
+    found = teach(x.session, gallery.marks, name, marked.class_index)
     x.keep_taught(name, found.vector)
     share = f"{100 * found.accuracy:.0f} % of the marked faces fall on their side when left out"
     gallery.say(f"{name}: {share} ({found.yes} yes, {found.no} no)")
