@@ -233,6 +233,23 @@ def test_a_search_that_is_interrupted_goes_on_from_its_file(tmp_path):
     assert torch.equal(found.ws, invert(G, target, "w", 9, perceptual=Linear()).ws)
 
 
+def test_tuning_that_is_interrupted_keeps_the_search(tmp_path):
+    G = filled()
+    target = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kept = tmp_path / "search.safetensors"
+
+    def interrupt(step, pictures):
+        if step == 4:  # the first one of tuning
+            raise KeyboardInterrupt
+
+    how = dict(space="pti", steps=3, perceptual=Linear(), kept=kept, tuning=Tuning(steps=2))
+    with pytest.raises(KeyboardInterrupt):
+        invert(G, target, watch=interrupt, **how)
+    steps = []
+    invert(G, target, watch=lambda step, pictures: steps.append(step), **how)
+    assert min(steps) >= 3 and not kept.exists()  # nothing was searched for again
+
+
 def test_a_search_that_is_near_enough_stops():
     G = filled()
     search = Projector(G, torch.zeros(1, 3, 16, 16), Linear(), Projection(samples=50, enough=1e9))
