@@ -286,9 +286,9 @@ def earlier_rows(cfg: EvidenceConfig) -> list[dict]:
 
 def trained_alike(cfg: EvidenceConfig, row: dict) -> bool:
     "Whether a published run was trained as its cell would be today; yes where that cannot be said."
-    if row["hypothesis"] not in BY_KEY or row["arm"] not in BY_KEY[row["hypothesis"]].arms:
-        return False
     key = OWNER.get((row["hypothesis"], row["arm"]), row["hypothesis"])
+    if key not in BY_KEY or row["arm"] not in BY_KEY[key].arms:
+        return False
     cell = Cell(cfg, key, row["arm"], row["seed"])
     return missing(cell) is not None or settings_digest(cell.training) == row["training"]
 
