@@ -16,7 +16,7 @@ from .kept import KeptPanel
 from .panels import Panel, SourcePanel, TruncationPanel, close, need_widgets
 from .photo import PhotoPanel
 from .recipe import Recipe
-from .sliders import DirectionPanel, unnamed
+from .sliders import DirectionPanel, close_rows, unnamed
 from .tabs import BreedPanel, MixPanel, NetworkPanel
 from .timeline import FilmPanel
 
@@ -36,7 +36,7 @@ def press(panels: "Panels", key: str):
 def close_all(panels: "Panels"):
     "End every widget, also those that had no place on the screen."
     close(panels.tabs)
-    panels.directions.close()
+    close_rows(panels.directions)
     for panel in panels:
         close(*(made for made in vars(panel).values() if isinstance(made, need_widgets().Widget)))
 

@@ -38,17 +38,12 @@ class GalleryPanel(Panel):
         bottom = classed(W.HBox([self.name, learn, self.said]), "hsr-wrap")
         return W.VBox([top, self.tiles, bottom])
 
-    @property
-    def seeds(self) -> range:
-        return range(self.first, self.first + PAGE)
-
     def leaf(self, by: int):
         self.first = max(0, self.first + by * PAGE)
         self.explorer.later()
 
     def click(self, i: int):
-        face, does = self.shown[i], self.does.value
-        seed = face.seed
+        seed, does = self.shown[i].seed, self.does.value
         if does == "begin from":
             self.explorer.act(lambda: self.explorer.set(seed=seed, bred=(), latent=None))
             return
@@ -60,7 +55,8 @@ class GalleryPanel(Panel):
 
     def rest(self, r: Recipe) -> Steps:
         s = self.explorer.session
-        faces = [Recipe(seed, r.psi, r.cutoff, r.class_index) for seed in self.seeds]
+        seeds = range(self.first, self.first + PAGE)
+        faces = [Recipe(seed, r.psi, r.cutoff, r.class_index) for seed in seeds]
         tiles = []
         for face in faces:
             tiles.append(tile(small(s, face), "", f"seed {face.seed}"))

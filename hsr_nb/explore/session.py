@@ -12,7 +12,7 @@ __all__ = [
     "first_recipe",
     "Named",
     "reads",
-    "fitted",
+    "noise_maps",
     "difference",
     "preview_level",
     "frames",
@@ -81,13 +81,12 @@ class Session:
         self.heads: dict = {}  # by network, once they were looked for
         A = self.nets["A"]
         tell("looking for directions")
-        found = directions or _find(A, components, samples)
+        found = _checked(A, directions) or _find(A, components, samples)
         self.sets: dict[str, Named] = {d.method: d for d in found}
         self.steps: dict[str, Callable[[float], Tensor]] = {}
         self.moves: dict[str, Move] = {}  # of directions that are no vectors: see `add_editor`
         self.reach: dict[str, tuple[float, float]] = {}  # of theirs, in the common unit
         for d in found:
-            d.check(A)
             self.steps |= {name: partial(d.step, name) for name in d.names}
         self.hash = generator_hash(A)
         tell("looking for who reads such pictures")
@@ -110,8 +109,7 @@ class Session:
         """uint8 [n, C, H, W] of ws; with `level` the picture of that size, with `draft` in the type that is fastest,
         with `noise` as a recipe has it."""
         G = self.nets[which]
-        own = [(number, seed) for number, seed in noise if which == "A" or number < len(noise_names(G))]
-        img = picture(G, ws, level, draft and self.half[which], drawn_noise(G, own))
+        img = picture(G, ws, level, draft and self.half[which], noise_maps(G, which, noise))
         if not img.isfinite().all():
             raise ValueError(f"the network {self.names[which]} draws values that are not finite here")
         return to_uint8(img)
@@ -192,6 +190,21 @@ def _require_one_latent(nets: dict[str, Generator]):
             raise ValueError(f"A and B cannot share a latent: {what} is {a} in A and {b} in B")
 
 
+def noise_maps(G: Generator, which: str, noise) -> dict[str, Tensor]:
+    "Maps that a recipe of A draws anew; in B those that it has, too. ValueError for one that A has not."
+    count = len(noise_names(G))
+    known = noise if which == "A" else [(number, seed) for number, seed in noise if number < count]
+    return drawn_noise(G, known)
+
+
+def _checked(G: Generator, directions: list[Directions] | None) -> list[Directions]:
+    "Directions that were given. ValueError for those of another generator."
+    for d in directions or ():
+        d.check(G)
+    return directions or []
+
+
+# %% ../../nbs/explore/session.ipynb #2d4643e6
 def _find(G: Generator, components: int, samples: int) -> list[Directions]:
     pca = GANSpace(components, samples).fit(G)
     sefa = SeFa(components=components).fit(G)

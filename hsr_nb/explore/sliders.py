@@ -52,8 +52,7 @@ class Row(Panel):
     def turn(self):
         "Ask for the strength and the layers that the sliders show."
         hand = self.explorer.hand
-        low, high = self.slider.min, self.slider.max  # rounding may lead past the end of what was measured
-        strength = min(max(round(self.slider.value, 3), low), high)
+        strength = min(max(round(self.slider.value, 3), self.slider.min), self.slider.max)  # ends are no round numbers
         keep = self.panel.lock.kept(self.name)
         hand.change(hand.draft.moved(self.name, strength, self.layers.value, self.all_layers, keep), self.name)
 
@@ -215,21 +214,7 @@ class DirectionPanel(Panel):
 
     def shown(self) -> list[Row]:
         "The rows of the chosen method."
-        method, sets = self.method.value, self.explorer.session.sets
-        names = sets[method].names if method in sets else []
-        made = self.rows.get(method, [])
-        if [row.name for row in made] != names:
-            close(*(row.box for row in made))
-            self.rows[method] = [Row(self, name) for name in names]
-        return self.rows.get(method, [])
-
-    def menu(self):
-        "Say which methods there are now: a direction may have been taught."
-        options = _methods(self.explorer.session)
-        if list(self.method.options) != options:
-            chosen = self.method.value
-            self.method.options = options
-            self.method.value = chosen
+        return rows_of_method(self, self.method.value)
 
     def offer(self):
         "Put the rows of the chosen method on the screen."
@@ -251,7 +236,7 @@ class DirectionPanel(Panel):
         self.explorer.act(lambda: self.explorer.set(edits=()))
 
     def fill(self, r: Recipe):
-        self.menu()
+        renew_menu(self)
         self.edits.fill(r)
         self.lock.fill(r)
         for row in self.shown():
@@ -259,11 +244,6 @@ class DirectionPanel(Panel):
 
     def follow(self, r: Recipe):
         self.edits.fill(r)  # a click in the list begins from what the hand has moved
-
-    def close(self):
-        "End the rows of every method, also of those that are not shown."
-        for rows in self.rows.values():
-            close(*(row.box for row in rows))
 
     def rest(self, r: Recipe) -> Steps:
         self.edits.fill(r)
@@ -273,6 +253,32 @@ class DirectionPanel(Panel):
 
 
 # %% ../../nbs/explore/sliders.ipynb #c2ae8ac7
+def rows_of_method(panel: DirectionPanel, method: str) -> list[Row]:
+    "The rows of a method, made when they are first asked for and when there are others."
+    sets = panel.explorer.session.sets
+    names = sets[method].names if method in sets else []
+    made = panel.rows.get(method, [])
+    if [row.name for row in made] != names:
+        close(*(row.box for row in made))
+        panel.rows[method] = [Row(panel, name) for name in names]
+    return panel.rows.get(method, [])
+
+
+def renew_menu(panel: DirectionPanel):
+    "Say which methods there are now: a direction may have been taught."
+    options = _methods(panel.explorer.session)
+    if list(panel.method.options) != options:
+        chosen = panel.method.value
+        panel.method.options = options
+        panel.method.value = chosen
+
+
+def close_rows(panel: DirectionPanel):
+    "End the rows of every method, also of those that are not shown."
+    for rows in panel.rows.values():
+        close(*(row.box for row in rows))
+
+
 def fitting(panel: DirectionPanel, method: str) -> Steps:
     "Fit a method, then offer it."
     x = panel.explorer

@@ -294,18 +294,20 @@ def ship_generator(
     heads = subset(tensors, "hsr")
     if heads:
         rounded = subset(embedded_checkpoint(name, folder)[0], "G_ema")
-        as_it_ships = fill(Generator, meta["G"], rounded, name)
-        training = {"training": card["training"], "provenance": provenance, "licence": "Apache-2.0"}
-        about = {
-            "role": "heads",
-            "what": f"the heads of {name}: what its blocks predict of the teacher's features",
-            "generator": generator_hash(as_it_ships),
-            "teacher": meta["teacher"],
-        }
-        save_embedded(f"{name}-heads", heads, about | training, folder, dtype)
+        belongs_to = generator_hash(fill(Generator, meta["G"], rounded, name))  # as it ships
+        about = _about_heads(name, card) | {"generator": belongs_to, "teacher": meta["teacher"]}
+        save_embedded(f"{name}-heads", heads, about, folder, dtype)
     return path
 
 
+def _about_heads(name: str, card: dict) -> dict:
+    "The card of a generator's heads, without what they belong to."
+    what = f"the heads of {name}: what its blocks predict of the teacher's features"
+    same = {key: card[key] for key in ("training", "provenance", "licence")}
+    return {"role": "heads", "what": what} | same
+
+
+# %% ../../nbs/interop/convert.ipynb #e9671b4a
 def _read_json(path: Path) -> dict:
     try:
         found = read_json(path)

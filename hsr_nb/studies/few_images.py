@@ -115,10 +115,6 @@ class Cell:
         return f"{self.arm}-{'all' if self.pictures is None else self.pictures}-seed{self.seed}"
 
     @property
-    def about(self) -> tuple[str, int | None, int]:
-        return self.arm, self.pictures, self.seed
-
-    @property
     def run_dir(self) -> Path:
         return Path(self.cfg.folder, self.name)
 
@@ -260,6 +256,7 @@ def due(cell: Cell) -> list[tuple[int, int]]:
     return found
 
 
+# %% ../../nbs/studies/few_images.ipynb #de1ffe40
 def table_settings(cfg: FewImagesConfig) -> dict:
     "What the rows of one table have in common."
     kept = dataclasses.asdict(cfg)
@@ -284,13 +281,12 @@ def published_rows(cfg: FewImagesConfig) -> list[dict]:
 def known_rows(cell: Cell) -> list[dict]:
     "What has been measured of a run, here or in the published table."
     published = {place(row): row for row in published_rows(cell.cfg)}
-    found = []
+    rows = []
     for stop, n in due(cell):
         file = score_file(cell, stop, n)
-        row = read_json(file) if file.is_file() else published.get((*cell.about, stop / 1000, n))
-        if row is not None:
-            found.append(row)
-    return found
+        asked = (cell.arm, cell.pictures, cell.seed, stop / 1000, n)
+        rows.append(read_json(file) if file.is_file() else published.get(asked))
+    return [row for row in rows if row is not None]
 
 
 def key_of(cfg: FewImagesConfig, row: dict) -> str:
