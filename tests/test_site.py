@@ -192,7 +192,8 @@ def commands():
         for block in re.findall(r"(?ms)^[ \t]*```sh\n(.*?)^[ \t]*```", whole(page)):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                ours = [i for i, word in enumerate(words) if word.startswith("hsr_") or word == "papermill"]
+                names = [word.startswith("hsr_") and word != "hsr_nb" or word == "papermill" for word in words]
+                ours = [i for i, is_ours in enumerate(names) if is_ours]
                 if ours:
                     yield page, words[ours[0] :]
 
@@ -213,9 +214,10 @@ def understood(words):
     elif name.startswith("hsr_nb."):  # python -m
         from hsr_nb.studies.evidence import EvidenceConfig
         from hsr_nb.studies.few_images import FewImagesConfig
+        from hsr_nb.studies.pair import PairConfig
         from hsr_nb.studies.recipe import RecipeConfig
 
-        own = {"few_images": FewImagesConfig, "recipe": RecipeConfig, "evidence": EvidenceConfig}
+        own = {"few_images": FewImagesConfig, "recipe": RecipeConfig, "evidence": EvidenceConfig, "pair": PairConfig}
         options(own[name.removeprefix("hsr_nb.studies.")], name)(args)
     else:
         require_settings(name, args)
