@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/base/provenance.ipynb #dfeb7cb3
+import datetime
 import importlib.metadata
 import json
 import os
@@ -96,7 +97,8 @@ def write_result(
     "Write a measurement with its provenance."
     out = result_file(folder, name, device)
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"name": name, **provenance(device), "config": config, "rows": rows}
+    date = datetime.date.today().isoformat()
+    result = {"name": name, "date": date, **provenance(device), "config": config, "rows": rows}
     return write_whole(out, json.dumps(result, indent=1) + "\n")  # ASCII alone, so that any reader's encoding will do
 
 

@@ -96,7 +96,9 @@ def images_for(kimg: float, batch: int, cost: float, cost_today: float) -> int:
 
 # %% ../../nbs/studies/recipe_rules.ipynb #2750a13f
 def recall_lost(recall: float, of_today: float, pictures: int) -> bool:
-    "Whether a share of so many real pictures lies below today's by more than two standard errors of the difference."
+    """Whether a share of so many real pictures lies below today's by more than two standard errors of the difference.
+
+    As written down: pictures of all seeds count as independent draws, so luck between seeds is not in it."""
     variance = (recall * (1 - recall) + of_today * (1 - of_today)) / pictures
     return of_today - recall > 2 * variance**0.5
 

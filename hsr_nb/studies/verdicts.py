@@ -193,12 +193,13 @@ def newest_result(
     results,  # folder of result files
     axis: str,
 ) -> Path | None:
-    "The newest result file of an axis, or None."
-    files = sorted(Path(results).glob("ablation-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files:
-        if json.loads(file.read_text(encoding="utf-8"))["config"]["axis"] == axis:
-            return file
-    return None
+    "The newest result file of an axis by the date in it, or None; times of change say nothing after a clone."
+    dated = []
+    for file in sorted(Path(results).glob("ablation-*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["config"]["axis"] == axis:
+            dated.append((found.get("date", ""), file))
+    return max(dated)[1] if dated else None
 
 
 def _rows(results, axis: str) -> list[dict]:
@@ -226,7 +227,7 @@ def at_a_weight_of_100(results) -> list[str]:
     lines, scores = summary(rows, "plr"), score_keys(rows)
     held = control(lines, scores, {"pl_weight": 100})
     said = [f"\nAt a weight of 100 {held}. All that it changes:\n", *verdicts(lines[-1:], scores)]
-    return [*said, "\nWhat a row without effect excludes is what its interval excludes, no more."]
+    return [*said, "\nA row without effect rules out only effects outside its interval."]
 
 
 # %% ../../nbs/studies/verdicts.ipynb #8aa730c5
