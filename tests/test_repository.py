@@ -749,7 +749,7 @@ def test_no_large_generated_or_lock_files():
 def test_weights_have_cards():
     files = sorted((LIB / "weights").glob("*.safetensors"))
     cards = {p.stem for p in (LIB / "weights").glob("*.json")}
-    assert sum(p.stat().st_size for p in files) < 8 * MB
+    assert sum(p.stat().st_size for p in files) < 16 * MB
     assert {p.stem for p in files} == cards, "a network without a card, or a card without a network"
     written_before = ROOT / "tests/files/before_floors"  # by an earlier commit, to see that it still loads
     elsewhere = [p for p in tracked() if p.suffix == ".safetensors" and p.parent != LIB / "weights"]
