@@ -40,11 +40,13 @@ from pathlib import Path
 from typing import Any
 
 from hsr_nb.studies.sessions import (
+    ALIKE,
     images_for,
     one_pass,
     settings_digest,
     take_turns,
     train_towards,
+    trained_on,
     use_threads,
     with_earlier,
 )
@@ -81,6 +83,7 @@ class EvidenceConfig:
     busts: str | None = None  # the prepared busts to train on
     busts_held_out: str | None = None  # those that are never trained on
     session: float = 1.0  # kimg between two looks at the clock
+    train_only: bool = False  # measure nothing: where a fast machine is at hand for minutes
     threads: int = 1  # of the processor
     out: str | None = "data/results"  # folder of the table; None: not written
 
@@ -126,7 +129,7 @@ class Cell:
     @property
     def training(self) -> TrainConfig:
         "How it is trained. NotAtHand where pictures are missing."
-        settings = dict(TRUNK if self.arm == "trunk" else self.hypothesis.arms[self.arm])
+        settings = ALIKE | dict(TRUNK if self.arm == "trunk" else self.hypothesis.arms[self.arm])
         settings |= pictures_of(self.cfg, self.hypothesis.pictures)
         if self.trunk is not None:
             settings |= {"init_from": str(self.trunk.run_dir), "init_mode": "branch"}
@@ -237,14 +240,15 @@ def measurement(cell: Cell, bench: Bench) -> dict:
     _, meta = load_checkpoint(cell.checkpoint)
     row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[0] / 1000}
     row["training"] = settings_digest(cell.training)
-    return row | scores | {"seconds": meta["count"]["seconds"], "git": git_commit()}
+    about = {"seconds": meta["count"]["seconds"], "machine": trained_on(cell.run_dir), "git": git_commit()}
+    return row | scores | about
 
 
 def work(cell: Cell, bench: Bench, until: float, say: Callable[[str], Any]) -> bool:
     "Train and measure a cell. False where the clock says stop before it is done."
     if not train_towards(cell, cell.stops[0], until, cell.cfg.session) or time.monotonic() > until:
         return False
-    if cell.arm == "trunk":
+    if cell.arm == "trunk" or cell.cfg.train_only:
         return True
     row = measurement(cell, bench)
     cell.scores.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +259,9 @@ def work(cell: Cell, bench: Bench, until: float, say: Callable[[str], Any]) -> b
 
 def done(cell: Cell) -> bool:
     "Whether nothing is left to do."
-    return cell.checkpoint.is_file() if cell.arm == "trunk" else cell.scores.is_file()
+    if cell.arm == "trunk" or cell.cfg.train_only:
+        return cell.checkpoint.is_file()
+    return cell.scores.is_file()
 
 
 # %% ../../nbs/studies/evidence.ipynb #d08ac50c

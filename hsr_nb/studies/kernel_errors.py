@@ -13,11 +13,16 @@ __all__ = [
     "inputs_for",
     "orders",
     "largest_error",
+    "errors_at",
     "kernel_errors",
 ]
 
 # %% ../../nbs/studies/kernel_errors.ipynb #729edac5
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from itertools import repeat
+from multiprocessing import get_context
 
 import torch
 from torch import Tensor
@@ -96,29 +101,40 @@ def largest_error(ours: list[Tensor], exact: list[Tensor]) -> float:
 
 
 # %% ../../nbs/studies/kernel_errors.ipynb #d522db4e
+def errors_at(name: str, height: int, device, impl: str, dtype) -> dict[str, float]:  # order -> error
+    "The differences of one operation from its definition at one size."
+    operation, takes = kernel_cases()[name]
+    inputs = inputs_for(takes, height, width_for(height))
+    exact = orders(operation, "reference", inputs, "cpu", torch.float64)
+    ours = orders(operation, impl, inputs, device, dtype)
+    return {order: largest_error(ours[order], exact[order]) for order in ORDERS}
+
+
 def kernel_errors(
     device="cuda",
     impl: str = "triton",  # what is compared with the definition
     sizes: Iterable[int] = SIZES,
     dtype=torch.float32,
     out=None,  # folder of the result file; None: none is written
+    workers: int = 1,  # processes; each size compiles kernels of its own, and that takes most of the time
 ) -> list[dict]:  # a row for each operation
     "The largest differences from the definition in double precision, over all sizes."
     sizes = list(sizes)
+    cases = [(name, height) for height in sizes for name in kernel_cases()]
+    with ExitStack() as stack:
+        call: Callable = map
+        if workers > 1:
+            call = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))).map
+        names, heights = zip(*cases)
+        alike = (repeat(value) for value in (device, impl, dtype))
+        found = dict(zip(cases, call(errors_at, names, heights, *alike)))
     rows = []
-    for name, (operation, takes) in kernel_cases().items():
+    for name in kernel_cases():
         row: dict = {"what": name, "sizes": len(sizes)}
-        worst = dict.fromkeys(ORDERS, -1.0)
-        for height in sizes:
-            width = width_for(height)
-            inputs = inputs_for(takes, height, width)
-            exact = orders(operation, "reference", inputs, "cpu", torch.float64)
-            ours = orders(operation, impl, inputs, device, dtype)
-            for order in ORDERS:
-                error = largest_error(ours[order], exact[order])
-                if error > worst[order]:
-                    worst[order] = error
-                    row |= {order: float(f"{error:.3g}"), f"{order}, at": f"{height}x{width}"}
+        for order in ORDERS:
+            height = max(sizes, key=lambda height: found[name, height][order])
+            worst = found[name, height][order]
+            row |= {order: float(f"{worst:.3g}"), f"{order}, at": f"{height}x{width_for(height)}"}
         rows.append(row)
     if out is not None:
         asked = {"impl": impl, "dtype": str(dtype), "sizes": [sizes[0], sizes[-1]]}

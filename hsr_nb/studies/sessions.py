@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = [
+    "ALIKE",
     "PAUSE",
     "Job",
     "Trainable",
     "images_for",
+    "trained_on",
     "use_threads",
     "kimg_for",
     "settings_digest",
@@ -28,6 +30,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from ..base.bounded_json import read_json
 from ..base.whole import lock_if_free
 from ..interop.checkpoint import checkpoints
 from ..training.config import TrainConfig, override
@@ -54,6 +57,15 @@ def images_for(
 ) -> int:
     "How many images a run has seen that was asked for so many thousand: whole batches."
     return -(-round(kimg * 1000) // batch) * batch
+
+
+ALIKE = {"net.num_fp16_res": 0, "compile": "off"}  # settings of runs that share a table, wherever they are trained
+
+
+def trained_on(run_dir) -> str | None:
+    "The machine that trained a run last, as its folder says."
+    file = Path(run_dir, "provenance.json")
+    return read_json(file)["device"] if file.is_file() else None
 
 
 def use_threads(threads: int):

@@ -282,7 +282,7 @@ def _auto(resolution, gpus):
 # %% ../../nbs/training/config.ipynb #56f29e87
 def _small(name, resolution, batch, r1):
     net = NetConfig(
-        z_dim=128, w_dim=128, mapping_layers=2, channel_base=resolution * 32, channel_max=64, use_noise=False
+        z_dim=128, w_dim=128, mapping_layers=2, channel_base=resolution * 16, channel_max=64, use_noise=False
     )
     hsr = HSRConfig(teacher="synthfaces-tiny", head_hidden=256, interval=4, start_kimg=8)
     return TrainConfig(
@@ -290,9 +290,9 @@ def _small(name, resolution, batch, r1):
         DataConfig(resolution=resolution),
         net,
         LossConfig(r1_gamma=r1),
-        OptimConfig(0.008, 0.008, ema_kimg=10.0, ema_rampup=0.05),
+        OptimConfig(0.008, 0.008, beta2=0.9, ema_kimg=10.0, ema_rampup=0.02),
         hsr=hsr,
-        kimg=40,
+        kimg=60,
         batch=batch,
         tick_kimg=1,
         snapshot_kimg=10,
@@ -318,7 +318,7 @@ def _cifar():
 def _first(name):
     "StyleGAN1: as published, but for a batch that does not change, or at the size of tiny32."
     if name == "tiny32v1":
-        cfg = override(_small(name, 32, 32, 10.0), **{"hsr.teacher": "none"})
+        cfg = override(_small(name, 32, 16, 10.0), **{"hsr.teacher": "none"})
         own = {"net.grow_kimg": 2.0, "opt.g_lr": 0.004, "opt.d_lr": 0.004}
     else:
         cfg = TrainConfig(name, batch_gpu=4)
@@ -358,9 +358,9 @@ def preset(
     if name == "auto":
         cfg = _auto(resolution or 256, gpus)
     elif name == "tiny32":
-        cfg = _small(name, 32, 32, 1.0)
+        cfg = _small(name, 32, 16, 1.0)
     elif name == "small64":
-        cfg = _small(name, 64, 16, 2.0)
+        cfg = _small(name, 64, 8, 2.0)
     elif name == "cifar":
         cfg = _cifar()
     elif name in ("tiny32v1", "stylegan1"):

@@ -162,7 +162,8 @@ def _launch(grad, ref, b, dy, ddx, dim, act, alpha, gain, clamp):
     b = out if b is None else b.contiguous()  # what is absent is never read
     dy = out if dy is None else _like(dy, out)
     ddx = out if ddx is None else _like(ddx, out)
-    limit = 0.0 if clamp is None else torch.tensor(clamp, dtype=out.dtype).item()  # as a clamped value is stored
+    stored = torch.float32 if out.dtype == torch.float64 else out.dtype  # Triton may pass numbers in single precision
+    limit = 0.0 if clamp is None else torch.tensor(clamp, dtype=stored).item()  # as a clamped value is stored
     block = 1024
     with torch.cuda.device_of(out):  # Triton launches on the current device
         _bias_act_kernel[(triton.cdiv(n, block),)](
