@@ -243,7 +243,7 @@ def hsr_cycles(name: str, device, head_widths, changes: dict) -> dict[str, Calla
 
 def benchmark(
     name: str = "tiny32",  # a preset
-    device: str = "auto",
+    device="auto",
     repeats: int = 5,
     head_widths=(256, 4096),  # HSR heads to measure
     reference: bool = True,  # the plain definitions too (slow)
@@ -251,7 +251,7 @@ def benchmark(
     **changes,  # settings
 ) -> list[dict]:
     "Race both floors, the step, the step with HSR in its variants and the plain definitions; write the result."
-    _, dev = join(device)
+    _, dev = join(str(device))
     plain = training_cycle(name, dev, **NO_HSR | changes)
     record = record_cycle(name, dev, changes)
     runs = {
