@@ -26,7 +26,7 @@ from hsr_nb.studies.subject import Subject
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(n=110, pairs=8, paths=4, frames=5, resamples=4, device="cpu", batch=64)
-JUDGE = "synthfaces-attributes"
+JUDGE = "synthfaces-attributes-b"
 BANK = "synthfaces-attributes-b"
 D = f"[{JUDGE}]"
 

@@ -12,7 +12,7 @@ from hsr_nb.interop import load_checkpoint
 from hsr_nb.studies import recipe, recipe_cells, recipe_rules
 from hsr_nb.studies.recipe import RecipeConfig, go_on
 from hsr_nb.studies.recipe_cells import Cell, train_cell
-from hsr_nb.studies.recipe_rules import CANDIDATES, TODAY, Candidate
+from hsr_nb.studies.recipe_rules import BEFORE, CANDIDATES, TODAY, Candidate
 from hsr_nb.training import override, preset, train
 
 TINY = {"net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8}
@@ -134,5 +134,5 @@ def test_a_cell_that_another_process_has_is_left_when_the_time_is_up(small, tmp_
 def test_candidates_are_relative_to_their_preset():
     half = Candidate("half of everything", batch=1 / 2, width=1 / 2)
     for name in ("tiny32", "small64"):
-        before, after = preset(name), override(preset(name), **half.settings(name))
-        assert (after.batch, after.net.channel_base) == (before.batch // 2, before.net.channel_base // 2)
+        before, after = BEFORE[name], override(preset(name), **half.settings(name))
+        assert (after.batch, after.net.channel_base) == (before["batch"] // 2, before["net.channel_base"] // 2)

@@ -152,7 +152,7 @@ def calibration_of(editor: "Editor", attribute: str) -> Calibration:
 
 
 # %% ../../nbs/editing/editor.ipynb #8f3d9246
-def _to_native(editor: "Editor", attribute: str, strength: Tensor) -> Tensor:
+def native_strength(editor: "Editor", attribute: str, strength: Tensor) -> Tensor:
     "Native strengths for common ones. ValueError beyond what was measured."
     table = calibration_of(editor, attribute)
     low, high = table.range
@@ -171,7 +171,7 @@ def _native_steps(editor: "Editor", edits: Sequence[Edit], count: int, native: b
     for edit in edits:
         check_attribute(editor, edit.attribute)
         strength = _per_latent(edit, count)
-        steps.append((edit.attribute, strength if native else _to_native(editor, edit.attribute, strength)))
+        steps.append((edit.attribute, strength if native else native_strength(editor, edit.attribute, strength)))
     return steps
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..editing.editor import Editor, calibration_of
+from ..editing.editor import Editor, native_strength
 from ..editing.interfacegan import InterFaceGAN, project_out
 from ..editing.shelf import ready_editor, shelf_of
 from ..judges.identity import load_identity
@@ -40,7 +40,7 @@ def locked(
     share = float(normal @ free)
     if share < LEAST_FREE:
         raise ValueError(f"holding {', '.join(keep)} still leaves {100 * share:.0f} % of the way to {attribute}")
-    native = float(calibration_of(editor, attribute).to_native(torch.tensor(strength)))
+    native = float(native_strength(editor, attribute, torch.tensor([strength])))
     return ws + (native / share * free).to(ws)
 
 

@@ -26,7 +26,7 @@ from ..base.pictures import enlarge
 from ..base.whole import write_whole
 from .contact_sheet import contact_sheet
 from .film import save_walk, there_and_back
-from .mine import Mine, add_taught, load_mine, save_mine
+from .mine import Mine, add_taught, change_mine, load_mine
 from .recipe import Film, History, Latent, Recipe
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
@@ -97,18 +97,21 @@ def rename(ex: "Explorer", direction: str, name: str) -> "Explorer":
     "Give a direction a name of one's own, kept beside the network; an empty one takes it back."
     if direction not in ex.session.steps and direction not in ex.session.moves:
         raise ValueError(f"there is no direction {direction[:80]!r} here")
-    ex.mine.names.pop(direction, None)
-    if name.strip():
-        ex.mine.names[direction] = name.strip()[:60]
-    save_mine(ex.session, ex.mine)
+
+    def change(mine):
+        mine.names.pop(direction, None)
+        if name.strip():
+            mine.names[direction] = name.strip()[:60]
+
+    ex.mine = change_mine(ex.session, change)
     return ex.refresh()
 
 
 def keep_taught(ex: "Explorer", name: str, vector: Latent) -> "Explorer":
     "Keep a direction that was taught, beside the network and in the recipe."
     add_taught(ex.session, {name: vector})
-    ex.mine.taught[name] = ex.history.taught[name] = vector
-    save_mine(ex.session, ex.mine)
+    ex.mine = change_mine(ex.session, lambda mine: mine.taught.update({name: vector}))
+    ex.history.taught[name] = vector
     return ex.refresh()
 
 

@@ -62,7 +62,11 @@ class HandsPanel(Panel):
         stage.marks = [[x, y, "target" if i % 2 else "handle"] for i, (x, y) in enumerate(self.points)]
         for b in (self.go, self.clear):
             b.layout.display = "" if self.mode.value == "drag" else "none"
-        self.go.disabled = len(self.points) < 2
+        self.go.disabled = len(self.points) < 2 or self.explorer.view == "B"
+        self.go.tooltip = "points are dragged in A" if self.explorer.view == "B" else "move the handles to the targets"
+
+    def tell(self):
+        self.show()
 
     def forget(self):
         "Take the points away."

@@ -168,15 +168,17 @@ class KeptPanel(Panel):
         self.explorer.act(lambda: self.explorer.load(data))
 
     def tell(self):
-        history, session = self.explorer.history, self.explorer.session
-        recipes = dump_history(history, session.hash, session.names["A"])
-        self.file.value = link(recipes.encode(), "recipe.json", "application/json", "save the recipe")
+        history = self.explorer.history
         self.crossing.tell()
         self.tree.value = lineage_html(history.named)
         self.count.value = f'<span class="hsr-note">step {history.at + 1} of {len(history.steps)}</span>'
 
     def rest(self, r: Recipe) -> Steps:
         self.picture.value = link(png_of(self.explorer, r), "face.png", "image/png", "save the picture")
+        yield
+        session = self.explorer.session
+        recipes = dump_history(self.explorer.history, session.hash, session.names["A"])
+        self.file.value = link(recipes.encode(), "recipe.json", "application/json", "save the recipe")
         yield
         named = dict(self.explorer.history.named)
         yield from drawn_tiles(self.explorer.session, named, partial(self.put, [*named]))

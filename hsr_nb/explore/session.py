@@ -53,7 +53,7 @@ from .drawing import PREVIEW_MS, Move, drawn_noise, faster_in_half, latents, pic
 from .recipe import Recipe
 
 # %% ../../nbs/explore/session.ipynb #cadf8354
-PAIR = ("synthfaces-baseline", "synthfaces-hsr")
+PAIR = ("synthfaces64-baseline", "synthfaces64-hsr")
 
 
 class Session:

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "TRAINED_THERE",
     "ALSO",
     "OWNER",
     "EvidenceConfig",
@@ -64,6 +65,7 @@ from ..metrics.fidelity import kid
 from ..metrics.real_features import collect_features, generated_images, real_images
 from ..metrics.yardstick import novelty
 from ..training.config import TrainConfig, override, preset
+from . import few_images
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
 from .sweep_jobs import TRUNK
@@ -80,6 +82,7 @@ class EvidenceConfig:
     fresh: bool = False  # True: the five fresh seeds that confirm what was found
     preset: str = "tiny32"
     few: int | None = None  # pictures where they are scarce; None: what few-images-*.json has found
+    few_folder: str = "runs/few_images"  # run folders of that experiment: two of its arms are looked at here, too
     busts: str | None = None  # the prepared busts to train on
     busts_held_out: str | None = None  # those that are never trained on
     session: float = 1.0  # kimg between two looks at the clock
@@ -93,6 +96,9 @@ class NotAtHand(ValueError):
 
 
 # %% ../../nbs/studies/evidence.ipynb #451d1a13
+TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
+
+
 @dataclass(frozen=True)
 class Cell:
     "One run."
@@ -113,6 +119,11 @@ class Cell:
 
     @property
     def run_dir(self) -> Path:
+        "Two arms have been trained, or will be, by the experiment on few images."
+        if (self.key, self.arm) in TRAINED_THERE:
+            there = few_images.FewImagesConfig(folder=self.cfg.few_folder)
+            arm = TRAINED_THERE[self.key, self.arm]
+            return few_images.Cell(there, arm, few_pictures(self.cfg), self.seed).run_dir
         return Path(self.cfg.folder, self.name)
 
     @property
@@ -313,7 +324,7 @@ def publish(cfg: EvidenceConfig) -> Path | None:
 # %% ../../nbs/studies/evidence.ipynb #d1981759
 def is_left(cell: Cell, known: set) -> bool:
     "Whether a cell is still to be done; a trunk is, as long as an arm of its seed is."
-    if done(cell) or missing(cell):
+    if missing(cell) or done(cell):
         return False
     if cell.arm != "trunk":
         return (cell.key, cell.arm, cell.seed) not in known

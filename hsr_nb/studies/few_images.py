@@ -320,9 +320,7 @@ def plan(cfg: FewImagesConfig) -> Iterator[Cell]:
     if found is None:
         return
     for seeds, pictures in ((cfg.seeds, found[0]), (cfg.all_seeds, None)):
-        for seed in seeds:
-            for arm in ARMS:
-                yield Cell(cfg, arm, pictures, seed)
+        yield from (Cell(cfg, arm, pictures, seed) for seed in seeds for arm in ARMS)
 
 
 # %% ../../nbs/studies/few_images.ipynb #ec621b39

@@ -44,7 +44,7 @@ class EvalConfig:
     psi: float = 1.0  # truncation; the path length is always measured without
     seed: int = 0  # of latents and noise
     # network whose features are compared: embedded, inception, vgg16, a timm network, or a file with its card
-    detector: str = "synthfaces-attributes"
+    detector: str = reporting_judge("attributes")
     # its file, where it is not embedded; or its environment variable, such as HSR_NB_INCEPTION
     weights: str | None = None
     # attribute classifiers: an embedded judge, a .safetensors file with its card, or a folder of such files;

@@ -100,12 +100,12 @@ def _part(cls, cfg):
 
 def _build(cfg: Build):
     if not cfg.fakes:
-        raise ValueError("fakes are missing: LABEL=SOURCE, with different labels, such as hsr=synthfaces-hsr")
+        raise ValueError("fakes are missing: LABEL=SOURCE, with different labels, such as hsr=synthfaces64-hsr")
     pairs = [text.partition("=") for text in cfg.fakes]
     bad = [text for text, (_, sign, source) in zip(cfg.fakes, pairs, strict=True) if not sign or not source]
     if bad or len({label for label, *_ in pairs}) < len(pairs):
         raise ValueError(
-            f"fakes are LABEL=SOURCE with different labels, such as hsr=synthfaces-hsr; found {list(cfg.fakes)}"
+            f"fakes are LABEL=SOURCE with different labels, such as hsr=synthfaces64-hsr; found {list(cfg.fakes)}"
         )
     fakes = {label: source for label, _, source in pairs}
     survey = build_survey(cfg.real, fakes, cfg.out, _part(Plan, cfg), _part(Rules, cfg))
