@@ -9,6 +9,7 @@ __all__ = [
     "PairConfig",
     "PairCell",
     "score",
+    "of_blurred_reals",
     "publish_pair",
     "advance",
     "ship_pair",
@@ -26,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
+
 from hsr_nb.studies.sessions import (
     images_for,
     one_pass,
@@ -40,9 +43,13 @@ from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, result_file, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
+from ..data.synthfaces.dataset import SynthFaces
 from ..interop.checkpoint import load_checkpoint
 from ..interop.convert import ship_generator
+from ..judges.maps import MapsDetector
 from ..judges.pairs import reporting_judge
+from ..metrics.real_features import collect_features, reference_features
+from ..metrics.yardstick import yardstick
 from ..training.config import TrainConfig, override, preset
 from .axes import NO_HSR
 from .evaluate import evaluate_run
@@ -154,6 +161,22 @@ def score(cell: PairCell, images: int) -> dict:
     return row
 
 
+def of_blurred_reals(cfg: PairConfig) -> dict[str, float | str]:
+    "The yardstick of real pictures at half their side, which the arms are to beat."
+    side = preset(cfg.preset).data.resolution
+    assert side is not None
+    faces, maps = SynthFaces(side), MapsDetector()
+
+    def blurred():
+        for begin in range(cfg.n, 2 * cfg.n, 100):
+            pictures = faces.images(range(begin, min(begin + 100, 2 * cfg.n))).float()
+            enlarged = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
+            yield enlarged.round().clamp(0, 255).byte()
+
+    reals = reference_features(faces, maps, cfg.n, str(Path(cfg.folder, "cache")))
+    return yardstick(reals, collect_features(blurred(), maps), maps) | {"git": git_commit()}
+
+
 def publish_pair(cfg: PairConfig) -> Path | None:
     "Write what has been scored as a table."
     if cfg.out is None:
@@ -168,7 +191,9 @@ def publish_pair(cfg: PairConfig) -> Path | None:
     about["training"] = {arm: PairCell(cfg, arm).training.to_dict() for arm in ARMS}
     file = result_file(cfg.out, f"pair-{cfg.preset}")
     found = read_json(file) if file.is_file() else {"config": {}, "rows": []}
-    earlier = found["rows"] if found["config"].get("made") == about["made"] else []
+    alike = found["config"].get("made") == about["made"]
+    earlier = found["rows"] if alike else []
+    about["blurred reals"] = (found["config"].get("blurred reals") if alike else None) or of_blurred_reals(cfg)
     rows = with_earlier(earlier, rows, lambda row: (row["arm"], row["kimg"]))
     return write_result(cfg.out, f"pair-{cfg.preset}", about, rows)
 
