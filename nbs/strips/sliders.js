@@ -59,7 +59,7 @@
 
   data.answers.forEach((real, number) => {
     const button = document.createElement("button"), canvas = document.createElement("canvas");
-    Object.assign(canvas, { width: 96, height: 96 });
+    Object.assign(canvas, { width: 128, height: 128 });
     canvas.dataset.number = number;
     button.type = "button";
     button.setAttribute("aria-pressed", "false");
