@@ -89,9 +89,8 @@ def alone(file: Path, level: int | None, repeats: int) -> float:
     return float(told.stdout.split()[-1])
 
 
-def measured(page, hand: Hand, file: Path, side: int, short: bool) -> dict:
-    "One row."
-    first = opened(page, hand, file, side)
+def moved(page, hand: Hand, short: bool) -> tuple[dict, int | None]:
+    "What the hand waits for with the networks that are open; and the level of the preview."
     moving, drawn = page.evaluate(MOVES, [10 if short else 80, 60])
     shown = page.locator(STATUS).inner_text()
     hand.still()
@@ -100,22 +99,25 @@ def measured(page, hand: Hand, file: Path, side: int, short: bool) -> dict:
     dragged = drag(hand, 2 if short else 10)
     hand.still()  # the kernel is at rest while the generator is timed alone
     level = int(shown.split(" × ")[0].split()[-1]) if "preview" in shown else None
-    own = alone(file, level, 10 if short else 100)
     median = float(np.median(moving))
     return {
-        "pixels": side,
-        "preview": level or side,
-        "generator_ms": round(own, 1),
         "drawn_ms": float(np.median(drawn)),
         "slider_to_picture_ms": round(median, 1),
         "p95_ms": round(float(np.percentile(moving, 95)), 1),
         "overhead_ms": round(median - float(np.median(drawn)), 1),
         "first_move_after_rest_ms": round(float(np.median(resting)), 1),
-        "first_picture_s": round(first, 1),
         "drag_moves": dragged["moves"],
         "drag_pictures": dragged["frames"],
         "last_picture_after_drag_s": round(dragged["seconds_after"], 2),
-    }
+    }, level
+
+
+def measured(page, hand: Hand, file: Path, side: int, short: bool) -> dict:
+    "A row of one network."
+    first = opened(page, hand, file, side)
+    row, level = moved(page, hand, short)
+    own = round(alone(file, level, 10 if short else 100), 1)
+    return {"pixels": side, "preview": level or side, "first_picture_s": round(first, 1), "generator_ms": own} | row
 
 
 def main(short: bool):
@@ -126,6 +128,9 @@ def main(short: bool):
         with voila(folder, OMP_NUM_THREADS=str(torch.get_num_threads())) as page:
             hand = Hand(page)
             hand.still()
+            row, level = moved(page, hand, short)
+            rows.append({"pixels": 64, "preview": level or 64, "networks": "the shipped pair, A | B"} | row)
+            print(rows[-1], flush=True)
             for side, file in files.items():
                 rows.append(measured(page, hand, file, side, short))
                 print(rows[-1], flush=True)
