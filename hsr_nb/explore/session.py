@@ -6,7 +6,8 @@
 __all__ = [
     "PAIR",
     "VIEWS",
-    "THUMB_LEVEL",
+    "THUMB_LEVELS",
+    "THUMB_MS",
     "REACH",
     "Session",
     "first_recipe",
@@ -273,15 +274,18 @@ def frames(
 
 
 # %% ../../nbs/explore/session.ipynb #61b33226
-THUMB_LEVEL = 32  # thumbnails and variations are drawn at most this large
+THUMB_LEVELS = 32, 64  # thumbnails and variations are drawn at most this large, the second where that is quick
+THUMB_MS = 12.0  # milliseconds that are quick
 REACH = 2.0  # strength of the outer thumbnails, in standard deviations
 
 
 def thumb_level(s: Session, which: str = "A") -> int | None:
     "Level of small pictures; None where the full picture is small."
-    if s.nets[which].img_resolution <= THUMB_LEVEL:
-        return None
-    return max((level for level in s.ms[which] if level <= THUMB_LEVEL), default=None)
+    always, where_quick = THUMB_LEVELS
+    full = s.nets[which].img_resolution
+    fitting = [n for n, ms in s.ms[which].items() if n <= always or (n <= where_quick and ms <= THUMB_MS)]
+    level = max(fitting, default=full)
+    return None if level == full else level
 
 
 def moved_to(s: Session, r: Recipe, direction: str, strength: float) -> Recipe:
