@@ -9,6 +9,7 @@ __all__ = [
     "OWNER",
     "EvidenceConfig",
     "NotAtHand",
+    "trained_there",
     "Cell",
     "few_pictures",
     "pictures_of",
@@ -95,10 +96,19 @@ class NotAtHand(ValueError):
     "A run that needs something that is not there: it is left out, and the page says so."
 
 
-# %% ../../nbs/studies/evidence.ipynb #451d1a13
+# %% ../../nbs/studies/evidence.ipynb #06d9a7ed
 TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
 
 
+def trained_there(cfg: EvidenceConfig, key: str, arm: str, seed: int) -> Path | None:
+    "Where the experiment on few images trains an arm; None where it does not."
+    if (key, arm) not in TRAINED_THERE:
+        return None
+    there = few_images.FewImagesConfig(folder=cfg.few_folder)
+    return few_images.Cell(there, TRAINED_THERE[key, arm], few_pictures(cfg), seed).run_dir
+
+
+# %% ../../nbs/studies/evidence.ipynb #451d1a13
 @dataclass(frozen=True)
 class Cell:
     "One run."
@@ -119,12 +129,8 @@ class Cell:
 
     @property
     def run_dir(self) -> Path:
-        "Two arms have been trained, or will be, by the experiment on few images."
-        if (self.key, self.arm) in TRAINED_THERE:
-            there = few_images.FewImagesConfig(folder=self.cfg.few_folder)
-            arm = TRAINED_THERE[self.key, self.arm]
-            return few_images.Cell(there, arm, few_pictures(self.cfg), self.seed).run_dir
-        return Path(self.cfg.folder, self.name)
+        there = trained_there(self.cfg, self.key, self.arm, self.seed)
+        return there or Path(self.cfg.folder, self.name)
 
     @property
     def kimg(self) -> float:

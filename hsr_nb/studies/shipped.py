@@ -84,6 +84,7 @@ MADE = (
             "nbs/editing/directions.ipynb",
             "nbs/editing/editor.ipynb",
             "nbs/editing/shelf.ipynb",
+            "nbs/explore/explorer.ipynb",
             "nbs/inversion/result.ipynb",
             "nbs/inversion/encoder.ipynb",
             "nbs/studies/stored_logits.ipynb",
