@@ -51,6 +51,15 @@ def test_the_same_recall_is_the_lower_one():
     assert at_the_same_recall({"recall": 0.05, "ppl by recall": [[0.05, 3.0]]}, narrow, "ppl") == (None, None)
 
 
+def test_arms_of_different_machines_are_not_compared():
+    rows = []
+    for seed in range(5):
+        for arm, value, machine in (("none", 1.0, "a"), ("HSR", 0.9, "b" if seed == 3 else "a")):
+            rows.append(row("H1", arm, seed, machine=machine, yardstick=value + 0.01 * seed))
+    (judged,) = [v for v in verdicts(rows) if (v["hypothesis"], v["arm"]) == ("H1", "HSR")]
+    assert judged["holds"] is None and judged["why"] == "on some seed the arms were trained on different machines"
+
+
 def test_a_claim_that_misses_a_seed_is_not_judged_and_makes_no_other_easier():
     luck = (0.0, 0.03, -0.02, 0.01, -0.01)
     rows = []
@@ -112,3 +121,13 @@ def test_runs_are_trained_measured_and_published_once(small, tmp_path, monkeypat
     longer = preset("tiny32").kimg + 1
     monkeypatch.setattr(evidence, "preset", lambda name: override(preset(name), **TINY, kimg=longer))
     assert evidence.earlier_rows(lost) == []  # rows that were made in another way stand in no table with these
+
+
+def test_training_alone_measures_nothing_and_another_run_is_not_taken_for_this_one(small, tmp_path):
+    cfg = EvidenceConfig(folder=str(tmp_path), out=None, only=("H3",), session=0.032, train_only=True)
+    assert go_on(cfg, pytest.fail) and not (tmp_path / "scores").exists()
+    _, neither, plr = plan(cfg)
+    assert neither.checkpoint.is_file() and plr.checkpoint.is_file()
+    plr.checkpoint.write_bytes(neither.checkpoint.read_bytes())
+    with pytest.raises(ValueError, match="trained with other settings than those of H3-PLR-seed0"):
+        evidence.measurement(plr, Bench(32, FEW))

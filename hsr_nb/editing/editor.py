@@ -12,6 +12,7 @@ __all__ = [
     "check_attribute",
     "check_latents",
     "calibration_of",
+    "native_strength",
     "Editor",
     "published_layers",
 ]

@@ -109,8 +109,8 @@ def rename(ex: "Explorer", direction: str, name: str) -> "Explorer":
 
 def keep_taught(ex: "Explorer", name: str, vector: Latent) -> "Explorer":
     "Keep a direction that was taught, beside the network and in the recipe."
-    add_taught(ex.session, {name: vector})
     ex.mine = change_mine(ex.session, lambda mine: mine.taught.update({name: vector}))
+    add_taught(ex.session, {name: vector})
     ex.history.taught[name] = vector
     return ex.refresh()
 

@@ -14,7 +14,7 @@ from ..base.pictures import enlarge
 from .jobs import Steps
 from .panels import Panel, button, classed, drawn_tiles, link
 from .recipe import History, Latent, Recipe
-from .recipe_file import dump_history
+from .recipe_file import dump_history, readable
 from .saved import picture_png
 from .session import Session, frames
 from .tiles import tiles_class
@@ -128,6 +128,17 @@ def png_of(x, r: Recipe) -> bytes:
     return picture_png(image, dump_history(alone, s.hash, s.names["A"]))
 
 
+def recipe_link(x) -> str:
+    "The history as a file to save, or why it is none."
+    s = x.session
+    try:
+        text, left_out = readable(x.history, s.hash, s.names["A"])
+    except ValueError as e:
+        return f'<span class="hsr-note">{escape(str(e))}</span>'
+    says = "save the recipe" + (f" without its first {left_out} steps" if left_out else "")
+    return link(text.encode(), "recipe.json", "application/json", says)
+
+
 # %% ../../nbs/explore/kept.ipynb #d8fc997d
 class KeptPanel(Panel):
     "Names, and the recipe as a file."
@@ -169,6 +180,7 @@ class KeptPanel(Panel):
 
     def tell(self):
         history = self.explorer.history
+        self.file.value = ""  # what it led to is no longer the history
         self.crossing.tell()
         self.tree.value = lineage_html(history.named)
         self.count.value = f'<span class="hsr-note">step {history.at + 1} of {len(history.steps)}</span>'
@@ -176,9 +188,7 @@ class KeptPanel(Panel):
     def rest(self, r: Recipe) -> Steps:
         self.picture.value = link(png_of(self.explorer, r), "face.png", "image/png", "save the picture")
         yield
-        session = self.explorer.session
-        recipes = dump_history(self.explorer.history, session.hash, session.names["A"])
-        self.file.value = link(recipes.encode(), "recipe.json", "application/json", "save the recipe")
+        self.file.value = recipe_link(self.explorer)
         yield
         named = dict(self.explorer.history.named)
         yield from drawn_tiles(self.explorer.session, named, partial(self.put, [*named]))

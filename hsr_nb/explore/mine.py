@@ -66,7 +66,10 @@ def save_mine(s: Session, mine: Mine) -> Path:
 def change_mine(s: Session, change: Callable[[Mine], object]) -> Mine:
     "Change what is kept, as it lies there now: another notebook may have kept something since it was read."
     lock_file = _file(s).with_suffix(".lock")
+    until = time.monotonic() + 2
     while (held := lock_if_free(lock_file)) is None:
+        if time.monotonic() > until:
+            raise ValueError(f"{lock_file.name} is held by another notebook: try again in a moment")
         time.sleep(0.05)
     with held:
         mine = load_mine(s)

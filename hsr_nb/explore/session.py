@@ -280,7 +280,7 @@ REACH = 2.0  # strength of the outer thumbnails, in standard deviations
 
 
 def thumb_level(s: Session, which: str = "A") -> int | None:
-    "Level of small pictures; None where the full picture is small."
+    "Level of small pictures, the largest that is small or quick; None: the full picture."
     always, where_quick = THUMB_LEVELS
     full = s.nets[which].img_resolution
     fitting = [n for n, ms in s.ms[which].items() if n <= always or (n <= where_quick and ms <= THUMB_MS)]

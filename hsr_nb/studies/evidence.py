@@ -42,13 +42,13 @@ from pathlib import Path
 from typing import Any
 
 from hsr_nb.studies.sessions import (
-    ALIKE,
+    SAME_ARITHMETIC,
     images_for,
+    machine_of,
     one_pass,
     settings_digest,
     take_turns,
     train_towards,
-    trained_on,
     use_threads,
     with_earlier,
 )
@@ -65,7 +65,7 @@ from ..metrics.coverage import precision_recall
 from ..metrics.fidelity import kid
 from ..metrics.real_features import collect_features, generated_images, real_images
 from ..metrics.yardstick import novelty
-from ..training.config import TrainConfig, override, preset
+from ..training.config import TrainConfig, config_from_dict, override, preset
 from . import few_images
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
@@ -100,12 +100,12 @@ class NotAtHand(ValueError):
 TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
 
 
-def trained_there(cfg: EvidenceConfig, key: str, arm: str, seed: int) -> Path | None:
-    "Where the experiment on few images trains an arm; None where it does not."
+def trained_there(cfg: EvidenceConfig, key: str, arm: str, seed: int) -> few_images.Cell | None:
+    "The run of the experiment on few images that is looked at here, too; None where there is none."
     if (key, arm) not in TRAINED_THERE:
         return None
-    there = few_images.FewImagesConfig(folder=cfg.few_folder)
-    return few_images.Cell(there, TRAINED_THERE[key, arm], few_pictures(cfg), seed).run_dir
+    there = few_images.FewImagesConfig(folder=cfg.few_folder, preset=cfg.preset)
+    return few_images.Cell(there, TRAINED_THERE[key, arm], few_pictures(cfg), seed)
 
 
 # %% ../../nbs/studies/evidence.ipynb #451d1a13
@@ -130,7 +130,7 @@ class Cell:
     @property
     def run_dir(self) -> Path:
         there = trained_there(self.cfg, self.key, self.arm, self.seed)
-        return there or Path(self.cfg.folder, self.name)
+        return there.run_dir if there else Path(self.cfg.folder, self.name)
 
     @property
     def kimg(self) -> float:
@@ -146,7 +146,7 @@ class Cell:
     @property
     def training(self) -> TrainConfig:
         "How it is trained. NotAtHand where pictures are missing."
-        settings = ALIKE | dict(TRUNK if self.arm == "trunk" else self.hypothesis.arms[self.arm])
+        settings = SAME_ARITHMETIC | dict(TRUNK if self.arm == "trunk" else self.hypothesis.arms[self.arm])
         settings |= pictures_of(self.cfg, self.hypothesis.pictures)
         if self.trunk is not None:
             settings |= {"init_from": str(self.trunk.run_dir), "init_mode": "branch"}
@@ -155,15 +155,16 @@ class Cell:
 
     @property
     def stops(self) -> list[int]:
-        return [images_for(self.kimg, self.training.batch)]
+        there = trained_there(self.cfg, self.key, self.arm, self.seed)
+        return there.stops if there else [images_for(self.kimg, self.training.batch)]
 
     @property
     def begins_at(self) -> int:
-        return self.trunk.stops[0] if self.trunk else 0
+        return self.trunk.stops[-1] if self.trunk else 0
 
     @property
     def checkpoint(self) -> Path:
-        return self.run_dir / "checkpoints" / f"{self.stops[0]:09d}.safetensors"
+        return self.run_dir / "checkpoints" / f"{self.stops[-1]:09d}.safetensors"
 
     @property
     def scores(self) -> Path:
@@ -255,15 +256,17 @@ def measurement(cell: Cell, bench: Bench) -> dict:
     busts = cell.hypothesis.pictures == "busts"
     scores = busts_scores(cell) if busts else measure_run(load_generator(cell.checkpoint), bench)
     _, meta = load_checkpoint(cell.checkpoint)
-    row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[0] / 1000}
+    if settings_digest(config_from_dict(meta["config"])) != settings_digest(cell.training):
+        raise ValueError(f"{cell.run_dir} was trained with other settings than those of {cell.name}: move it away")
+    row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[-1] / 1000}
     row["training"] = settings_digest(cell.training)
-    about = {"seconds": meta["count"]["seconds"], "machine": trained_on(cell.run_dir), "git": git_commit()}
+    about = {"seconds": meta["count"]["seconds"], "machine": machine_of(cell.run_dir), "git": git_commit()}
     return row | scores | about
 
 
 def work(cell: Cell, bench: Bench, until: float, say: Callable[[str], Any]) -> bool:
     "Train and measure a cell. False where the clock says stop before it is done."
-    if not train_towards(cell, cell.stops[0], until, cell.cfg.session) or time.monotonic() > until:
+    if not train_towards(cell, cell.stops[-1], until, cell.cfg.session) or time.monotonic() > until:
         return False
     if cell.arm == "trunk" or cell.cfg.train_only:
         return True

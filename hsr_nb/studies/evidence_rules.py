@@ -197,7 +197,7 @@ def scores_of(
     found = {(r["arm"], r["seed"]): r for r in rows if r["hypothesis"] == hypothesis.key}
     for seed in seeds:
         ours, theirs = found.get((arm, seed)), found.get((beside, seed))
-        if ours is None or theirs is None:
+        if ours is None or theirs is None or ours.get("machine") != theirs.get("machine"):
             continue
         values = (ours.get(score), theirs.get(score))
         if score.endswith(" at recall"):
@@ -220,6 +220,9 @@ def why_not(rows: list[dict], hypothesis: Hypothesis, arm: str, beside: str, see
     measured = {(r["arm"], r["seed"]) for r in rows if r["hypothesis"] == hypothesis.key}
     if any((side, seed) not in measured for side in (arm, beside) for seed in seeds):
         return "it has not been measured yet"
+    machines = {(r["arm"], r["seed"]): r.get("machine") for r in rows if r["hypothesis"] == hypothesis.key}
+    if any(machines[arm, seed] != machines[beside, seed] for seed in seeds):
+        return "on some seed the arms were trained on different machines"
     return "on some seed a network's curve does not reach the recall at which both are compared"
 
 

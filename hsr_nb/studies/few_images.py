@@ -44,13 +44,13 @@ import torch
 from torch import Tensor
 
 from hsr_nb.studies.sessions import (
-    ALIKE,
+    SAME_ARITHMETIC,
     images_for,
+    machine_of,
     one_pass,
     settings_digest,
     take_turns,
     train_towards,
-    trained_on,
     use_threads,
     with_earlier,
 )
@@ -123,7 +123,7 @@ class Cell:
     @property
     def training(self) -> TrainConfig:
         "How it is trained. ValueError for a setting that means nothing."
-        asked = ALIKE | {k: read_value(v) for k, v in self.cfg.settings.items()} | ARMS[self.arm]
+        asked = SAME_ARITHMETIC | {k: read_value(v) for k, v in self.cfg.settings.items()} | ARMS[self.arm]
         asked |= {"run_dir": str(self.run_dir), "seed": self.seed, "data.max_size": self.pictures}
         return override(preset(self.cfg.preset), **asked, kimg=self.cfg.kimg, snapshot_kimg=1e9)
 
@@ -230,7 +230,7 @@ def measurement(cell: Cell, stop: int, n: int, judge: Judge) -> dict:
         row |= {f"D_{what}_{name}": value for what, value in said.items()}
     if "augment.p" in tensors:
         row["p"] = float(tensors["augment.p"])
-    return row | {"seconds": meta["count"]["seconds"], "machine": trained_on(cell.run_dir), "git": git_commit()}
+    return row | {"seconds": meta["count"]["seconds"], "machine": machine_of(cell.run_dir), "git": git_commit()}
 
 
 # %% ../../nbs/studies/few_images.ipynb #3e7e5a92

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = [
-    "ALIKE",
+    "SAME_ARITHMETIC",
     "PAUSE",
     "Job",
     "Trainable",
     "images_for",
-    "trained_on",
+    "machine_of",
     "use_threads",
     "kimg_for",
     "settings_digest",
@@ -59,10 +59,11 @@ def images_for(
     return -(-round(kimg * 1000) // batch) * batch
 
 
-ALIKE = {"net.num_fp16_res": 0, "compile": "off"}  # settings of runs that share a table, wherever they are trained
+# of runs that share a table: single precision, uncompiled; a GPU still multiplies in TF32, so a row names its machine
+SAME_ARITHMETIC = {"net.num_fp16_res": 0, "compile": "off"}
 
 
-def trained_on(run_dir) -> str | None:
+def machine_of(run_dir) -> str | None:
     "The machine that trained a run last, as its folder says."
     file = Path(run_dir, "provenance.json")
     return read_json(file)["device"] if file.is_file() else None
