@@ -24,6 +24,7 @@ from hsr_nb.training import override, preset, train
 FILES = Path(__file__).parent / "files/before_floors"
 ABOUT = json.loads((FILES / "about.json").read_text())
 SMALL, RUN, ARM, SCORES = (ABOUT["settings"][k] for k in ("small", "run", "arm", "scores"))
+SMALL |= {"opt.beta2": 0.99, "opt.ema_rampup": 0.05}  # of the preset in those days
 EXPECTED = load_file(FILES / "continued.safetensors")
 
 

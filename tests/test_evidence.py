@@ -129,5 +129,5 @@ def test_training_alone_measures_nothing_and_another_run_is_not_taken_for_this_o
     _, neither, plr = plan(cfg)
     assert neither.checkpoint.is_file() and plr.checkpoint.is_file()
     plr.checkpoint.write_bytes(neither.checkpoint.read_bytes())
-    with pytest.raises(ValueError, match="trained with other settings than those of H3-PLR-seed0"):
+    with pytest.raises(ValueError, match="no run of H3-PLR-seed0: loss.pl_weight was 0.0, now 2.0"):
         evidence.measurement(plr, Bench(32, FEW))

@@ -277,7 +277,7 @@ ROWS = {
         "buil": ("buil", "build, serve, analyse"),
         "build": ("OUT", "REAL", "hsr_survey build --help"),
         "build --out s photos a=synthfaces-hsr": ("OUT is given without --out", "build OUT REAL LABEL=SOURCE"),
-        "build s photos": ("fakes are missing", "LABEL=SOURCE", "hsr=synthfaces-hsr"),
+        "build s photos": ("fakes are missing", "LABEL=SOURCE", "hsr=synthfaces64-hsr"),
         "build s photos synthfaces-hsr": ("fakes", "LABEL=SOURCE", "synthfaces-hsr"),
         "build s nope a=synthfaces-hsr": ("nope",),
         "serve nope": ("nope", "survey.json", "hsr_survey build"),

@@ -364,7 +364,7 @@ def test_both_architectures_are_asked_for_the_same_budget():
 def test_the_page_trains_scores_and_draws(tmp_path):
     "One run is measured, the other network is trained for the pictures alone, and the page tells them apart."
     papermill = pytest.importorskip("papermill")
-    few = dict(kimg=0.064, brief_kimg=0.064, n=200, pairs=4, paths=4, draws=4, seeds=[0])
+    few = dict(kimg=0.064, brief_kimg=0.064, n=260, pairs=4, paths=4, draws=4, seeds=[0])
     places = dict(folder=str(tmp_path / "runs"), results=str(tmp_path / "results"))
     papermill.execute_notebook(
         ROOT / "nbs/experiments/stylegan1.ipynb",

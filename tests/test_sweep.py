@@ -36,7 +36,7 @@ if fail and fail in run_dir: raise RuntimeError("this arm was meant to fail")
 cfg = override(preset_config(preset), run_dir=run_dir, seed=seed, kimg=kimg, device=device, **settings)
 train(cfg, progress=False)
 """
-FID = "fid[synthfaces-attributes]"
+FID = "fid[synthfaces-attributes-b]"
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def ask(tmp_path):
             seeds=(0,),
             baseline_kimg=0.032,
             kimg=0.064,
-            n=120,
+            n=260,
             pairs=8,
             paths=4,
             settings=TINY,
@@ -94,7 +94,7 @@ def test_arms_branch_from_their_own_seed_and_finished_cells_are_kept(ask):
     assert sweep(cfg) == rows
     assert stamps(cfg) == before  # nothing was run again
     # a score of another kind is another score, and a run of other settings another run
-    assert all(finished(j) is None for j in jobs(ask(n=121)) if "row" in j)
+    assert all(finished(j) is None for j in jobs(ask(n=261)) if "row" in j)
     assert all(finished(j) is None for j in jobs(ask(settings={"loss.r1_gamma": "2"})))
 
     longer = ask(kimg=0.128)
@@ -132,7 +132,7 @@ def test_a_failing_arm_is_named_and_the_others_are_kept(ask, capfd):
 def test_a_killed_sweep_goes_on(ask):
     cfg = ask(kimg=0.512)
     script = "import sys; from hsr_nb.studies.sweep import main; sys.exit(main())"
-    size = ["--baseline-kimg", "0.032", "--kimg", "0.512", "--n", "120", "--pairs", "8", "--paths", "4"]
+    size = ["--baseline-kimg", "0.032", "--kimg", "0.512", "--n", "260", "--pairs", "8", "--paths", "4"]
     where = ["--folder", cfg.folder, "--notebook", cfg.notebook, "--out", cfg.out]
     flags = [x for item in TINY.items() for x in item]
     p = subprocess.Popen(

@@ -289,7 +289,7 @@ def test_everything_that_takes_long_shows_a_bar(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bar, "__defaults__", (None, 0.0))
     monkeypatch.setattr(busy.__wrapped__, "__defaults__", (0.01, True))
     monkeypatch.setattr(shell, "QUIET", 0.01)
-    small = ["--n", "140", "--reals", "140", "--pairs", "4", "--paths", "2", "--device", "cpu", "--out", str(tmp_path)]
+    small = ["--n", "260", "--reals", "260", "--pairs", "4", "--paths", "2", "--device", "cpu", "--out", str(tmp_path)]
     scores = ["--scores", "fid", "kid", "pr", "ppl", "als"]
     assert front.hsr_eval(["synthfaces-baseline", *scores, *small]) == 0
     said = capsys.readouterr()

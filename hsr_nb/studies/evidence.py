@@ -65,7 +65,8 @@ from ..metrics.coverage import precision_recall
 from ..metrics.fidelity import kid
 from ..metrics.real_features import collect_features, generated_images, real_images
 from ..metrics.yardstick import novelty
-from ..training.config import TrainConfig, config_from_dict, override, preset
+from ..training.checks import differences
+from ..training.config import TrainConfig, override, preset
 from . import few_images
 from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
@@ -256,8 +257,9 @@ def measurement(cell: Cell, bench: Bench) -> dict:
     busts = cell.hypothesis.pictures == "busts"
     scores = busts_scores(cell) if busts else measure_run(load_generator(cell.checkpoint), bench)
     _, meta = load_checkpoint(cell.checkpoint)
-    if settings_digest(config_from_dict(meta["config"])) != settings_digest(cell.training):
-        raise ValueError(f"{cell.run_dir} was trained with other settings than those of {cell.name}: move it away")
+    told = differences(meta, cell.training, meta["data"], meta.get("teacher"))
+    if told:
+        raise ValueError(f"{cell.run_dir} is no run of {cell.name}: {told[0]}; move it away")
     row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[-1] / 1000}
     row["training"] = settings_digest(cell.training)
     about = {"seconds": meta["count"]["seconds"], "machine": machine_of(cell.run_dir), "git": git_commit()}
