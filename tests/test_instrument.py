@@ -20,7 +20,7 @@ from hsr_nb.explore.jobs import JobQueue, finished, in_background
 from hsr_nb.explore.kept import lineage_html, parents
 from hsr_nb.explore.mine import load_mine, recent
 from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
-from hsr_nb.explore.recipe_file import dump_history, parse_history, readable
+from hsr_nb.explore.recipe_file import as_file, dump_history, parse_history
 from hsr_nb.explore.saved import PNG, SOURCE, marked, picture_png, recipe_in
 from hsr_nb.explore.session import Session
 from hsr_nb.explore.sliders import Row
@@ -522,8 +522,8 @@ def test_a_history_that_is_too_long_leaves_out_its_oldest_steps(monkeypatch):
     generator = "0" * 64
     whole = len(dump_history(History(steps, at=59), generator))
     monkeypatch.setattr(recipe_file, "MOST_BYTES", whole // 2)
-    text, left_out = readable(History(steps, at=59), generator)
+    text, left_out = as_file(History(steps, at=59), generator)
     again = parse_history(text, generator)
     assert len(text) <= whole // 2 and left_out == 60 - len(again.steps) > 0 and again.now == steps[-1]
     with pytest.raises(ValueError, match="too long for a file"):
-        readable(History(steps, at=0), generator)  # what can be done again is never thrown away
+        as_file(History(steps, at=0), generator)  # what can be done again is never thrown away

@@ -14,7 +14,7 @@ from ..base.pictures import enlarge
 from .jobs import Steps
 from .panels import Panel, button, classed, drawn_tiles, link
 from .recipe import History, Latent, Recipe
-from .recipe_file import dump_history, readable
+from .recipe_file import as_file, dump_history
 from .saved import picture_png
 from .session import Session, frames
 from .tiles import tiles_class
@@ -132,7 +132,7 @@ def recipe_link(x) -> str:
     "The history as a file to save, or why it is none."
     s = x.session
     try:
-        text, left_out = readable(x.history, s.hash, s.names["A"])
+        text, left_out = as_file(x.history, s.hash, s.names["A"])
     except ValueError as e:
         return f'<span class="hsr-note">{escape(str(e))}</span>'
     says = "save the recipe" + (f" without its first {left_out} steps" if left_out else "")

@@ -9,10 +9,12 @@ __all__ = [
     "OWNER",
     "EvidenceConfig",
     "NotAtHand",
-    "trained_there",
     "Cell",
     "few_pictures",
     "pictures_of",
+    "trained_there",
+    "folder_of",
+    "stops_of",
     "asked",
     "plan",
     "missing",
@@ -38,6 +40,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +100,6 @@ class NotAtHand(ValueError):
     "A run that needs something that is not there: it is left out, and the page says so."
 
 
-# %% ../../nbs/studies/evidence.ipynb #06d9a7ed
-TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
-
-
-def trained_there(cfg: EvidenceConfig, key: str, arm: str, seed: int) -> few_images.Cell | None:
-    "The run of the experiment on few images that is looked at here, too; None where there is none."
-    if (key, arm) not in TRAINED_THERE:
-        return None
-    there = few_images.FewImagesConfig(folder=cfg.few_folder, preset=cfg.preset)
-    return few_images.Cell(there, TRAINED_THERE[key, arm], few_pictures(cfg), seed)
-
-
 # %% ../../nbs/studies/evidence.ipynb #451d1a13
 @dataclass(frozen=True)
 class Cell:
@@ -130,8 +121,7 @@ class Cell:
 
     @property
     def run_dir(self) -> Path:
-        there = trained_there(self.cfg, self.key, self.arm, self.seed)
-        return there.run_dir if there else Path(self.cfg.folder, self.name)
+        return folder_of(self)
 
     @property
     def kimg(self) -> float:
@@ -155,13 +145,12 @@ class Cell:
         return override(preset(self.cfg.preset), **settings, **where)
 
     @property
-    def stops(self) -> list[int]:
-        there = trained_there(self.cfg, self.key, self.arm, self.seed)
-        return there.stops if there else [images_for(self.kimg, self.training.batch)]
-
-    @property
     def begins_at(self) -> int:
         return self.trunk.stops[-1] if self.trunk else 0
+
+    @property
+    def stops(self) -> list[int]:
+        return stops_of(self)
 
     @property
     def checkpoint(self) -> Path:
@@ -194,6 +183,28 @@ def pictures_of(cfg: EvidenceConfig, pictures: str) -> dict[str, Any]:
     if cfg.busts is None or cfg.busts_held_out is None:
         raise NotAtHand("the busts are not at hand: prepare them and give --busts and --busts-held-out")
     return {"data.path": cfg.busts}
+
+
+TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
+
+
+def trained_there(cell: Cell) -> few_images.Cell | None:
+    "The run of the experiment on few images that is looked at here, too; None where there is none."
+    arm = TRAINED_THERE.get((cell.key, cell.arm))
+    there = few_images.FewImagesConfig(folder=cell.cfg.few_folder, preset=cell.cfg.preset)
+    return few_images.Cell(there, arm, few_pictures(cell.cfg), cell.seed) if arm else None
+
+
+def folder_of(cell: Cell) -> Path:
+    "Where a run lies."
+    there = trained_there(cell)
+    return there.run_dir if there else Path(cell.cfg.folder, cell.name)
+
+
+def stops_of(cell: Cell) -> list[int]:
+    "The image counts at which a run keeps a checkpoint."
+    there = trained_there(cell)
+    return there.stops if there else [images_for(cell.kimg, cell.training.batch)]
 
 
 # %% ../../nbs/studies/evidence.ipynb #479e31e2
@@ -254,8 +265,8 @@ def busts_scores(cell: Cell) -> dict:
 
 def measurement(cell: Cell, bench: Bench) -> dict:
     "A row of the table."
-    busts = cell.hypothesis.pictures == "busts"
-    scores = busts_scores(cell) if busts else measure_run(load_generator(cell.checkpoint), bench)
+    on_busts = cell.hypothesis.pictures == "busts"
+    scores = busts_scores(cell) if on_busts else measure_run(load_generator(cell.checkpoint), bench)
     _, meta = load_checkpoint(cell.checkpoint)
     told = differences(meta, cell.training, meta["data"], meta.get("teacher"))
     if told:
@@ -291,9 +302,8 @@ def rows_of(cfg: EvidenceConfig) -> list[dict]:
     "What has been measured, in the order of the list; a run that two hypotheses look at stands there for both."
     runs = [cell for cell in plan(cfg) if cell.arm != "trunk" and missing(cell) is None]
     known = [read_json(cell.scores) for cell in runs if cell.scores.is_file()]
-    of_runs = [((row["hypothesis"], row["arm"]), row) for row in known]
-    shared = [row | {"hypothesis": ALSO[run]} for run, row in of_runs if run in ALSO]
-    return known + shared
+    run = itemgetter("hypothesis", "arm")
+    return known + [row | {"hypothesis": ALSO[run(row)]} for row in known if run(row) in ALSO]
 
 
 def made(cfg: EvidenceConfig) -> dict:
@@ -323,7 +333,7 @@ def trained_alike(cfg: EvidenceConfig, row: dict) -> bool:
 
 def publish(cfg: EvidenceConfig) -> Path | None:
     "Write what is known as a table, with what may be said of it."
-    if cfg.out is None:
+    if not cfg.out:
         return None
     rows = with_earlier(earlier_rows(cfg), rows_of(cfg), lambda row: (row["hypothesis"], row["arm"], row["seed"]))
     left_out = {cell.name: why for cell in plan(cfg) if (why := missing(cell)) is not None}
@@ -339,8 +349,7 @@ def is_left(cell: Cell, known: set) -> bool:
         return False
     if cell.arm != "trunk":
         return (cell.key, cell.arm, cell.seed) not in known
-    arms = [dataclasses.replace(cell, arm=arm) for arm in cell.hypothesis.arms]
-    return any(is_left(arm, known) for arm in arms)
+    return any(is_left(dataclasses.replace(cell, arm=arm), known) for arm in cell.hypothesis.arms)
 
 
 def lock_of(cell: Cell) -> Path | None:
