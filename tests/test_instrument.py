@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from hsr_nb.explore.drawing import latents
 from hsr_nb.explore.explorer import stations
 from hsr_nb.explore.jobs import JobQueue, finished, in_background
 from hsr_nb.explore.kept import lineage_html, parents
-from hsr_nb.explore.mine import load_mine, recent
+from hsr_nb.explore.mine import change_mine, load_mine, recent, remember
 from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
 from hsr_nb.explore.recipe_file import as_file, dump_history, parse_history
 from hsr_nb.explore.saved import PNG, SOURCE, marked, picture_png, recipe_in
@@ -283,6 +284,17 @@ def test_damaged_names_are_said(live, tmp_path):
         with pytest.raises(ValueError) as e:
             load_mine(live.session)
         assert "\n" not in str(e.value)
+
+
+def test_notebooks_that_keep_things_at_the_same_time_lose_nothing(live, tmp_path):
+    def add(i):
+        change_mine(live.session, lambda mine: mine.names.update({f"pca {i}": f"name {i}"}))
+        remember(f"network {i % 8}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(24)))
+    assert load_mine(live.session).names == {f"pca {i}": f"name {i}" for i in range(24)}
+    assert set(recent()) >= {f"network {i}" for i in range(8)}
 
 
 # ---- work

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..base.shell import told
 from ..editing.editor import Editor, native_strength
 from ..editing.interfacegan import InterFaceGAN, project_out
 from ..editing.shelf import ready_editor, shelf_of
@@ -87,9 +88,9 @@ def fit_editor(s: Session, method: str, say: Callable[[str], object], n: int = 1
     judge, G = s.judge, s.nets["A"]
 
     def work(tell):
-        tell(f"fitting {method}: the first time it learns from {n} faces")
         identity = load_identity(working_judge("identity"), s.device)
-        return ready_editor(method, G, judge, shelf_of(s.names["A"]), n, identity)
+        with told(lambda what: tell(f"{method}, the first time: {what}")):
+            return ready_editor(method, G, judge, shelf_of(s.names["A"]), n, identity)
 
     editor = yield from in_background(work, say)
     add_editor(s, editor)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+from ..base.shell import told
+
 # %% ../../nbs/explore/jobs.ipynb #e86d5059
 Steps = Generator[Any, None, Any]  # yields between its pieces, returns what they make
 
@@ -108,18 +110,19 @@ def in_background(
     every: float = 0.05,  # seconds between two looks
 ) -> Steps:  # returns what work returns
     "Do something in a thread and look after it; an error there is raised here."
-    told = [""]
+    latest = [""]
     found: dict[str, Any] = {}
     closed = threading.Event()
 
     def tell(what: str):
         if closed.is_set():
             raise Cancelled
-        told[0] = what
+        latest[0] = what
 
     def body():
         try:
-            found["result"] = work(tell)
+            with told(tell):
+                found["result"] = work(tell)
         except BaseException as e:
             found["error"] = e
 
@@ -128,8 +131,8 @@ def in_background(
     said = ""
     try:
         while thread.is_alive():
-            if told[0] != said:
-                said = told[0]
+            if latest[0] != said:
+                said = latest[0]
                 say(said)
             thread.join(0.001)
             yield every

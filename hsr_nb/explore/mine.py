@@ -63,15 +63,20 @@ def save_mine(s: Session, mine: Mine) -> Path:
     return write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
-def change_mine(s: Session, change: Callable[[Mine], object]) -> Mine:
-    "Change what is kept, as it lies there now: another notebook may have kept something since it was read."
-    lock_file = _file(s).with_suffix(".lock")
+def _lock_soon(file: Path):
+    "The lock beside a file that several notebooks change. ValueError where another one keeps it for two seconds."
+    lock_file = file.with_suffix(".lock")
     until = time.monotonic() + 2
     while (held := lock_if_free(lock_file)) is None:
         if time.monotonic() > until:
             raise ValueError(f"{lock_file.name} is held by another notebook: try again in a moment")
         time.sleep(0.05)
-    with held:
+    return held
+
+
+def change_mine(s: Session, change: Callable[[Mine], object]) -> Mine:
+    "Change what is kept, as it lies there now: another notebook may have kept something since it was read."
+    with _lock_soon(_file(s)):
         mine = load_mine(s)
         change(mine)
         save_mine(s, mine)
@@ -115,12 +120,12 @@ def recent() -> list[str]:
 
 
 def remember(name: str):
-    "Put a network first among those that were opened; a disk that refuses is no reason to stop."
+    "Put a network first among those that were opened; a disk or a neighbour that refuses is no reason to stop."
     path = Path(name)
     name = str(path.resolve()) if path.exists() else name
-    names = [name, *(other for other in recent() if other != name)][:10]
     try:
-        _recent_file().parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_recent_file(), json.dumps(names))
-    except OSError:
+        with _lock_soon(_recent_file()):
+            names = [name, *(other for other in recent() if other != name)][:10]
+            write_whole(_recent_file(), json.dumps(names))
+    except (OSError, ValueError):
         return

@@ -46,6 +46,7 @@ from typing import Any
 
 from hsr_nb.studies.sessions import (
     SAME_ARITHMETIC,
+    earlier_table,
     images_for,
     machine_of,
     one_pass,
@@ -313,12 +314,7 @@ def made(cfg: EvidenceConfig) -> dict:
 
 def earlier_rows(cfg: EvidenceConfig) -> list[dict]:
     "Rows of the published table, whose runs need not be in the folder; none where they were made in another way."
-    file = result_file(cfg.out, "evidence") if cfg.out else None
-    if file is None or not file.is_file():
-        return []
-    found = read_json(file, most=100_000_000)
-    if found["config"].get("made") != made(cfg):
-        return []
+    found = earlier_table(cfg.out, "evidence", made(cfg))
     return [row for row in found["rows"] if trained_alike(cfg, row)]
 
 

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from hsr_nb.studies.sessions import (
     SAME_ARITHMETIC,
+    earlier_table,
     images_for,
     machine_of,
     one_pass,
@@ -56,7 +57,7 @@ from hsr_nb.studies.sessions import (
 )
 
 from ..base.bounded_json import read_json
-from ..base.provenance import git_commit, result_file, slug, write_result
+from ..base.provenance import git_commit, slug, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
 from ..data.synthfaces.dataset import SynthFaces
@@ -273,11 +274,7 @@ def place(row: dict) -> tuple:
 
 def published_rows(cfg: FewImagesConfig) -> list[dict]:
     "Rows of the published table that were made alike; the folders of their runs may be gone."
-    file = result_file(cfg.out, "few-images") if cfg.out else None
-    if file is None or not file.is_file():
-        return []
-    found = read_json(file, most=100_000_000)
-    return found["rows"] if found["config"].get("made") == table_settings(cfg) else []
+    return earlier_table(cfg.out, "few-images", table_settings(cfg))["rows"]
 
 
 def known_rows(cell: Cell) -> list[dict]:

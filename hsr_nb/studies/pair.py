@@ -27,9 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-
 from hsr_nb.studies.sessions import (
+    earlier_table,
     images_for,
     one_pass,
     settings_digest,
@@ -40,10 +39,11 @@ from hsr_nb.studies.sessions import (
 )
 
 from ..base.bounded_json import read_json
-from ..base.provenance import git_commit, result_file, write_result
+from ..base.provenance import git_commit, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
 from ..data.synthfaces.dataset import SynthFaces
+from ..data.synthfaces.degrade import blurred
 from ..interop.checkpoint import load_checkpoint
 from ..interop.convert import ship_generator
 from ..judges.maps import MapsDetector
@@ -167,14 +167,12 @@ def of_blurred_reals(cfg: PairConfig) -> dict[str, float | str]:
     assert side is not None
     faces, maps = SynthFaces(side), MapsDetector()
 
-    def blurred():
+    def softened():
         for begin in range(cfg.n, 2 * cfg.n, 100):
-            pictures = faces.images(range(begin, min(begin + 100, 2 * cfg.n))).float()
-            enlarged = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
-            yield enlarged.round().clamp(0, 255).byte()
+            yield blurred(faces.images(range(begin, min(begin + 100, 2 * cfg.n))), 2)
 
     reals = reference_features(faces, maps, cfg.n, str(Path(cfg.folder, "cache")))
-    return yardstick(reals, collect_features(blurred(), maps), maps) | {"git": git_commit()}
+    return yardstick(reals, collect_features(softened(), maps), maps) | {"git": git_commit()}
 
 
 def publish_pair(cfg: PairConfig) -> Path | None:
@@ -189,12 +187,9 @@ def publish_pair(cfg: PairConfig) -> Path | None:
     about = {key: kept[key] for key in ("preset", "seed", "trunk", "kimg", "every", "n", "settings", "threads")}
     about["made"] = {arm: settings_digest(PairCell(cfg, arm).training) for arm in ARMS} | {"n": cfg.n}
     about["training"] = {arm: PairCell(cfg, arm).training.to_dict() for arm in ARMS}
-    file = result_file(cfg.out, f"pair-{cfg.preset}")
-    found = read_json(file) if file.is_file() else {"config": {}, "rows": []}
-    alike = found["config"].get("made") == about["made"]
-    earlier = found["rows"] if alike else []
-    about["blurred reals"] = (found["config"].get("blurred reals") if alike else None) or of_blurred_reals(cfg)
-    rows = with_earlier(earlier, rows, lambda row: (row["arm"], row["kimg"]))
+    earlier = earlier_table(cfg.out, f"pair-{cfg.preset}", about["made"])
+    about["blurred reals"] = earlier["config"].get("blurred reals") or of_blurred_reals(cfg)
+    rows = with_earlier(earlier["rows"], rows, lambda row: (row["arm"], row["kimg"]))
     return write_result(cfg.out, f"pair-{cfg.preset}", about, rows)
 
 

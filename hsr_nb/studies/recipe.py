@@ -12,7 +12,6 @@ __all__ = [
     "score_key",
     "scored",
     "measured",
-    "published",
     "Search",
     "costs_of",
     "stretch",
@@ -50,7 +49,7 @@ from hsr_nb.studies.recipe_rules import (
 )
 
 from ..base.bounded_json import read_json
-from ..base.provenance import result_file, write_result
+from ..base.provenance import write_result
 from ..base.shell import options, run
 from ..base.whole import lock_if_free, write_json
 from ..training.config import override, preset
@@ -58,7 +57,7 @@ from .comparison import read_report
 from .evaluate import evaluate_run
 from .recipe_cells import Cell, measure_costs, train_cell
 from .request import EvalConfig
-from .sessions import PAUSE, one_pass, take_turns, use_threads, with_earlier
+from .sessions import PAUSE, earlier_table, one_pass, take_turns, use_threads, with_earlier
 
 
 # %% ../../nbs/studies/recipe.ipynb #5676dc78
@@ -160,15 +159,6 @@ def measured(cfg: RecipeConfig) -> dict:
     return {k: kept[k] for k in ("yardstick", "detector", "n", "reals", "pairs")}
 
 
-def published(cfg: RecipeConfig) -> dict:
-    "An earlier table that was made with the same yardstick, or {}."
-    if cfg.out is None:
-        return {}
-    file = result_file(cfg.out, "recipe")
-    found = read_json(file, most=100_000_000) if file.is_file() else {}
-    return found if found.get("config", {}).get("measured") == measured(cfg) else {}
-
-
 # %% ../../nbs/studies/recipe.ipynb #150bb7b1
 class Search:
     "A search: what was asked for, the cells that have been planned, and an earlier table."
@@ -176,7 +166,7 @@ class Search:
     def __init__(self, cfg: RecipeConfig):
         self.cfg = cfg
         self.cells: list[Cell] = []
-        self.old = published(cfg)
+        self.old = earlier_table(cfg.out, "recipe", measured(cfg), key="measured")
 
     def row(self, cell: Cell) -> dict | None:
         "What is known of a cell: from its folder, or from an earlier table."
@@ -184,7 +174,7 @@ class Search:
         if row is not None:
             return row
         place = (cell.preset, cell.setting, cell.seed, cell.kimg)
-        for old in self.old.get("rows", []):
+        for old in self.old["rows"]:
             if tuple(old[k] for k in KEY) == place and old["kimg"] * 1000 == cell.images:
                 return old
         return None
@@ -202,7 +192,7 @@ def costs_of(search: Search, name: str, candidates: list[str]) -> dict[str, floa
 
 def _costs(search: Search, name: str, candidates: list[str], file: Path) -> dict[str, float]:
     "Those of the file; what it lacks is measured."
-    known = read_json(file) if file.is_file() else search.old.get("config", {}).get("costs", {}).get(name, {})
+    known = read_json(file) if file.is_file() else search.old["config"].get("costs", {}).get(name, {})
     new = [key for key in candidates if key not in known]
     if new:
         fresh = measure_costs(name, list(dict.fromkeys([TODAY, *new])))
@@ -273,7 +263,7 @@ def publish(search: Search) -> Path | None:
     if search.cfg.out is None:
         return None
     known = [row for row in (search.row(cell) for cell in search.cells) if row is not None]
-    rows = with_earlier(search.old.get("rows", []), known, lambda row: (*(row[k] for k in KEY), row["kimg"]))
+    rows = with_earlier(search.old["rows"], known, lambda row: (*(row[k] for k in KEY), row["kimg"]))
     costs = {file.stem[6:]: read_json(file) for file in sorted(Path(search.cfg.folder).glob("costs-*.json"))}
     settings = {name: dataclasses.asdict(candidate) for name, candidate in CANDIDATES.items()}
     config = {

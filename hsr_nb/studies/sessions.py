@@ -17,6 +17,7 @@ __all__ = [
     "one_pass",
     "take_turns",
     "with_earlier",
+    "earlier_table",
 ]
 
 # %% ../../nbs/studies/sessions.ipynb #c06dc378
@@ -31,6 +32,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..base.bounded_json import read_json
+from ..base.provenance import result_file
 from ..base.whole import lock_if_free
 from ..interop.checkpoint import checkpoints
 from ..training.config import TrainConfig, override
@@ -161,3 +163,19 @@ def with_earlier(
     found = {key(row): row for row in earlier}
     found |= {key(row): row for row in rows}
     return list(found.values())
+
+
+# %% ../../nbs/studies/sessions.ipynb #4533b795
+def earlier_table(
+    out: str | Path | None,  # folder of results; None: there is none
+    name: str,  # of the table, without the machine's name
+    made: object,  # what every row depends on; JSON
+    key: str = "made",  # where the table's config says so
+) -> dict:  # config, rows
+    "A table that an earlier session wrote; an empty one where there is none, or where it was made in another way."
+    empty: dict = {"config": {}, "rows": []}
+    file = result_file(out, name) if out else None
+    if file is None or not file.is_file():
+        return empty
+    found = read_json(file, most=100_000_000)
+    return found if found["config"].get(key) == made else empty
