@@ -22,15 +22,19 @@ from hsr_nb.editing.methods import METHODS
 from hsr_nb.editing.protocol import EVALUATED, Budget, Watchers, find_range, load_cell, ready_cell
 from hsr_nb.editing.protocol_tables import cell_row, leakage, method_row, ready_reference
 from hsr_nb.editing.sefa import factorize
-from hsr_nb.editing.shelf import ready_editor, ready_latents, shelf_of
+from hsr_nb.editing.shelf import editors_dir, ready_editor, ready_latents, shelf_of, shipped_editor
 from hsr_nb.editing.split import Split, masked_picture, split_at, split_biggan
 from hsr_nb.editing.walk_directions import decorrelation, learn_directions, orthogonality, variation
 from hsr_nb.editing.walks import GaussianW, even_walk, gaussian_w
+from hsr_nb.interop.checkpoint import load_generator
 from hsr_nb.interop.safetensors import load_safetensors, save_safetensors
-from hsr_nb.judges.attributes import AttributeBank
+from hsr_nb.judges.attributes import AttributeBank, load_bank
+from hsr_nb.judges.cards import embedded, read_card
 from hsr_nb.judges.face_finders import FaceFinder, mtcnn_finder, typical_finder
+from hsr_nb.judges.pairs import working_judge
 from hsr_nb.nets import Generator
 from hsr_nb.nets.seeds import ws_for_seeds
+from hsr_nb.studies.shipped import PAIR
 
 ORACLE = json.loads((Path(__file__).parent / "files/editing_oracle_linear_dplase.json").read_text())
 
@@ -663,3 +667,20 @@ def test_the_experiment_runs_small_and_writes_no_result(tmp_path):
     said = json.dumps([cell.get("outputs", []) for cell in page.cells])
     assert "a smoke run is no result: nothing was written" in said and "typical[synthfaces-attributes-b]" in said
     assert not (tmp_path / "results").exists()
+
+
+def test_editors_that_ship_need_no_fitting(tmp_path, monkeypatch):
+    cards = [read_card(name, editors_dir()) for name in embedded(editors_dir())]
+    assert {card["network"] for card in cards} == set(PAIR)
+    for method in METHODS:
+        monkeypatch.setattr(METHODS[method], "fit", lambda *a, **k: pytest.fail("it was fitted"))
+    for card in cards:
+        G = load_generator(card["network"])
+        judge = load_bank(working_judge("attributes")).reliable(side=64)
+        editor = ready_editor(card["method"], G, judge, tmp_path)
+        assert not any(tmp_path.iterdir()) and set(card["scores"]["ends"]) <= set(editor.calibration)
+        ws = ws_for_seeds(G, [1])
+        name = next(iter(editor.calibration))
+        assert not torch.equal(editor.edit(ws, name, editor.range(name)[1]), ws)
+        assert shipped_editor(card["method"], 500, G, judge) is None
+        assert shipped_editor(card["method"], 10_000, G, judge.select(["age"])) is None

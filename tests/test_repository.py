@@ -749,12 +749,12 @@ def test_no_large_generated_or_lock_files():
 
 
 def test_weights_have_cards():
-    files = sorted((LIB / "weights").glob("*.safetensors"))
-    cards = {p.stem for p in (LIB / "weights").glob("*.json")}
+    files = sorted((LIB / "weights").rglob("*.safetensors"))
+    cards = {p.stem for p in (LIB / "weights").rglob("*.json")}
     assert sum(p.stat().st_size for p in files) < 16 * MB
     assert {p.stem for p in files} == cards, "a network without a card, or a card without a network"
     written_before = ROOT / "tests/files/before_floors"  # by an earlier commit, to see that it still loads
-    elsewhere = [p for p in tracked() if p.suffix == ".safetensors" and p.parent != LIB / "weights"]
+    elsewhere = [p for p in tracked() if p.suffix == ".safetensors" and not p.is_relative_to(LIB / "weights")]
     others = [p for p in elsewhere if not p.is_relative_to(written_before)]
     assert sum(p.stat().st_size for p in written_before.rglob("*") if p.is_file()) < 1.5 * MB
     report([f"{at(p)}: weights belong into hsr_nb/weights, with a card" for p in others])

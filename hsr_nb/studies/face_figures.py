@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = [
     "Pair",
+    "stacked_axes",
+    "picture_strip",
     "same_latents",
     "interpolation",
     "attribute_curve",
-    "Editable",
-    "many_steps",
-    "watched",
     "straight_readout",
     "readout_figure",
     "idea",
@@ -25,13 +24,12 @@ import torch
 from torch import Tensor
 
 from ..base.pictures import image_grid, to_uint8
-from ..editing import InterFaceGAN, LatentSet
-from ..editing.calibrate import calibrate
+from ..editing import LatentSet
 from ..explore.inside import colours
 from ..hsr.regularizer import predictions
 from ..hsr.teachers import load_teacher
 from ..judges.attributes import AttributeBank, load_bank
-from ..judges.pairs import reporting_judge, working_judge
+from ..judges.pairs import reporting_judge
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash, ws_for_seeds
 from .evidence_scores import Bench, Counts
@@ -54,7 +52,7 @@ class Pair:
         return torch.cat([to_uint8(self.networks[name].synthesis(part, noise_mode="const")) for part in ws.split(32)])
 
 
-def _rows(
+def stacked_axes(
     count: int,
     width: float,
     height: float,
@@ -70,7 +68,7 @@ def _rows(
     return figure, figure.subplots(count, 1, squeeze=False, **options)[:, 0]
 
 
-def _strip(
+def picture_strip(
     ax,
     pictures: Tensor,
     title: str,
@@ -104,11 +102,11 @@ def same_latents(
     psi: float = 1.0,
 ):
     "What both networks make of the first latents, without truncation; unnatural pictures are framed and counted."
-    figure, axes = _rows(len(pair.networks), 7.0, 3.4)
+    figure, axes = stacked_axes(len(pair.networks), 7.0, 3.4)
     for ax, (name, G) in zip(axes, pair.networks.items()):
         pictures = pair.draw(name, ws_for_seeds(G, range(count), psi))
         beyond = bench.natural.unnatural(bench.judge(pictures)).tolist()
-        _strip(ax, pictures, f"{name}: {sum(beyond)} of {count} unnatural", cols)
+        picture_strip(ax, pictures, f"{name}: {sum(beyond)} of {count} unnatural", cols)
         for number, unnatural in enumerate(beyond):
             if unnatural:
                 _frame(ax, number, cols, *pictures.shape[2:])
@@ -122,11 +120,11 @@ def interpolation(
     psi: float = 0.7,
 ):
     "A straight line in W between two faces."
-    figure, axes = _rows(len(pair.networks), 7.0, 2.1)
+    figure, axes = stacked_axes(len(pair.networks), 7.0, 2.1)
     for ax, (name, G) in zip(axes, pair.networks.items()):
         start, end = ws_for_seeds(G, ends, psi)
         line = torch.stack([start.lerp(end, k / (steps - 1)) for k in range(steps)])
-        _strip(ax, pair.draw(name, line), name)
+        picture_strip(ax, pair.draw(name, line), name)
     return figure
 
 
@@ -168,99 +166,6 @@ def attribute_curve(
         )
     axes[0].set_ylabel(attribute)
     axes[0].legend(fontsize=8)
-    return figure
-
-
-# %% ../../nbs/studies/face_figures.ipynb #80a486f6
-@dataclass(frozen=True)
-class Editable:
-    "Calibrated editors of a pair, and what a second judge reads off each network's pictures."
-
-    pair: Pair
-    editors: dict
-    reader: AttributeBank
-    spreads: dict[str, Tensor]  # [A], of the reader's scores
-
-    @classmethod
-    def fit(cls, pair: Pair, attributes: tuple[str, ...], reader: AttributeBank, latents: int = 2000) -> "Editable":
-        "Learn the directions of some attributes in both networks."
-        judge = load_bank(working_judge("attributes")).select(list(attributes))
-        editors, spreads = {}, {}
-        for name, G in pair.networks.items():
-            S = LatentSet.sample(G, judge, latents)
-            editors[name] = calibrate(InterFaceGAN().fit(G, S), G, judge, S, faces=32)
-            seen = ws_for_seeds(G, range(256))
-            spreads[name] = reader(pair.draw(name, seen)).std(0)
-        return cls(
-            pair,
-            editors,
-            reader,
-            spreads,
-        )
-
-    def reach(self, attribute: str) -> tuple[float, float]:
-        "How far every editor goes, in the common unit."
-        ranges = [editor.range(attribute) for editor in self.editors.values()]
-        return max(low for low, _ in ranges), min(high for _, high in ranges)
-
-    def walk(self, name: str, attribute: str, seed: int, strengths: Tensor, psi: float = 0.7) -> Tensor:
-        "Pictures of a face at each strength."
-        ws = ws_for_seeds(self.pair.networks[name], [seed], psi).expand(len(strengths), -1, -1)
-        return self.pair.draw(name, self.editors[name].edit(ws, attribute, strengths))
-
-
-# %% ../../nbs/studies/face_figures.ipynb #08d86a2a
-def many_steps(
-    found: Editable,
-    attribute: str = "gender",
-    seed: int = 3,
-    steps: int = 11,
-):
-    "One attribute from end to end in small steps, network under network."
-    low, high = found.reach(attribute)
-    strengths = torch.linspace(low, high, steps) * 0.999
-    figure, axes = _rows(len(found.pair.networks), 7.0, 2.0)
-    for ax, name in zip(axes, found.pair.networks):
-        title = f"{name}: {attribute} from {low:+.1f} to {high:+.1f} σ"
-        _strip(ax, found.walk(name, attribute, seed, strengths), title)
-    return figure
-
-
-def watched(
-    found: Editable,
-    attribute: str,
-    watch: tuple[str, ...],
-    faces=range(8),
-    steps: int = 9,
-):
-    "An attribute is edited, and a second judge says what happened to it and to others: mean of several faces."
-    from matplotlib.figure import Figure
-
-    figure = Figure(
-        figsize=(7.0, 3.4),
-        dpi=100,
-        layout="constrained",
-    )
-    above, below = figure.subplots(2, len(found.pair.networks), sharex="row", sharey="row", height_ratios=(1, 2.4))
-    low, high = found.reach(attribute)
-    strengths = torch.linspace(low, high, steps) * 0.999
-    for top, ax, name in zip(above, below, found.pair.networks):
-        walks = [found.walk(name, attribute, seed, strengths) for seed in faces]
-        _strip(top, walks[0], name)
-        said = torch.stack([found.reader(pictures) for pictures in walks])  # [faces, T, A]
-        moved = ((said - said[:, steps // 2, None]) / found.spreads[name]).mean(0)
-        for word in (attribute, *watch):
-            column = found.reader.attribute_names.index(word)
-            ax.plot(
-                strengths,
-                moved[:, column],
-                lw=2.5 if word == attribute else 1.2,
-                label=word,
-            )
-        ax.axhline(0, color="#333f48", lw=0.6)
-        ax.set_xlabel(f"{attribute} asked for, σ")
-    below[0].set_ylabel("change seen, σ")
-    below[0].legend(fontsize=8)
     return figure
 
 
@@ -356,7 +261,7 @@ def draw_face_figures(
     latents: int = 2000,
     renderings: int = 10_000,  # that a natural picture resembles
 ) -> Iterable[tuple[str, object, bool]]:  # name, figure, raster
-    "Every figure of a pair of generators of faces with the attributes of SynthFaces."
+    "Every figure of two unedited networks of faces with the attributes of SynthFaces."
     side = next(iter(pair.networks.values())).img_resolution
     reader = load_bank(reporting_judge("attributes")).reliable(side=side)
     yield "idea", idea(pair), True
@@ -364,10 +269,5 @@ def draw_face_figures(
     yield "same-latents", same_latents(pair, bench), True
     yield "interpolation", interpolation(pair), True
     yield "attribute-curve", attribute_curve(pair, reader, "gender"), False
-    found = Editable.fit(pair, ("age", "gender", "hair", "beard"), reader, latents)
-    yield "many-steps", many_steps(found), True
-    yield "watched-age", watched(found, "age", ("gender", "hair")), True
-    yield "watched-hair", watched(found, "hair", ("glasses", "hair_hue")), True
-    yield "watched-beard", watched(found, "beard", ("gender",)), True
     readouts = {name: straight_readout(G, reader, latents) for name, G in pair.networks.items()}
     yield "z-and-w", readout_figure(readouts), False

@@ -94,6 +94,20 @@ MADE = (
     ),
     Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
     Made(
+        "editors of the baseline",
+        ("hsr_nb/weights/editors/synthfaces64-baseline-*.json",),
+        PAIR[:1],
+        by_hand="python -m hsr_nb.studies.ship_editors fits them",
+        minutes=60,
+    ),
+    Made(
+        "editors of the HSR network",
+        ("hsr_nb/weights/editors/synthfaces64-hsr-*.json",),
+        PAIR[1:],
+        by_hand="python -m hsr_nb.studies.ship_editors fits them",
+        minutes=60,
+    ),
+    Made(
         "heads",
         ("hsr_nb/weights/synthfaces64-hsr-heads.json",),
         PAIR[1:],
@@ -135,7 +149,7 @@ def stale(
 
 
 # %% ../../nbs/studies/shipped.ipynb #22cc8571
-PLACES = ("nbs/**/*.ipynb", "nbs/**/*.js*", "data/**/*.json", "hsr_nb/weights/*.json")
+PLACES = ("nbs/**/*.ipynb", "nbs/**/*.js*", "data/**/*.json", "hsr_nb/weights/**/*.json")
 
 
 def unlisted(current: Mapping[str, str], root=".", listed: tuple[Made, ...] = MADE) -> list[str]:
