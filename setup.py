@@ -32,7 +32,7 @@ setup(
         "hsr_nb": ["py.typed"],
         "hsr_nb.commands": ["help/*.txt"],
         "hsr_nb.survey": ["words.txt", "page.css", "page.js"],
-        "hsr_nb.weights": ["*", "editors/*"],
+        "hsr_nb.weights": ["*", "editors/*", "encoders/*"],
     },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

@@ -205,11 +205,22 @@ def plot_leakage(rows: Sequence[dict], axes=None):
     return axes
 
 
-def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[str]):
-    "One attribute edited by several methods, others watched: change of scores in standard deviations over strength."
+def _panels(count: int, most: int, width: float, height: float, **options) -> list:
+    "Axes of so many panels, at most so many in a row."
     import matplotlib.pyplot as plt
 
-    axes = plt.subplots(1, len(cells), figsize=(2.4 * len(cells), 2), sharey=True, squeeze=False)[1][0]
+    cols = min(count, most)
+    rows = -(-count // cols)
+    size = (width * cols, height * rows)
+    grid = plt.subplots(rows, cols, figsize=size, squeeze=False, layout="constrained", **options)[1]
+    for unused in grid.flat[count:]:
+        unused.axis("off")
+    return list(grid.flat[:count])
+
+
+def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[str]):
+    "One attribute edited by several methods, others watched: change of scores in standard deviations over strength."
+    axes = _panels(len(cells), 3, 2.5, 2.1, sharey=True)
     for ax, cell in zip(axes, cells):
         change = (cell.logits - cell.before[:, None])[cell.seen > 0].mean(0) / reference.spread
         shown = [cell.names[cell.target], *watched]
@@ -222,9 +233,7 @@ def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[
 
 def plot_change(cells: Sequence[Cell]):
     "Which pixels change between the face and both ends of the range."
-    import matplotlib.pyplot as plt
-
-    axes = plt.subplots(1, len(cells), figsize=(1.5 * len(cells), 1.8), squeeze=False)[1][0]
+    axes = _panels(len(cells), 4, 1.6, 1.9)
     most = max(float(cell.change.max()) for cell in cells)
     for ax, cell in zip(axes, cells):
         ax.imshow(cell.change, cmap="magma", vmin=0, vmax=most)

@@ -11,6 +11,8 @@ __all__ = [
     "Training",
     "encoder_loss",
     "train_encoder",
+    "encoders_dir",
+    "shipped_encoder",
     "ready_encoder",
 ]
 
@@ -29,7 +31,9 @@ from ..base.shell import bar
 from ..base.streams import stream, stream_seed
 from ..interop.beside import beside, keep, kept
 from ..interop.safetensors import load_safetensors, save_safetensors, subset
+from ..judges.cards import embedded, read_card, weights_dir
 from ..nets.generator import Generator
+from ..nets.seeds import generator_hash
 from .encoder import Encoder, load_encoder, new_encoder
 from .projector import Perceptual, embedded_distance, memory_of, recall, seen
 from .queries import as_target
@@ -199,16 +203,29 @@ def _curve(losses: list[float], parts: int = 100) -> list[float]:
 
 
 # %% ../../nbs/inversion/encoder_training.ipynb #8d8efc61
+def encoders_dir() -> Path:
+    "Where the encoders lie that travel with the package, each beside its card."
+    return weights_dir() / "encoders"
+
+
+def shipped_encoder(G: Generator) -> Encoder | None:
+    "The encoder of a generator that travels with the package, if there is one."
+    for name in embedded(encoders_dir()):
+        if read_card(name, encoders_dir()).get("generator") == generator_hash(G):
+            return kept(encoders_dir() / f"{name}.safetensors", lambda path: load_encoder(path, G))
+    return None
+
+
 def ready_encoder(
     G: Generator,
     network=None,  # as for `load_generator`: where it lies; None: the user's cache
     real: Pictures | None = None,
     asked: Training = TRAINING,
 ) -> Encoder:
-    "The encoder of a generator, from beside its network or trained and put there."
+    "The encoder of a generator: from beside its network, as shipped, or trained and put there."
     folder = beside(network, "encoders")
     file = folder / f"encoder-{new_encoder(G).generator[:12]}.safetensors"
-    encoder = kept(file, lambda path: load_encoder(path, G))
+    encoder = kept(file, lambda path: load_encoder(path, G)) or shipped_encoder(G)
     if encoder is None:
         encoder = train_encoder(G, asked, real, part=file.with_suffix(".part.safetensors"))
         keep(file, encoder)

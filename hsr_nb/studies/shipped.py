@@ -97,14 +97,14 @@ MADE = (
         "editors of the baseline",
         ("hsr_nb/weights/editors/synthfaces64-baseline-*.json",),
         PAIR[:1],
-        by_hand="python -m hsr_nb.studies.ship_editors fits them",
+        by_hand="python -m hsr_nb.studies.companions fits them",
         minutes=60,
     ),
     Made(
         "editors of the HSR network",
         ("hsr_nb/weights/editors/synthfaces64-hsr-*.json",),
         PAIR[1:],
-        by_hand="python -m hsr_nb.studies.ship_editors fits them",
+        by_hand="python -m hsr_nb.studies.companions fits them",
         minutes=60,
     ),
     Made(
