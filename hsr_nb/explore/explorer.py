@@ -25,6 +25,7 @@ from PIL import Image
 from ..base.pictures import enlarge
 from ..base.whole import write_whole
 from .contact_sheet import contact_sheet
+from .editors import add_shipped
 from .film import save_walk, there_and_back
 from .mine import Mine, add_taught, change_mine, load_mine
 from .recipe import Film, History, Latent, Recipe
@@ -87,6 +88,7 @@ def adopt(ex: "Explorer", session: Session) -> "Explorer":
 # %% ../../nbs/explore/explorer.ipynb #3d63dc7e
 def begin(ex: "Explorer"):
     "The first picture of a session, and what was kept for its network."
+    add_shipped(ex.session)
     ex.mine = load_mine(ex.session)
     add_taught(ex.session, ex.mine.taught)
     ex.history = History([first_recipe(ex.session)], taught=dict(ex.mine.taught))

@@ -212,7 +212,8 @@ class Hand:
     def __init__(self, explorer: "LatentExplorer"):
         self.explorer = explorer
         self.held = False  # while controls are moved for it
-        self.direction = next(iter(explorer.session.steps))  # of the slider last moved
+        first = next(iter(explorer.session.sets.values()))
+        self.direction = first.names[0]  # of the slider last moved
         self.begin(explorer.recipe)
 
     def begin(self, r: Recipe) -> None:
