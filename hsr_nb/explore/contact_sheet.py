@@ -137,7 +137,7 @@ def drawn_readings(
     shown = moved_most([*curves.values()])
     for ax, (which, c) in zip(panels, curves.items()):
         _plot_curve(ax, c, strength, shown)
-        ax.set_title(f"{which}: {c.direction}, ALS of this path {c.mean:.2f}")
+        ax.set_title(f"{which}: {c.direction}\nALS of this path {c.mean:.2f}")
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())
     return Image.fromarray(pixels).convert("RGB")
@@ -149,7 +149,7 @@ def _plot_bars(ax, now, before):
     ax.plot([*before.values()], [*before], "|", color=COLOURS[1], markersize=12, markeredgewidth=2)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.2)
-    ax.set_title("the judge reads A (tick: unedited)")
+    ax.set_title("the judge reads A\n(tick: unedited)")
 
 
 def _plot_curve(ax, c, strength, shown):
@@ -178,12 +178,24 @@ def contact_sheet(
     rows = [top]
     if s.judge is not None and s.readable:
         rows.append([_judged(s, r)])
-    for method in s.sets:
+    for method in _shown(s, r):
         cells = _directions(s, r, method)
         rows += [cells[i : i + 12] for i in range(0, len(cells), 12)]
     bred = [s.draw(s.ws(x))[0] for x in variations(r)]
     rows.append([_captioned(x, f"variation {i}") for i, x in enumerate(bred, 1)])
     return _stack(rows)
+
+
+def _learned(s: Session, method: str) -> bool:
+    "Whether a method moves what a judge named, which its directions say without the method."
+    return s.sets[method].names[0] in s.moves
+
+
+def _shown(s: Session, r: Recipe) -> list[str]:
+    "Methods for the sheet: of those that learned the same attributes, the first, and those that the recipe uses."
+    used = {edit.direction.split(" ")[0] for edit in r.edits}
+    first = next(iter(s.sets))
+    return [method for method in s.sets if method == first or method in used or not _learned(s, method)]
 
 
 def _directions(s: Session, r: Recipe, method: str) -> list[Image.Image]:
@@ -192,14 +204,15 @@ def _directions(s: Session, r: Recipe, method: str) -> list[Image.Image]:
     names = s.sets[method].names
     for name, (minus, zero, plus) in zip(names, thumbs(s, r, method)):
         low, high = outer(s, name)
-        cells += [_captioned(minus, f"{low:+.1f}"), _captioned(zero, name), _captioned(plus, f"{high:+.1f}")]
+        word = name.removeprefix(f"{method} ") if _learned(s, method) else name
+        cells += [_captioned(minus, f"{low:+.1f}"), _captioned(zero, word), _captioned(plus, f"{high:+.1f}")]
     return cells
 
 
 def _judged(s: Session, r: Recipe) -> Image.Image:
     "Readings of A, and the curves of one direction in every network."
     edit = r.edits[0] if r.edits else None
-    direction = edit.direction if edit else next(iter(s.steps))
+    direction = edit.direction if edit else next(iter(s.sets.values())).names[0]
     strength = edit.strength if edit else 0.0
     curves = {which: curve(s, r, direction, which) for which in s.nets}
     unedited = replace(r, edits=())
