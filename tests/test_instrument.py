@@ -371,7 +371,6 @@ def test_a_photograph_is_found_and_every_slider_works_on_it(live, monkeypatch):
     shade = np.linspace(0, 255, 40).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(np.tile(shade, (30, 1))).save(out, "PNG")
-    monkeypatch.setattr(photo.inverting, "__defaults__", (10,))
     live.dropped("ramp.png", out.getvalue())
     assert live.recipe.latent.what == "ramp.png" and not live.screen.message.value
     live.panels.hands.wipe.value = True

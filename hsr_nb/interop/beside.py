@@ -15,15 +15,16 @@ from typing import Protocol, TypeVar
 
 # %% ../../nbs/interop/beside.ipynb #53a4b638
 def beside(
-    network,  # as for `load_generator`
+    network,  # as for `load_generator`; None: one that lies nowhere
     what: str,  # editors, encoders
 ) -> Path:
     "The folder of what was learned about a network; it need not exist yet."
-    path = Path(network)
-    if path.is_dir():
-        return path / what
-    if path.is_file():
-        return path.with_name(f"{path.name}.{what}")
+    if network is not None:
+        path = Path(network)
+        if path.is_dir():
+            return path / what
+        if path.is_file():
+            return path.with_name(f"{path.name}.{what}")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "hsr_nb" / what
 

@@ -13,6 +13,7 @@ __all__ = [
     "train_encoder",
     "encoders_dir",
     "shipped_encoder",
+    "found_encoder",
     "ready_encoder",
 ]
 
@@ -202,7 +203,7 @@ def _curve(losses: list[float], parts: int = 100) -> list[float]:
     return [round(float(piece.mean()), 4) for piece in pieces]
 
 
-# %% ../../nbs/inversion/encoder_training.ipynb #8d8efc61
+# %% ../../nbs/inversion/encoder_training.ipynb #563adf82
 def encoders_dir() -> Path:
     "Where the encoders lie that travel with the package, each beside its card."
     return weights_dir() / "encoders"
@@ -216,6 +217,19 @@ def shipped_encoder(G: Generator) -> Encoder | None:
     return None
 
 
+# %% ../../nbs/inversion/encoder_training.ipynb #8d8efc61
+def _file_of(G: Generator, network) -> Path:
+    return beside(network, "encoders") / f"encoder-{generator_hash(G)[:12]}.safetensors"
+
+
+def found_encoder(
+    G: Generator,
+    network=None,  # as for `load_generator`: where it lies; None: the user's cache
+) -> Encoder | None:
+    "The encoder of a generator, from beside its network or as shipped; None where there is none yet."
+    return kept(_file_of(G, network), lambda path: load_encoder(path, G)) or shipped_encoder(G)
+
+
 def ready_encoder(
     G: Generator,
     network=None,  # as for `load_generator`: where it lies; None: the user's cache
@@ -223,9 +237,8 @@ def ready_encoder(
     asked: Training = TRAINING,
 ) -> Encoder:
     "The encoder of a generator: from beside its network, as shipped, or trained and put there."
-    folder = beside(network, "encoders")
-    file = folder / f"encoder-{new_encoder(G).generator[:12]}.safetensors"
-    encoder = kept(file, lambda path: load_encoder(path, G)) or shipped_encoder(G)
+    file = _file_of(G, network)
+    encoder = found_encoder(G, network)
     if encoder is None:
         encoder = train_encoder(G, asked, real, part=file.with_suffix(".part.safetensors"))
         keep(file, encoder)
