@@ -94,17 +94,17 @@ MADE = (
     ),
     Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
     Made(
-        "editors of the baseline",
-        ("hsr_nb/weights/editors/synthfaces64-baseline-*.json",),
+        "companions of the baseline",
+        ("hsr_nb/weights/editors/synthfaces64-baseline-*.json", "hsr_nb/weights/encoders/synthfaces64-baseline-*.json"),
         PAIR[:1],
-        by_hand="python -m hsr_nb.studies.companions fits them",
+        by_hand="python -m hsr_nb.studies.companions makes them",
         minutes=60,
     ),
     Made(
-        "editors of the HSR network",
-        ("hsr_nb/weights/editors/synthfaces64-hsr-*.json",),
+        "companions of the HSR network",
+        ("hsr_nb/weights/editors/synthfaces64-hsr-*.json", "hsr_nb/weights/encoders/synthfaces64-hsr-*.json"),
         PAIR[1:],
-        by_hand="python -m hsr_nb.studies.companions fits them",
+        by_hand="python -m hsr_nb.studies.companions makes them",
         minutes=60,
     ),
     Made(
