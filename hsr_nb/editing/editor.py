@@ -287,12 +287,16 @@ def _read_calibration(path, editor: Editor, tables: dict[str, Tensor]):
 
 
 # %% ../../nbs/editing/editor.ipynb #d539e942
-def save_editor(path, editor: Editor) -> Path:
+def save_editor(
+    path,
+    editor: Editor,
+    dtype: torch.dtype | None = None,  # in which its parts are stored; None: as they are
+) -> Path:
     "Write an editor to a .safetensors file, whole or not at all. ValueError before it was fitted."
     if not editor.generator:
         raise ValueError(f"this {editor.method} editor knows nothing yet: call fit(G, S) first")
     parts, settings = editor._parts()
-    tensors = {f"parts.{name}": tensor for name, tensor in parts.items()}
+    tensors = {f"parts.{name}": tensor.to(dtype or tensor.dtype) for name, tensor in parts.items()}
     for name, table in editor.calibration.items():
         tensors[f"calibration.{name}"] = torch.stack([table.native, table.common])
     entry = {
@@ -319,6 +323,7 @@ def read_editor(
         raise _wrong(path, f"its method is {entry['method']!r}, known are {some(sorted(methods))}")
     if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors.values()):
         raise _wrong(path, "every tensor holds finite numbers")
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
     editor = methods[entry["method"]]()
     editor.attributes = tuple(entry["attributes"])
     editor.generator, editor.num_ws, editor.w_dim = entry["generator"], entry["num_ws"], entry["w_dim"]

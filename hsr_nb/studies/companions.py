@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "NETWORKS",
     "TRIED",
     "ends_of",
     "write_card",
@@ -33,8 +34,8 @@ from ..base.shell import options, run
 from ..base.whole import sha256, write_json
 from ..data.synthfaces.dataset import SynthFaces
 from ..editing.calibrate import calibrate
-from ..editing.editor import Editor
-from ..editing.methods import METHODS
+from ..editing.editor import Editor, save_editor
+from ..editing.methods import METHODS, load_editor
 from ..editing.shelf import asked_of, editors_dir, ready_latents, shelf_of
 from ..interop.beside import beside
 from ..interop.checkpoint import load_generator
@@ -80,6 +81,9 @@ def ends_of(
 
 
 # %% ../../nbs/studies/companions.ipynb #219fd8ea
+NETWORKS = ("styleflow", "l2l")  # editors that are networks; stored in half precision, as all that ship are
+
+
 def write_card(path: Path, network: str, generator: str, about: dict, seconds: float) -> Path:  # of the weights
     "The card of a companion, beside it."
     made = {
@@ -112,7 +116,9 @@ def ship_editor(
     seconds = time.process_time() - began
     place = Path(folder) if folder else editors_dir()
     place.mkdir(parents=True, exist_ok=True)
-    path = editor.save(place / f"{network}-{method}.safetensors")
+    file = place / f"{network}-{method}.safetensors"
+    path = save_editor(file, editor, torch.float16 if method in NETWORKS else None)
+    editor = load_editor(path, G)  # as it ships
     about = {
         "role": "editor",
         "what": f"{method} for {network}: moves {', '.join(editor.calibration)}",
