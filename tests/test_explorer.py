@@ -369,6 +369,21 @@ def test_b_with_fewer_layers_is_clipped_and_lacks_the_rest(G):
         e.move("pca 1", 2.0, layers=(6, 7))
 
 
+def test_editors_of_a_move_a_b_of_fewer_layers():
+    "The shipped editors of a 64-pixel network, beside a 32-pixel one."
+    e = Explorer("synthfaces64-baseline", "synthfaces-baseline", **FAST)
+    before = frames(e.session, e.recipe, "B")["B"]
+    e.move("interfacegan smile", 1.0)
+    assert not torch.equal(frames(e.session, e.recipe, "B")["B"], before)
+    assert e.sheet().width > 500
+
+
+def test_given_directions_come_first():
+    found = [SeFa(components=2).fit(load_generator("synthfaces64-baseline")).found]
+    e = Explorer("synthfaces64-baseline", directions=found, judge="synthfaces-attributes")
+    assert list(e.session.sets) == ["sefa"]
+
+
 def test_files_that_are_no_networks(ex, tmp_path):
     (text := tmp_path / "a.safetensors").write_text("not a checkpoint")
     (tmp_path / "empty").mkdir()

@@ -96,5 +96,7 @@ def calibrate(
         raise ValueError(
             f"this {editor.method} editor moves none of {', '.join(wanted) or 'the attributes of the set'}"
         )
+    known = {*editor.about.get("unmoved", ()), *wanted} - {*editor.calibration}
+    editor.about["unmoved"] = sorted(known)
     editor.about |= {"calibrated_by": judge.name, "calibrated_by_sha256": judge.sha256, "calibration_faces": len(ws)}
     return editor

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..base.shell import busy
 from ..interop.beside import beside, keep, kept
 from ..judges.attributes import AttributeBank
-from ..judges.cards import embedded, read_card, weights_dir
+from ..judges.cards import companion, weights_dir
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash
 from .calibrate import calibrate
@@ -49,13 +49,10 @@ def asked_of(judge: AttributeBank) -> dict:
 
 
 def shipped_editor(method: str, n: int, G: Generator, judge: AttributeBank) -> Editor | None:
-    "The editor of a generator that travels with the package, if there is one that learned from just this."
-    wanted = {"method": method, "latents": n, "generator": generator_hash(G), "judge": asked_of(judge)}
-    for name in embedded(editors_dir()):
-        card = read_card(name, editors_dir())
-        if all(card.get(key) == value for key, value in wanted.items()):
-            return kept(editors_dir() / f"{name}.safetensors", lambda path: load_editor(path, G))
-    return None
+    "The editor of a generator that travels with the package, if there is one that learned from this judge."
+    about = {"method": method, "latents": n, "generator": generator_hash(G), "judge": asked_of(judge)}
+    path = companion(editors_dir(), **about)
+    return None if path is None else load_editor(path, G)
 
 
 # %% ../../nbs/editing/shelf.ipynb #b0357029
@@ -101,7 +98,8 @@ def ready_editor(
         keep(file, editor)
     asked = judge.attribute_names if attributes is None else attributes
     shared = [name for name in asked if name in editor.attributes and name in judge.attribute_names]
-    missing = tuple(name for name in shared if name not in editor.calibration)
+    still = editor.about.get("unmoved", ())  # found so, the last time
+    missing = tuple(name for name in shared if name not in editor.calibration and name not in still)
     if missing:
         calibrate(editor, G, judge, ready_latents(G, judge, shelf, n), attributes=missing)
         keep(file, editor)

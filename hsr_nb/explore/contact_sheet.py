@@ -194,7 +194,7 @@ def _learned(s: Session, method: str) -> bool:
 def _shown(s: Session, r: Recipe) -> list[str]:
     "Methods for the sheet: of those that learned the same attributes, the first, and those that the recipe uses."
     used = {edit.direction.split(" ")[0] for edit in r.edits}
-    first = next(iter(s.sets))
+    first = next((method for method in s.sets if _learned(s, method)), None)
     return [method for method in s.sets if method == first or method in used or not _learned(s, method)]
 
 

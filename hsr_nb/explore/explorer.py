@@ -88,7 +88,8 @@ def adopt(ex: "Explorer", session: Session) -> "Explorer":
 # %% ../../nbs/explore/explorer.ipynb #3d63dc7e
 def begin(ex: "Explorer"):
     "The first picture of a session, and what was kept for its network."
-    add_shipped(ex.session)
+    if ex.how.get("directions") is None:
+        add_shipped(ex.session)
     ex.mine = load_mine(ex.session)
     add_taught(ex.session, ex.mine.taught)
     ex.history = History([first_recipe(ex.session)], taught=dict(ex.mine.taught))

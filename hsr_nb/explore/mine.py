@@ -124,8 +124,11 @@ def remember(name: str):
     path = Path(name)
     name = str(path.resolve()) if path.exists() else name
     try:
-        with _lock_soon(_recent_file()):
+        held = lock_if_free(_recent_file().with_suffix(".lock"))
+        if held is None:
+            return
+        with held:
             names = [name, *(other for other in recent() if other != name)][:10]
             write_whole(_recent_file(), json.dumps(names))
-    except (OSError, ValueError):
+    except OSError:
         return

@@ -126,7 +126,7 @@ class PhotoPanel(Panel):
             x.work.say(f"searching for {self.name}: step {step} of {steps}", step / steps)
             self.tiles.tiles = [tile(target, "the picture"), tile(picture, "found so far")]
 
-        search = searching(s, target)
+        search = yield from in_background(lambda tell: searching(s, target), x.work.say)
         steps = search.asked.steps
         ws = yield from inverting(search, watch)
         latent = Latent.of(ws, self.name)

@@ -40,14 +40,18 @@ class Saved(Protocol):
         "Write it, whole or not at all."
 
 
-def kept(file: Path, read: Callable[[Path], Kept]) -> Kept | None:
+def kept(
+    file: Path,
+    read: Callable[[Path], Kept],
+    else_it: str = "is made again",  # what becomes of a file that is of no use
+) -> Kept | None:
     "What a file holds; None where it is missing or of no use."
     if not file.is_file():
         return None
     try:
         return read(file)
     except (ValueError, OSError) as e:
-        warnings.warn(f"{file.name} is made again: {e}", stacklevel=3)
+        warnings.warn(f"{file.name} {else_it}: {e}", stacklevel=3)
         return None
 
 

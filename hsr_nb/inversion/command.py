@@ -25,7 +25,7 @@ from ..judges.perceptual import LPIPS
 from ..nets.seeds import class_labels
 from .align import FRAMES, align, mtcnn
 from .encoder import Encoder
-from .encoder_training import ready_encoder
+from .encoder_training import found_encoder, ready_encoder
 from .pivotal import TUNING
 from .projector import check_projection
 from .queries import read_pictures
@@ -102,11 +102,13 @@ def _prepare(cfg: InvertConfig) -> Callable[[Image.Image], Image.Image]:
 
 
 def _encoder(cfg: InvertConfig, G) -> Encoder | None:
-    "The encoder that lies beside the network, or is trained and put there. ValueError for --real without need."
+    "The encoder that lies beside the network or ships, or is trained and put there. ValueError for --real without need."
     if cfg.space not in GUESSED:
         if cfg.real is not None:
             raise ValueError("--real says what an encoder learns from: give --space encoder or hybrid, too")
         return None
+    if cfg.real is not None and found_encoder(G, cfg.network) is not None:
+        raise ValueError("--real says what an encoder learns from, and this network has one already: leave it out")
     real = None if cfg.real is None else open_dataset(cfg.real, max(G.img_size))
     return ready_encoder(G, cfg.network, real)
 

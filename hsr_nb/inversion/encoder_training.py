@@ -32,10 +32,10 @@ from ..base.shell import bar
 from ..base.streams import stream, stream_seed
 from ..interop.beside import beside, keep, kept
 from ..interop.safetensors import load_safetensors, save_safetensors, subset
-from ..judges.cards import embedded, read_card, weights_dir
+from ..judges.cards import companion, weights_dir
 from ..nets.generator import Generator
 from ..nets.seeds import generator_hash
-from .encoder import Encoder, load_encoder, new_encoder
+from .encoder import NARROW, WIDTHS, Encoder, load_encoder, new_encoder
 from .projector import Perceptual, embedded_distance, memory_of, recall, seen
 from .queries import as_target
 from .schedules import learning_rate
@@ -165,7 +165,7 @@ def train_encoder(
     adam = torch.optim.Adam(encoder.parameters(), lr=asked.rate)
     about = asdict(asked) | {"perceptual": distance.name, "perceptual_sha256": distance.sha256}
     about["real"] = "" if real is None else json.dumps(real.identity, sort_keys=True)
-    who = about | {"generator": encoder.generator}
+    who = about | {"generator": encoder.generator, "widths": list(WIDTHS), "narrow": NARROW}
     losses = _go_on(part, who, encoder, adam) if part is not None and part.is_file() else []
     last = time.monotonic()
     with bar([], "training the encoder", asked.steps) as shown:
@@ -211,10 +211,8 @@ def encoders_dir() -> Path:
 
 def shipped_encoder(G: Generator) -> Encoder | None:
     "The encoder of a generator that travels with the package, if there is one."
-    for name in embedded(encoders_dir()):
-        if read_card(name, encoders_dir()).get("generator") == generator_hash(G):
-            return kept(encoders_dir() / f"{name}.safetensors", lambda path: load_encoder(path, G))
-    return None
+    path = companion(encoders_dir(), generator=generator_hash(G))
+    return None if path is None else load_encoder(path, G)
 
 
 # %% ../../nbs/inversion/encoder_training.ipynb #8d8efc61
@@ -227,14 +225,15 @@ def found_encoder(
     network=None,  # as for `load_generator`: where it lies; None: the user's cache
 ) -> Encoder | None:
     "The encoder of a generator, from beside its network or as shipped; None where there is none yet."
-    return kept(_file_of(G, network), lambda path: load_encoder(path, G)) or shipped_encoder(G)
+    beside_it = kept(_file_of(G, network), lambda path: load_encoder(path, G), "is passed over")
+    return beside_it or shipped_encoder(G)
 
 
 def ready_encoder(
     G: Generator,
     network=None,  # as for `load_generator`: where it lies; None: the user's cache
-    real: Pictures | None = None,
-    asked: Training = TRAINING,
+    real: Pictures | None = None,  # what it learns from, where it is trained
+    asked: Training = TRAINING,  # how, where it is trained
 ) -> Encoder:
     "The encoder of a generator: from beside its network, as shipped, or trained and put there."
     file = _file_of(G, network)

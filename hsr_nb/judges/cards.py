@@ -18,6 +18,7 @@ __all__ = [
     "float_weights",
     "read_embedded",
     "save_embedded",
+    "companion",
 ]
 
 # %% ../../nbs/judges/cards.ipynb #9c9e0146
@@ -255,3 +256,20 @@ def save_embedded(
     facts = {"stored_as": str(dtype).split(".")[-1], "bytes": path.stat().st_size, "sha256": sha256(path)}
     write_json(path.with_suffix(".json"), {"name": name} | card | facts)
     return path
+
+
+# %% ../../nbs/judges/cards.ipynb #86cf5bde
+def companion(
+    folder,  # of files beside their cards
+    **wanted,  # entries of the card
+) -> Path | None:  # of the weights
+    "The first file whose card says all this; None without one. One that is not the file of its card is passed over."
+    for name in embedded(folder):
+        card = read_card(name, folder)
+        if any(card.get(key) != value for key, value in wanted.items()):
+            continue
+        path = weights_dir(folder) / f"{name}.safetensors"
+        if sha256(path) == card["sha256"]:
+            return path
+        warnings.warn(f"{path} is passed over: it is not the file that its card names", stacklevel=2)
+    return None

@@ -11,7 +11,6 @@ __all__ = [
     "ship_editor",
     "ship_encoder",
     "ShipConfig",
-    "ships",
     "missing",
     "ship_companions",
     "main",
@@ -39,10 +38,11 @@ from ..editing.methods import METHODS, load_editor
 from ..editing.shelf import asked_of, editors_dir, ready_latents, shelf_of
 from ..interop.beside import beside
 from ..interop.checkpoint import load_generator
+from ..interop.embedded import embedded_generators
 from ..inversion.encoder_training import TRAINING, Training, encoders_dir, train_encoder
 from ..inversion.queries import as_target
 from ..judges.attributes import load_bank
-from ..judges.cards import embedded, read_card
+from ..judges.cards import companion, read_card
 from ..judges.identity import load_identity
 from ..judges.pairs import reporting_judge, working_judge
 from ..nets.generator import Generator
@@ -84,12 +84,18 @@ def ends_of(
 NETWORKS = ("styleflow", "l2l")  # editors that are networks; stored in half precision, as all that ship are
 
 
-def write_card(path: Path, network: str, generator: str, about: dict, seconds: float) -> Path:  # of the weights
+def write_card(
+    path: Path,
+    network: str,
+    generator: str,
+    about: dict,
+    seconds: float | None,  # of the processor; None: unknown, for it was made in several sessions
+) -> Path:  # of the weights
     "The card of a companion, beside it."
     made = {
         "network": network,
         "generator": generator,
-        "training": {"cpu_seconds": round(seconds, 1)},
+        "training": {"cpu_seconds": seconds and round(seconds, 1)},
         "provenance": provenance("cpu"),
         "licence": "Apache-2.0",
         "bytes": path.stat().st_size,
@@ -144,9 +150,10 @@ def ship_encoder(
     G = load_generator(network)
     faces = SynthFaces(G.img_resolution)
     began = time.process_time()
-    part = beside(network, "encoders") / f"{network}.part.safetensors"
-    encoder = train_encoder(G, asked, faces, part=part)
-    seconds = time.process_time() - began
+    unfinished = beside(network, "encoders") / f"{network}.part.safetensors"
+    gone_on = unfinished.is_file()
+    encoder = train_encoder(G, asked, faces, part=unfinished)
+    seconds = None if gone_on else time.process_time() - began
     encoder.half().float()  # as it will be read
     people_seen = SynthFaces(G.img_resolution, seed=TRIED).images(range(people))
     again = torch.cat([G.synthesis(encoder(part), noise_mode="const") for part in as_target(G, people_seen).split(50)])
@@ -175,26 +182,24 @@ class ShipConfig:
     methods: tuple[str, ...] = tuple(METHODS)
     encoders: bool = True  # False: editors alone
     latents: int = 10_000  # that an editor learns from
-    encoder_steps: int = TRAINING.steps
+    encoder_steps: int = 6000
     folder: str | None = None  # None: the package's own folders
 
 
-def ships(name: str, network: str, place: Path) -> bool:
-    "Whether a companion of the generator as it is now lies there."
-    if name not in embedded(place):
-        return False
-    return read_card(name, place)["generator"] == generator_hash(load_generator(network))
-
-
 def missing(cfg: ShipConfig) -> Iterator[Callable[[], Path]]:
-    "What is to be made, in order."
+    "What is to be made, in order. ValueError for a generator that does not ship."
     for network in cfg.networks:
-        place = Path(cfg.folder) if cfg.folder else editors_dir()
+        if network not in embedded_generators():
+            raise ValueError(f"companions are made for {', '.join(embedded_generators())}, not for {network[:100]!r}")
+    for network in cfg.networks:
+        G = load_generator(network)
+        judge = load_bank(working_judge("attributes")).reliable(side=G.img_resolution)
+        about = {"generator": generator_hash(G), "latents": cfg.latents, "judge": asked_of(judge)}
         for method in cfg.methods:
-            if not ships(f"{network}-{method}", network, place):
+            if companion(cfg.folder or editors_dir(), method=method, **about) is None:
                 yield partial(ship_editor, network, method, cfg.latents, cfg.folder)
-        place = Path(cfg.folder) if cfg.folder else encoders_dir()
-        if cfg.encoders and not ships(f"{network}-encoder", network, place):
+        about = {"generator": generator_hash(G), "role": "encoder", "steps": cfg.encoder_steps}
+        if cfg.encoders and companion(cfg.folder or encoders_dir(), **about) is None:
             yield partial(ship_encoder, network, Training(steps=cfg.encoder_steps), folder=cfg.folder)
 
 
