@@ -86,7 +86,7 @@ def ready_editor(
     identity=None,  # for a method that needs an identity network
     attributes: Sequence[str] | None = None,  # that need the common unit; None: all that it shares with the judge
 ) -> Editor:
-    "A fitted and calibrated editor: from the shelf, as shipped, or made and put on the shelf. ValueError for a method that there is not."
+    "A fitted, calibrated editor: from the shelf, as shipped, or made and put there. ValueError for an unknown method."
     if method not in METHODS:
         raise ValueError(f"there is no editing method {method!r}; there are {', '.join(METHODS)}")
     file = Path(shelf) / _name(method, n, G, judge)

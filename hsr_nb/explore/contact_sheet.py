@@ -163,6 +163,25 @@ def _plot_curve(ax, c, strength, shown):
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
+# %% ../../nbs/explore/contact_sheet.ipynb #e6a95345
+def _learned(s: Session, method: str) -> bool:
+    "Whether a method moves what a judge named, which its directions say without the method."
+    return s.sets[method].names[0] in s.moves
+
+
+def _shown(s: Session, r: Recipe) -> list[str]:
+    "Methods for the sheet: of those that learned the same attributes, the first, and those that the recipe uses."
+    used = {edit.direction.split(" ")[0] for edit in r.edits}
+    shown: list[str] = []
+    one_learned = False
+    for method in s.sets:
+        learned = _learned(s, method)
+        if not learned or not one_learned or method in used:
+            shown.append(method)
+        one_learned = one_learned or learned
+    return shown
+
+
 # %% ../../nbs/explore/contact_sheet.ipynb #85ddbd20
 def contact_sheet(
     s: Session,
@@ -184,18 +203,6 @@ def contact_sheet(
     bred = [s.draw(s.ws(x))[0] for x in variations(r)]
     rows.append([_captioned(x, f"variation {i}") for i, x in enumerate(bred, 1)])
     return _stack(rows)
-
-
-def _learned(s: Session, method: str) -> bool:
-    "Whether a method moves what a judge named, which its directions say without the method."
-    return s.sets[method].names[0] in s.moves
-
-
-def _shown(s: Session, r: Recipe) -> list[str]:
-    "Methods for the sheet: of those that learned the same attributes, the first, and those that the recipe uses."
-    used = {edit.direction.split(" ")[0] for edit in r.edits}
-    first = next((method for method in s.sets if _learned(s, method)), None)
-    return [method for method in s.sets if method == first or method in used or not _learned(s, method)]
 
 
 def _directions(s: Session, r: Recipe, method: str) -> list[Image.Image]:

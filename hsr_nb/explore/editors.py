@@ -24,7 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..base.shell import told
+from ..base.shell import heard_by
 from ..editing.editor import Editor, native_strength
 from ..editing.interfacegan import InterFaceGAN, project_out
 from ..editing.methods import METHODS
@@ -88,6 +88,7 @@ class Learned:
         return [f"{self.editor.method} {attribute}" for attribute in measured]
 
 
+# %% ../../nbs/explore/editors.ipynb #3ca9c97f
 def in_tenths(low: float, high: float) -> tuple[float, float]:
     "The outermost tenths within a range around nought, for a slider that stops there; a range of less stays as it is."
     ends = -math.floor(-10 * low + 1e-6) / 10, math.floor(10 * high + 1e-6) / 10
@@ -133,7 +134,7 @@ def fit_editor(s: Session, method: str, say: Callable[[str], object], n: int = 1
 
     def work(tell):
         identity = load_identity(working_judge("identity"), s.device)
-        with told(lambda what: tell(f"{method}, the first time: {what}")):
+        with heard_by(lambda what: tell(f"{method}, the first time: {what}")):
             return ready_editor(method, G, judge, shelf_of(s.names["A"]), n, identity)
 
     editor = yield from in_background(work, say)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
-from ..base.shell import told
+from ..base.shell import heard_by
 
 # %% ../../nbs/explore/jobs.ipynb #e86d5059
 Steps = Generator[Any, None, Any]  # yields between its pieces, returns what they make
@@ -121,7 +121,7 @@ def in_background(
 
     def body():
         try:
-            with told(tell):
+            with heard_by(tell):
                 found["result"] = work(tell)
         except BaseException as e:
             found["error"] = e

@@ -102,7 +102,7 @@ def _prepare(cfg: InvertConfig) -> Callable[[Image.Image], Image.Image]:
 
 
 def _encoder(cfg: InvertConfig, G) -> Encoder | None:
-    "The encoder that lies beside the network or ships, or is trained and put there. ValueError for --real without need."
+    "The encoder beside the network, or that ships, or is trained and put there. ValueError for --real without need."
     if cfg.space not in GUESSED:
         if cfg.real is not None:
             raise ValueError("--real says what an encoder learns from: give --space encoder or hybrid, too")

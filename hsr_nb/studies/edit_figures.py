@@ -125,7 +125,7 @@ def by_methods(
     most: float = 2.0,  # strength, in the common unit
     psi: float = 0.7,
 ):
-    "Faces of the first seeds, each with one wish, as they are and through each method; unmoved where it has no such wish."
+    "Faces of the first seeds, each with one wish, as they are and through each method, unmoved where it cannot."
     wishes = []
     for name in attributes:
         ends = [editor.range(name)[1] for editor in editors.values() if name in editor.calibration]

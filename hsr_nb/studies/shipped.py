@@ -7,9 +7,11 @@ __all__ = [
     "PAIR",
     "SMALL",
     "DIGITS",
+    "COMPANIONS",
     "MADE",
     "PLACES",
     "Made",
+    "companions_of",
     "hashes",
     "files_of",
     "stale",
@@ -46,6 +48,16 @@ class Made:
     by_hand: str = ""  # what a person has to do instead
     minutes: float = 1.0  # on two cores, roughly
 
+
+# %% ../../nbs/studies/shipped.ipynb #0585df41
+def companions_of(network: str) -> Made:
+    "The editors and the encoder of a generator."
+    files = tuple(f"hsr_nb/weights/{kind}/{network}-*.json" for kind in ("editors", "encoders"))
+    made_by = "python -m hsr_nb.studies.companions makes them"
+    return Made(f"companions of {network}", files, (network,), by_hand=made_by, minutes=60)
+
+
+COMPANIONS = tuple(companions_of(network) for network in PAIR)
 
 # %% ../../nbs/studies/shipped.ipynb #e7142946
 MADE = (
@@ -93,20 +105,7 @@ MADE = (
         minutes=5,
     ),
     Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
-    Made(
-        "companions of the baseline",
-        ("hsr_nb/weights/editors/synthfaces64-baseline-*.json", "hsr_nb/weights/encoders/synthfaces64-baseline-*.json"),
-        PAIR[:1],
-        by_hand="python -m hsr_nb.studies.companions makes them",
-        minutes=60,
-    ),
-    Made(
-        "companions of the HSR network",
-        ("hsr_nb/weights/editors/synthfaces64-hsr-*.json", "hsr_nb/weights/encoders/synthfaces64-hsr-*.json"),
-        PAIR[1:],
-        by_hand="python -m hsr_nb.studies.companions makes them",
-        minutes=60,
-    ),
+    *COMPANIONS,
     Made(
         "heads",
         ("hsr_nb/weights/synthfaces64-hsr-heads.json",),
