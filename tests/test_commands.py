@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -436,6 +437,8 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
     wheel = next((clone / "dist").glob("*.whl"))
+    weights = [str(p.relative_to(ROOT)) for p in (ROOT / "hsr_nb/weights").rglob("*.safetensors")]
+    assert set(weights) <= set(zipfile.ZipFile(wheel).namelist())
     subprocess.run([*pip, "--python", str(tmp_path / "venv/bin/python"), "install", *how, str(wheel)], check=True)
     others = [path for path in sys.path if path.endswith("site-packages")]
     (site / "others.pth").write_text("\n".join(others) + "\n")
