@@ -136,3 +136,17 @@ def test_candidates_are_relative_to_their_preset():
     for name in ("tiny32", "small64"):
         before, after = BEFORE[name], override(preset(name), **half.settings(name))
         assert (after.batch, after.net.channel_base) == (before["batch"] // 2, before["net.channel_base"] // 2)
+
+
+def test_a_score_in_the_table_outlives_a_folder_that_lost_it(monkeypatch, tmp_path):
+    "A run that goes on elsewhere keeps its checkpoints, not every report of its earlier stretches."
+    search = recipe.Search(RecipeConfig(folder=str(tmp_path), out=None))
+    cell = Cell("tiny32", recipe_rules.TODAY, 0, 20.0, 20000, str(tmp_path))
+    place = dict(zip(recipe.KEY, ("tiny32", recipe_rules.TODAY, 0, 20.0)))
+    trained = place | {"kimg": 20.0}
+    scored = trained | {"yardstick[a+b]": 0.5}
+    search.old = {"config": {}, "rows": [scored]}
+    monkeypatch.setattr(recipe, "row_of", lambda *asked: trained)
+    assert search.row(cell) == scored
+    search.old = {"config": {}, "rows": []}
+    assert search.row(cell) == trained

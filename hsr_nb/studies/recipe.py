@@ -169,15 +169,15 @@ class Search:
         self.old = earlier_table(cfg.out, "recipe", measured(cfg), key="measured")
 
     def row(self, cell: Cell) -> dict | None:
-        "What is known of a cell: from its folder, or from an earlier table."
-        row = row_of(cell, self.cfg)
-        if row is not None:
-            return row
+        "What is known of a cell: from its folder, or from an earlier table; what has scores goes first."
+        own = row_of(cell, self.cfg)
+        if own is not None and scored([own], self.cfg.yardstick):
+            return own
         place = (cell.preset, cell.setting, cell.seed, cell.kimg)
         for old in self.old["rows"]:
             if tuple(old[k] for k in KEY) == place and old["kimg"] * 1000 == cell.images:
                 return old
-        return None
+        return own
 
 
 # %% ../../nbs/studies/recipe.ipynb #bd9ce938
