@@ -411,6 +411,12 @@ def test_dragging_is_one_step_and_can_be_undone(live):
     assert live.recipe.latent.what == "dragged from seed 0" and pixels(live) != before and not hands.points
     live.undo()
     assert pixels(live) == before
+    stage._handle_custom_msg({"point": [0.1, 0.1]}, [])
+    stage._handle_custom_msg({"pull": [[0.4, 0.5], [1.6, 0.5]]}, [])
+    assert hands.points == [[0.4, 0.5], [1.0, 0.5]] and not hands.go.disabled
+    live.view = "B"
+    hands.show()
+    assert hands.go.disabled, "points are dragged in A"
 
 
 def test_noise_is_drawn_anew_and_undone():
@@ -553,3 +559,21 @@ def test_a_history_that_is_too_long_leaves_out_its_oldest_steps(monkeypatch):
     assert len(text) <= whole // 2 and left_out == 60 - len(again.steps) > 0 and again.now == steps[-1]
     with pytest.raises(ValueError, match="too long for a file"):
         as_file(History(steps, at=0), generator)  # what can be done again is never thrown away
+
+
+def test_a_picture_without_a_face_is_taken_in_the_middle(live, monkeypatch):
+    from hsr_nb.explore import photo
+    from hsr_nb.inversion.align import Face
+
+    out = io.BytesIO()
+    shade = np.linspace(0, 255, 80).astype(np.uint8)
+    Image.fromarray(np.tile(shade, (40, 1))).save(out, "PNG")
+    points = np.array([[25, 15], [35, 15], [30, 20], [26, 25], [34, 25]], float)
+    found = Face(1.0, (15.0, 5.0, 45.0, 35.0), points)
+    middle = photo.read_photo(out.getvalue(), live.session)
+    taken = []
+    for faces in ([found], []):
+        monkeypatch.setattr(photo, "mtcnn", lambda faces=faces: lambda image: faces)
+        taken.append(photo.read_photo(out.getvalue(), live.session, photo.FOUND))
+        assert taken[-1].shape == middle.shape
+    assert torch.equal(taken[1], middle) and not torch.equal(taken[0], middle)

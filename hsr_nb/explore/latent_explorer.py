@@ -296,6 +296,7 @@ def listen(x: "LatentExplorer"):
     stage.on("drop", x.dropped)
     stage.on("grab", lambda *_: x.panels.hands.grab())
     stage.on("point", lambda at, _: x.panels.hands.point(at))
+    stage.on("pull", lambda ends, _: x.panels.hands.pull(*ends))
     stage.observe(lambda change: x.panels.hands.move(*change["new"]), "roam")
 
 

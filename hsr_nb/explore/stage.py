@@ -44,12 +44,19 @@ function show(box, tile) {
   }
   text.textContent = tile.caption;
 }
+function drawn(name, attributes) {
+  const shape = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [k, v] of Object.entries(attributes)) shape.setAttribute(k, v);
+  return shape;
+}
 function mark(svg, marks) {
-  svg.replaceChildren(...marks.map(([x, y, kind]) => {
-    const spot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-    for (const [k, v] of Object.entries({ cx: x, cy: y, r: 0.018, class: "hsr-" + kind })) spot.setAttribute(k, v);
-    return spot;
-  }));
+  const ways = marks.flatMap(([x, y, kind], i) => {
+    if (kind !== "target") return [];
+    const [fromX, fromY] = marks[i - 1];
+    return [drawn("line", { x1: fromX, y1: fromY, x2: x, y2: y })];
+  });
+  const spots = marks.map(([x, y, kind]) => drawn("circle", { cx: x, cy: y, r: 0.018, class: "hsr-" + kind }));
+  svg.replaceChildren(...ways, ...spots);
 }
 """
 
@@ -59,28 +66,39 @@ function place(e, pic) {
   const r = pic.getBoundingClientRect();
   return [(e.clientX - r.left) / r.width, (e.clientY - r.top) / r.height];
 }
+const STILL = 0.015; // of the picture's width: a hand that moved less has clicked
 function hands(model, el) {
-  let start = null;
+  let held = null; // the picture, and where a hand took hold of it
+  const roams = () => model.get("mode") === "roam";
   el.addEventListener("pointerdown", e => {
     const pic = e.target.closest(".hsr-pic");
-    if (!pic || model.get("mode") !== "roam") return;
-    start = place(e, pic);
+    if (!pic || model.get("mode") === "look") return;
+    held = { pic, start: place(e, pic) };
     pic.setPointerCapture(e.pointerId);
-    model.send({ grab: true });
+    if (roams()) model.send({ grab: true });
     e.preventDefault();
   });
   el.addEventListener("pointermove", e => {
-    if (!start) return;
-    const [x, y] = place(e, e.target.closest(".hsr-pic") ?? el);
-    model.set("roam", [x - start[0], y - start[1]]);
+    if (!held) return;
+    const [[x, y], [fromX, fromY]] = [place(e, held.pic), held.start];
+    if (!roams()) {
+      const svg = el.querySelector("svg");
+      return mark(svg, [...model.get("marks"), [fromX, fromY, "handle"], [x, y, "target"]]);
+    }
+    model.set("roam", [x - fromX, y - fromY]);
     model.save_changes();
   });
-  const end = () => { if (start) model.send({ release: true }); start = null; };
-  el.addEventListener("pointerup", end);
-  el.addEventListener("pointercancel", end);
-  el.addEventListener("click", e => {
-    const pic = e.target.closest(".hsr-pic");
-    if (pic && model.get("mode") === "drag") model.send({ point: place(e, pic) });
+  el.addEventListener("pointerup", e => {
+    if (!held) return;
+    const [at, start] = [place(e, held.pic), held.start];
+    held = null;
+    if (roams()) return model.send({ release: true });
+    const moved = Math.hypot(at[0] - start[0], at[1] - start[1]);
+    model.send(moved < STILL ? { point: start } : { pull: [start, at] });
+  });
+  el.addEventListener("pointercancel", () => {
+    if (held && roams()) model.send({ release: true });
+    held = null;
   });
   el.addEventListener("keydown", e => {
     const key = { ArrowLeft: "previous", ArrowRight: "next", z: "undo", y: "redo" }[e.key];
@@ -182,7 +200,8 @@ STYLE = """
 .hsr-shown .hsr-tile:focus-visible { outline: none; }
 .hsr-shown .hsr-tile:focus-visible .hsr-pic { box-shadow: 0 0 0 3px #2b8fd0; border-radius: 5px; }
 .hsr-shown[data-mode="roam"] .hsr-pic { cursor: grab; touch-action: none; }
-.hsr-shown[data-mode="drag"] .hsr-pic { cursor: crosshair; }
+.hsr-shown[data-mode="drag"] .hsr-pic { cursor: crosshair; touch-action: none; }
+.hsr-shown line { stroke: #fff; stroke-width: .008; stroke-dasharray: .02 .012; }
 .hsr-shown circle { stroke: #fff; stroke-width: .006; }
 .hsr-shown .hsr-handle { fill: #d55e00; }
 .hsr-shown .hsr-target { fill: #0072b2; }

@@ -14,6 +14,7 @@ __all__ = [
     "ffhq_corners",
     "onto",
     "cut",
+    "NoFace",
     "chosen",
     "align",
 ]
@@ -133,13 +134,17 @@ def cut(
     return turned.resize((side, side), Image.Resampling.LANCZOS)
 
 
+class NoFace(ValueError):
+    "No face was found in a picture that is large enough to be aligned."
+
+
 def chosen(
     faces: list[Face],
     number: int | None,  # 1 for the largest; None: there must be one
 ) -> Face:
-    "One of the faces that were found, the largest first. ValueError with the choices where it is not clear which."
+    "One of the faces that were found, the largest first. NoFace; ValueError with the choices where there are several."
     if not faces:
-        raise ValueError("holds no face that was found (--align none takes the middle of the picture)")
+        raise NoFace("holds no face that was found (--align none takes the middle of the picture)")
     by_size = sorted(faces, key=lambda face: -face.side)
     if number is None and len(faces) > 1:
         sizes = ", ".join(f"{i}: {face.side:.0f} px" for i, face in enumerate(by_size[:9], 1))
@@ -159,11 +164,11 @@ def align(
     side: int = 256,  # of the result
     number: int | None = None,  # of the face, 1 for the largest
 ) -> Image.Image:
-    "The face of a picture, cut as a data set has its faces. ValueError: no face, several, or one too small."
+    "The face of a picture, cut as a data set has its faces. NoFace: none, or too small; ValueError: several."
     if min(image.size) < SMALLEST:
         width, height = image.size
-        raise ValueError(f"is {width} x {height} pixels, at least {SMALLEST} are needed to find a face (--align none)")
+        raise NoFace(f"is {width} x {height} pixels, at least {SMALLEST} are needed to find a face (--align none)")
     face = chosen(detect(image), number)
     if face.side < SMALLEST:
-        raise ValueError(f"has a face of {face.side:.0f} px, at least {SMALLEST} are needed to align it (--align none)")
+        raise NoFace(f"has a face of {face.side:.0f} px, at least {SMALLEST} are needed to align it (--align none)")
     return cut(image, frame(face.points), side)
