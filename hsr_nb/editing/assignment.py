@@ -137,7 +137,7 @@ class AssignedEditor(Editor):
         count = len(self.attributes)
         pair = several(integer(0, 1000), 2, 2)
         check_claims(settings, {"layers": several(pair, count, count), "found_layers": pair}, "settings", ("layers",))
-        vectors = tensors["vectors"].float()
+        vectors = tensors["vectors"]
         if vectors.shape != (count, self.w_dim) or tensors["found.vectors"].shape[1:] != (self.w_dim,):
             raise ValueError(f"vectors [{count}, {self.w_dim}], found {list(vectors.shape)}")
         self.vectors = dict(zip(self.attributes, vectors))
@@ -145,8 +145,7 @@ class AssignedEditor(Editor):
         self.layers = {name: published_layers(layers, self.num_ws) for name, layers in ranges}
         whole_range = published_layers(settings["found_layers"], self.num_ws)
         about = {"method": settings["found_method"], "layers": list(whole_range), "generator": self.generator}
-        vectors = tensors["found.vectors"].float()
-        self.found = checked_directions("found", about, vectors, tensors["found.sigma"].float())
+        self.found = checked_directions("found", about, tensors["found.vectors"], tensors["found.sigma"])
 
 
 # %% ../../nbs/editing/assignment.ipynb #7a581b36

@@ -157,14 +157,14 @@ def _parts(editor: DPLaSE) -> tuple[dict[str, Tensor], dict]:
 
 def _restore(editor: DPLaSE, tensors: dict[str, Tensor], settings: dict):
     "What a file says, checked. KeyError for tensors of other shapes."
-    directions, cuts = tensors["directions"].float(), settings["cuts"]
+    directions, cuts = tensors["directions"], settings["cuts"]
     names = editor.attributes
     d = editor.w_dim
     if directions.shape != (len(names), d) or len(cuts) != len(names):
         raise KeyError(f"directions [{len(names)}, {d}], found {list(directions.shape)} and {len(cuts)} cuts")
     if tensors["mean"].shape != (d,) or tensors["root"].shape != (d, d):
         raise KeyError(f"a Gaussian in {d} numbers")
-    editor.gaussian = GaussianW(tensors["mean"].float(), tensors["root"].float())
+    editor.gaussian = GaussianW(tensors["mean"], tensors["root"])
     editor.rounds = int(settings["rounds"])
     editor.components = int(settings["components"])
     editor.seed = int(settings["seed"])
@@ -175,7 +175,7 @@ def _restore(editor: DPLaSE, tensors: dict[str, Tensor], settings: dict):
     for name, mask in tensors.items():
         attribute = name.removeprefix("masks.")
         if attribute != name and attribute in names and mask.ndim == 1:
-            editor.masks[attribute] = mask.float()
+            editor.masks[attribute] = mask
 
 
 # %% ../../nbs/editing/dplase.ipynb #0e7d2a52

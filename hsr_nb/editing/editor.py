@@ -204,7 +204,7 @@ class Editor:
         raise NotImplementedError
 
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
-        "Become what `_parts` told; any error of FAULTS is turned into a refusal that names the file."
+        "Become what `_parts` told, in single precision; an error of FAULTS becomes a refusal that names the file."
         raise NotImplementedError
 
     def native_step(self, attribute: str) -> float:
@@ -281,7 +281,7 @@ def _read_calibration(path, editor: Editor, tables: dict[str, Tensor]):
         if name not in editor.attributes or table.ndim != 2 or len(table) != 2:
             raise _wrong(path, f"the calibration of {name[:100]!r} is two rows of an attribute that it has")
         try:
-            editor.calibration[name] = Calibration(table[0].float(), table[1].float())
+            editor.calibration[name] = Calibration(table[0], table[1])
         except ValueError as e:
             raise _wrong(path, f"{name[:100]}: {e}") from None
 

@@ -46,7 +46,7 @@ def principal_components(
 # %% ../../nbs/editing/ganspace.ipynb #5b1e7a90
 def _spread(tensors: dict[str, Tensor], w_dim: int) -> tuple[Tensor, Tensor]:
     "The mean and the shares of the variance in a file. ValueError for those of another W."
-    mean, share = tensors["mean"].float(), tensors["share"].float()
+    mean, share = tensors["mean"], tensors["share"]
     if not mean.shape == share.shape == (w_dim,):
         raise ValueError(f"mean and share [{w_dim}], found {list(mean.shape)} and {list(share.shape)}")
     return mean, share

@@ -161,8 +161,8 @@ class InterFaceGAN(Editor):
         check_claims(settings, SETTINGS, "settings", SETTINGS)
         self.share = float(settings["share"])
         self.absolute, self.seed, self.kept = settings["absolute"], settings["seed"], tuple(settings["kept"])
-        self.normals = tensors["normals"].float()
-        self.sigma = tensors["sigma"].float()
+        self.normals = tensors["normals"]
+        self.sigma = tensors["sigma"]
         expected = (len(self.attributes), self.w_dim)
         if self.normals.shape != expected or self.sigma.shape != expected[:1]:
             raise ValueError(f"normals {list(expected)}, found {list(self.normals.shape)}")

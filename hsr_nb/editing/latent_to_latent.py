@@ -254,11 +254,11 @@ class LatentToLatent(Editor):
     def _restore(self, tensors: dict[str, Tensor], settings: dict):
         told = [(int(first), int(last)) for first, last in settings["groups"]]
         groups = _layer_groups(told, self.num_ws)
-        state = {name: tensor.float() for name, tensor in subset(tensors, "mappers").items()}
+        state = subset(tensors, "mappers")
         count = len(self.attributes)
         self.mappers = build_filled(lambda: Mappers(self.w_dim, count, groups), state, "the mappers of this file")
         self.mappers.eval().requires_grad_(False)
-        self.width = tensors["width"].float()
+        self.width = tensors["width"]
         _check_width(self.width, count)
 
 

@@ -243,7 +243,7 @@ def hsr_cycles(name: str, device, head_widths, changes: dict) -> dict[str, Calla
 
 def benchmark(
     name: str = "tiny32",  # a preset
-    device="auto",
+    device: str | torch.device = "auto",
     repeats: int = 5,
     head_widths=(256, 4096),  # HSR heads to measure
     reference: bool = True,  # the plain definitions too (slow)
