@@ -198,7 +198,13 @@ class Generations:
 
 def generation_jobs(cfg: Generations) -> list[dict]:  # as `run_job` takes them
     "One job for every seed and architecture, both architectures of a seed in a row."
-    score = {"scores": ("fid", "ppl", "als"), "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
+    score = {
+        "scores": ("yardstick", "fid", "ppl", "als"),
+        "n": cfg.n,
+        "pairs": cfg.pairs,
+        "paths": cfg.paths,
+        "resamples": 0,
+    }
     found = []
     for seed in cfg.seeds:
         for arm, (name, changes) in ARMS.items():
