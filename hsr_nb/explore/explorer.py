@@ -9,6 +9,7 @@ __all__ = [
     "open_networks",
     "for_another",
     "adopt",
+    "Desk",
     "begin",
     "rename",
     "keep_taught",
@@ -17,7 +18,7 @@ __all__ = [
 
 # %% ../../nbs/explore/explorer.ipynb #956d6475
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -41,7 +42,7 @@ def save_recipe(ex: "Explorer", path) -> Path:
 
 
 def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes of a file
-    "Replace the history by that of a recipe file, or of a saved picture. ValueError: damaged, or another generator's."
+    "Go on with the history of a recipe file, or of a saved picture. ValueError: damaged, or another generator's."
     if not isinstance(source, bytes):
         with open(source, "rb") as f:
             source = f.read(10_000_001)  # one more than `parse_history` takes
@@ -57,8 +58,7 @@ def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes o
     except ValueError:
         ex.session.steps, ex.session.sets = menus
         raise
-    history.taught = ex.mine.taught | history.taught
-    ex.history = history
+    ex.history.join(history)
     return ex.refresh()
 
 
@@ -73,26 +73,44 @@ def for_another(how: dict) -> dict:
 
 
 def adopt(ex: "Explorer", session: Session) -> "Explorer":
-    "Look through another session."
-    same = session.hash == ex.session.hash
-    if same:  # what was taught and fitted goes on
-        for menu in ("sets", "steps", "moves", "reach"):
-            setattr(session, menu, getattr(ex.session, menu) | getattr(session, menu))
+    "Look through another session; where its network was looked at before, go on there."
+    ex.desks[ex.session.hash] = Desk.of(ex)
     ex.session = session
     ex.view = "A | B" if "B" in session.nets else "A"
-    if not same:
-        begin(ex)
+    begin(ex)
     return ex.refresh()
 
 
 # %% ../../nbs/explore/explorer.ipynb #3d63dc7e
+@dataclass
+class Desk:
+    "What was made with a network, for when somebody comes back to it."
+
+    history: History
+    menus: dict[str, dict]  # of its session: what was taught and fitted
+
+    @classmethod
+    def of(cls, ex: "Explorer") -> "Desk":
+        "As an explorer leaves it."
+        return cls(ex.history, {menu: getattr(ex.session, menu) for menu in ("sets", "steps", "moves", "reach")})
+
+    def spread(self, session: Session):
+        "Put the menus into another session of the same network."
+        for menu, known in self.menus.items():
+            setattr(session, menu, known | getattr(session, menu))
+
+
 def begin(ex: "Explorer"):
-    "The first picture of a session, and what was kept for its network."
-    if ex.how.get("directions") is None:
+    "The first picture of a session, or the last one of its network, and what was kept for it."
+    desk = ex.desks.get(ex.session.hash)
+    if desk is not None:
+        desk.spread(ex.session)
+    elif ex.how.get("directions") is None:
         add_shipped(ex.session)
     ex.mine = load_mine(ex.session)
     add_taught(ex.session, ex.mine.taught)
-    ex.history = History([first_recipe(ex.session)], taught=dict(ex.mine.taught))
+    ex.history = desk.history if desk is not None else History([first_recipe(ex.session)])
+    ex.history.taught |= ex.mine.taught
     ex.turn = 0
 
 
@@ -176,6 +194,12 @@ def keep(ex: "Explorer", name: str) -> "Explorer":
     return ex.refresh()
 
 
+def forget(ex: "Explorer", name: str) -> "Explorer":
+    "Take the name of a kept picture away."
+    ex.history.forget(name)
+    return ex.refresh()
+
+
 def cut(ex: "Explorer", film: Film) -> "Explorer":
     "Take another film, as a step of the history."
     ex.history.cut(film)
@@ -206,6 +230,7 @@ class Explorer:
     breed = breed
     keep = keep
     recall = recall
+    forget = forget
     cut = cut
     _repr_png_ = sheet_png
 
@@ -214,6 +239,7 @@ class Explorer:
         self.session = Session(a, b, **how)
         self.view = "A | B" if "B" in self.session.nets else "A"
         self.amount = 0.4  # how different variations are
+        self.desks: dict[str, Desk] = {}  # by hash of A, of networks that were left
         begin(self)
 
     @property
