@@ -250,6 +250,11 @@ class Explorer:
     def recipe(self) -> Recipe:
         return self.history.now
 
+    @property
+    def little(self) -> str:
+        "The network that draws little pictures: B where it is seen alone."
+        return "B" if self.view == "B" else "A"
+
     def refresh(self):  # what follows every change: here nothing, in `LatentExplorer` a fresh screen
         return self
 

@@ -273,9 +273,9 @@ def opening(x: "LatentExplorer", a, b=None) -> Steps:
     session = yield from in_background(lambda tell: Session(a, b, tell=tell, **for_another(x.how)), x.work.say)
     x.history.push(x.hand.draft)
     x.screen.readings.value = ""
-    adopt(x, session)
     for name in session.names.values():
         remember(name)
+    adopt(x, session)
 
 
 def dropped(x: "LatentExplorer", name: str, data: bytes):

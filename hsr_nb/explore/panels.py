@@ -66,16 +66,18 @@ def link(data: bytes, name: str, kind: str, text: str) -> str:
 
 
 # %% ../../nbs/explore/panels.ipynb #12fbe884
-def small(s: Session, r: Recipe):  # uint8 [C, h, w]
+def small(s: Session, r: Recipe, which: str = "A"):  # uint8 [C, h, w]
     "The little picture of a recipe."
-    return s.draw(s.ws(r), level=thumb_level(s), noise=r.noise)[0]
+    return s.draw(s.ws(r, which), which, thumb_level(s, which), noise=r.noise)[0]
 
 
-def drawn_tiles(s: Session, recipes: dict[str, Recipe], put: Callable[[list], object], label: str = "") -> Steps:
+def drawn_tiles(
+    s: Session, recipes: dict[str, Recipe], put: Callable[[list], object], label: str = "", which: str = "A"
+) -> Steps:
     "Little pictures of recipes, by caption, drawn one at a time and put on the screen together."
     tiles = []
     for i, (caption, r) in enumerate(recipes.items(), 1):
-        tiles.append(tile(small(s, r), caption if not label else "", f"{label} {i}" if label else caption))
+        tiles.append(tile(small(s, r, which), caption if not label else "", f"{label} {i}" if label else caption))
         yield
     put(tiles)
 
@@ -158,6 +160,8 @@ class ListPanel(Panel):
         "Ask for other values in one line."
         before, item, after = self.items[:i], self.items[i], self.items[i + 1 :]
         self.take(lambda: [*before, replace(item, **change), *after])
+        if self.items[i : i + 1] == (item,):  # it was refused: the line says what holds
+            self.explorer.hand.quietly(partial(self.write, self.box.children[i], item))
 
     def swap(self, i: int, j: int):
         "Ask for two lines in each other's place."
@@ -202,7 +206,8 @@ class SourcePanel(Panel):
         before = button("◀", partial(self.step, -1), "previous seed (arrow left on a picture)")
         after = button("▶", partial(self.step, 1), "next seed (arrow right on a picture)")
         die = button("⚄", partial(self.step, None), "any seed")
-        seeds = [classed(b, "hsr-key") for b in (before, after, die)]
+        seeds = W.HBox([classed(b, "hsr-key") for b in (before, after, die)])
+        self.came = W.HTML()
         self.klass = W.BoundedIntText(description="class", min=0, max=max(c_dim - 1, 0), layout=W.Layout(width="120px"))
         self.on_move(self.klass, lambda: self.change(class_index=self.klass.value))
         self.view = W.ToggleButtons(
@@ -211,7 +216,7 @@ class SourcePanel(Panel):
             tooltips=["one picture", "the other network", "both, on the same latent", "both and where they differ"],
         )
         self.on_move(self.view, self.look)
-        controls = [self.undo, self.redo, self.seed, *seeds]
+        controls = [self.undo, self.redo, self.seed, seeds, self.came]
         if c_dim:
             controls.append(self.klass)
         if len(self.view.options) > 1:
@@ -238,6 +243,8 @@ class SourcePanel(Panel):
 
     def fill(self, r: Recipe):
         self.seed.value = r.seed
+        came = "" if r.latent is None else f"not a seed: {r.latent.what}"
+        self.came.value = f'<span class="hsr-came" title="{escape(came)}">{escape(came)}</span>' if came else ""
         self.klass.value = r.class_index or 0
         self.view.value = self.explorer.view
 
@@ -279,8 +286,11 @@ class TruncationPanel(Panel):
 
     def look(self):
         "Switch on or off what the judge reads."
-        self.explorer.session.readable = self.readings.value
-        self.explorer.refresh()
+        x = self.explorer
+        x.session.readable = self.readings.value
+        if self.readings.value:
+            x.screen.readings.value = '<span class="hsr-note" role="status">reading …</span>'
+        x.refresh()
 
     def cut(self):
         "Truncate so many layers; the right end is all of them."

@@ -57,7 +57,7 @@ class MixPanel(Panel):
 
     def rest(self, r: Recipe):
         second = Recipe(self.seed.value, r.psi, r.cutoff, r.class_index)
-        self.tiles.tiles = [tile(small(self.explorer.session, second), f"seed {self.seed.value}")]
+        self.tiles.tiles = [tile(small(self.explorer.session, second, self.explorer.little), f"seed {self.seed.value}")]
 
 
 # %% ../../nbs/explore/tabs.ipynb #1622df2e
@@ -93,7 +93,8 @@ class BreedPanel(Panel):
 
     def rest(self, r: Recipe) -> Steps:
         eight = {str(i): bred for i, bred in enumerate(self.explorer.variations())}
-        return drawn_tiles(self.explorer.session, eight, partial(self.put, [*eight.values()]), "variation")
+        x = self.explorer
+        return drawn_tiles(x.session, eight, partial(self.put, [*eight.values()]), "variation", x.little)
 
     def put(self, shown: list[Recipe], tiles: list):
         self.shown = shown  # a click means what is seen, whatever is on its way
@@ -109,14 +110,22 @@ class NetworkPanel(Panel):
         self.b = self.field("B")
         open_them = button("open", self.open, button_style="primary")
         bottom = W.HBox([open_them, note("leave B empty to look at A alone")])
-        return W.VBox([self.a, self.b, classed(bottom, "hsr-wrap")])
+        self.recent = W.Dropdown(description="recent", options=["", *recent()], layout=W.Layout(width="420px"))
+        self.recent.tooltip = "networks that were opened lately"
+        self.on_move(self.recent, self.choose)
+        return W.VBox([self.a, self.b, classed(bottom, "hsr-wrap"), self.recent])
+
+    def choose(self):
+        "Name a recent network as A."
+        if self.recent.value:
+            self.a.value, self.b.value = self.recent.value, ""
 
     def field(self, which: str):
         "Where one names a network."
         W = need_widgets()
         field = W.Combobox(
             description=which,
-            options=[*dict.fromkeys([*embedded_generators(), *recent()])],
+            options=embedded_generators(),
             value=self.explorer.session.names.get(which, ""),
             placeholder="an embedded name, a file or a run folder",
             ensure_option=False,
@@ -127,4 +136,7 @@ class NetworkPanel(Panel):
     def open(self):
         "Open what the fields name."
         a, b = self.a.value.strip(), self.b.value.strip()
+        if not a:
+            self.explorer.screen.say(ValueError("name a network for A: an embedded one, a file or a run folder"))
+            return
         self.explorer.work.run(f"opening {a}", lambda: self.explorer.opening(a, b or None))
