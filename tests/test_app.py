@@ -118,6 +118,7 @@ def test_the_owner_is_served(app):
     assert status == 200 and "the page has run" in text
     (set_cookie,) = headers.get_all("Set-Cookie")[:1]
     assert "samesite=strict" in set_cookie.lower() and "httponly" in set_cookie.lower()
+    assert headers["Content-Security-Policy"].startswith("default-src 'self' data:"), "nothing is asked of other hosts"
     cookie = "; ".join(c.split(";")[0] for c in headers.get_all("Set-Cookie"))
     kernel = re.search(r"Kernel started: (\S+)", app.log.read_text())[1]
     path = f"/api/kernels/{kernel}/channels"

@@ -256,7 +256,7 @@ def test_difference_is_a_scale_from_black_to_white():
 
 
 def test_preview_fits_the_budget(session):
-    session.ms = {"A": {16: 5.0, 32: 30.0}, "B": {16: 5.0, 32: 30.0}}
+    session.ms = {"A": {16: 5.0, 32: 60.0}, "B": {16: 5.0, 32: 60.0}}
     assert preview_level(session, "A") is None
     assert preview_level(session, "A | B") == 16
     assert preview_level(session, "A", budget=1) == 16

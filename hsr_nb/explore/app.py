@@ -55,12 +55,14 @@ def _page(folder: Path, opening: str) -> Path:
 
 
 # %% ../../nbs/explore/app.ipynb #d10cb794
+HERE_ALONE = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'"  # no CDN is asked
 FLAGS = (
     "--strip_sources=True",
     "--show_tracebacks=True",
     "--VoilaExporter.raw_mimetypes=text/html",  # the raw cell of settings at the top is no page
     "--token",
     "--IdentityProvider.cookie_options={'samesite': 'Strict'}",
+    f"--Voila.tornado_settings={ {'headers': {'Content-Security-Policy': HERE_ALONE}} }",
     "--MappingKernelManager.cull_idle_timeout=600",
     "--MappingKernelManager.cull_interval=60",
 )

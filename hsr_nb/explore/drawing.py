@@ -100,7 +100,7 @@ def latents(
 
 
 # %% ../../nbs/explore/drawing.ipynb #49d697f9
-PREVIEW_MS = 40  # a preview may take this long
+PREVIEW_MS = 80  # a preview may take this long
 
 
 def picture(G: Generator, ws: Tensor, level: int | None, half: bool, noise: dict | None = None) -> Tensor:

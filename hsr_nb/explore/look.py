@@ -57,13 +57,15 @@ PARTS = """
 .hsr-explorer .widget-toggle-buttons .widget-toggle-button, .hsr-explorer .jupyter-widget-toggle-button {
   width: auto; min-width: 34px; padding: 0 10px;
 }
-.hsr-explorer .widget-hslider, .hsr-explorer .widget-text { max-width: 100%; }
+.hsr-explorer .widget-hslider, .hsr-explorer .widget-text, .hsr-explorer .widget-dropdown { max-width: 100%; }
+.hsr-explorer .widget-text { box-sizing: border-box; }
 .hsr-explorer .lm-TabBar-content { flex-wrap: wrap; }
 .hsr-explorer .lm-TabBar-tab {
   flex: 0 1 auto !important; min-width: 0 !important; max-width: none !important;
   padding: 0 clamp(4px, 1.2cqi, 9px); font-size: 12px;
 }
-.hsr-explorer .widget-tab-contents { padding: 6px 6px !important; overflow: visible; }
+.hsr-explorer .widget-tab-contents { padding: 6px 6px !important; }
+.hsr-explorer .widget-tab-contents, .hsr-explorer .widget-tab-contents > .widget-box { overflow: visible !important; }
 @container tools (max-width: 360px) {
   .hsr-row .hsr-tiles canvas { width: 36px !important; height: 36px !important; }
 }
@@ -80,14 +82,27 @@ PARTS = """
 .hsr-row-right .widget-html-content { min-width: 0; width: 100%; }
 .hsr-title span { font-size: 11.5px; }
 .hsr-explorer .hsr-row .widget-label { width: 40px; min-width: 40px; font-size: 11px; opacity: .75; }
-.hsr-row .widget-readout { min-width: 34px !important; width: auto; font-size: 12px; }
+.hsr-row .widget-readout { min-width: 46px !important; width: auto; font-size: 12px; }
+.hsr-explorer .hsr-row-right > .hsr-row-top { height: 18px; align-items: center; overflow: hidden; }
+.hsr-row-top > .widget-html { flex: 1 1 0; min-width: 0; }
+.hsr-explorer .hsr-hold { height: 18px; line-height: 18px; min-width: 0; padding: 0 6px; font-size: 11px; margin: 0; }
+.hsr-came {
+  display: block; max-width: 190px; font-size: 12px; opacity: .75;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+}
 .hsr-explorer .widget-html-content { line-height: 1.4; }
 .hsr-note, .hsr-status { font-size: 12px; opacity: .75; line-height: 1.35; white-space: normal; }
 .hsr-title {
   font-size: 13px; line-height: 18px; white-space: nowrap; display: block; overflow: hidden; text-overflow: ellipsis;
 }
+.hsr-explorer .hsr-edits {
+  position: sticky; bottom: 0; z-index: 10; max-height: 32cqh; overflow: hidden auto; background: var(--jp-layout-color0, #fff);
+}
+.hsr-explorer .hsr-line { align-items: center; gap: 4px; overflow: hidden; min-width: 0; }
+.hsr-explorer .hsr-line > * { min-width: 0; }
 .hsr-edits:has(> *)::before { content: "edits, in their order"; font-size: 12px; opacity: .75; }
 .hsr-tree { margin: 0; padding-left: 18px; font-size: 12px; line-height: 1.5; }
+.hsr-tree img { width: 30px; height: 30px; object-fit: contain; vertical-align: middle; margin: 1px 2px 1px 0; }
 .hsr-link {
   display: inline-block; padding: 3px 10px; border-radius: 3px; line-height: 20px; white-space: nowrap;
   background: #8883; text-decoration: none; color: inherit;
@@ -99,11 +114,16 @@ PARTS = """
 
 # %% ../../nbs/explore/look.ipynb #19af1284
 SAID = """
+.hsr-explorer { position: relative; }
+.hsr-explorer > .hsr-busy, .hsr-explorer > .widget-html:has(.hsr-say) {
+  position: absolute !important; left: 8px; right: 8px; bottom: 8px; z-index: 20; margin: 0;
+  background: var(--jp-layout-color0, #fff); box-shadow: 0 1px 6px #0006; border-radius: 3px;
+}
 .hsr-say {
   background: #d55e0022; border-left: 4px solid #d55e00; padding: 6px 10px; border-radius: 3px;
   display: block; line-height: 1.35; white-space: normal; overflow-wrap: anywhere;
 }
-.hsr-busy { background: #2b8fd022; border-left: 4px solid #2b8fd0; padding: 3px 10px; line-height: 1.5; }
+.hsr-busy { border-left: 4px solid #2b8fd0; padding: 3px 10px; line-height: 1.5; }
 .hsr-stale { opacity: .35; }
 .hsr-curves { display: flex; flex-flow: row wrap; gap: 0 14px; }
 .hsr-read { display: flex; flex-flow: row wrap; gap: 4px 24px; line-height: 1.3; }

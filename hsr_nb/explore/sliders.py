@@ -126,7 +126,7 @@ class Row(Panel):
         s = self.explorer.session
         low, high = outer(s, self.name)
         strengths = (low, 0.0, high)
-        drawn = three(s, r, self.name)
+        drawn = three(s, r, self.name, self.explorer.little)
         self.tiles.tiles = [tile(x, "", f"{self.name} at {a:+.1f}") for x, a in zip(drawn, strengths)]
 
 
@@ -149,9 +149,9 @@ class EditList(ListPanel):
     def line(self, i: int):
         "One edit."
         W, e = need_widgets(), self.items[i]
-        name = self.explorer.names.get(e.direction, e.direction)
+        name = name_on_row(self.explorer, e.direction)
         held = f" ({', '.join(e.keep)} still)" if e.keep else ""
-        on = W.Checkbox(value=e.on, description=f"{name}{held}", tooltip=f"{name}{held}", indent=False)
+        on = W.Checkbox(value=e.on, description=f"{name}{held}", tooltip=f"{e.direction}{held}", indent=False)
         on.layout.flex, on.layout.width = "1 1 0", "0"
         self.on_move(on, lambda: self.replaced(i, on=on.value))
         low, high = self.explorer.session.reach.get(e.direction, (-100.0, 100.0))

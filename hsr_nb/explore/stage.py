@@ -101,8 +101,9 @@ function hands(model, el) {
     held = null;
   });
   el.addEventListener("keydown", e => {
-    const key = { ArrowLeft: "previous", ArrowRight: "next", z: "undo", y: "redo" }[e.key];
-    if (!key || e.target.tagName === "INPUT" || e.ctrlKey || e.metaKey || e.altKey) return;
+    const key = { ArrowLeft: "previous", ArrowRight: "next", z: "undo", y: "redo", Z: "redo" }[e.key];
+    const held = e.ctrlKey || e.metaKey; // with z and y the same as without
+    if (!key || e.target.tagName === "INPUT" || (held && e.key.startsWith("Arrow")) || e.altKey) return;
     model.send({ key });
     e.preventDefault();
     e.stopPropagation();
@@ -128,8 +129,13 @@ function nameAll(root) {
   for (const h of root.querySelectorAll(".noUi-handle:not([data-named])")) {
     const own = h.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent.trim();
     const row = h.closest(".hsr-row")?.querySelector(".hsr-title b")?.textContent;
-    h.setAttribute("aria-label", [row, own || "strength"].filter(Boolean).join(" "));
+    const both = [...h.closest(".noUi-base").querySelectorAll(".noUi-handle")];
+    const end = both.length < 2 ? "" : both[0] === h ? "from" : "to";
+    h.setAttribute("aria-label", [row, own || "strength", end].filter(Boolean).join(" "));
     h.dataset.named = "yes";
+  }
+  for (const b of root.querySelectorAll("button[title]:not([aria-label])")) {
+    if (!/[a-z]{2}/i.test(b.textContent) || b.classList.contains("widget-upload")) b.setAttribute("aria-label", b.title);
   }
   for (const f of root.querySelectorAll("input:not([aria-label]), select:not([aria-label])")) {
     const own = f.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent.trim();
