@@ -20,7 +20,7 @@ from hsr_nb.explore.drawing import latents
 from hsr_nb.explore.editors import fit_editor
 from hsr_nb.explore.explorer import stations
 from hsr_nb.explore.jobs import JobQueue, finished, in_background
-from hsr_nb.explore.kept import lineage_html, parents
+from hsr_nb.explore.kept import between, lineage_html, parents
 from hsr_nb.explore.mine import change_mine, load_mine, recent
 from hsr_nb.explore.recipe import Edit, Film, History, Key, Latent
 from hsr_nb.explore.recipe_file import as_file, dump_history, parse_history
@@ -51,6 +51,7 @@ def network(resolution=32, seed=0, noise=False):
 @pytest.fixture(autouse=True)
 def nothing_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,8 @@ def test_a_saved_picture_says_what_it_is_and_brings_itself_back(live, tmp_path):
     live.set(seed=1)
     live.dropped("face.png", file.read_bytes())
     assert pixels(live) == before and live.recipe.seed == 9
+    live.undo()
+    assert live.recipe.seed == 1, "a picture that is dropped is a step"
     assert SOURCE in Image.open(file).text["XML:com.adobe.xmp"]
     with pytest.raises(ValueError, match=r"as \.png"):
         live.save_picture(tmp_path / "face.jpg")
@@ -172,6 +175,57 @@ def test_crossing_kept_faces_is_one_step_with_a_lineage(live):
         kept.crossing.share.value = share
         close = (live.session.ws(live.recipe) - live.session.ws(live.history.named[name])).abs().max()
         assert close < 1e-5
+
+
+def test_a_recipe_is_joined_and_nothing_kept_is_lost(live, G):
+    other = LatentExplorer(G, judge=None, **FAST)
+    other.set(seed=30).keep("anna").set(seed=31).cut(Film((Key("a", Recipe(1)), Key("b", Recipe(2)))))
+    file = dump_history(other.history, other.session.hash)
+    live.set(seed=8).keep("anna").set(seed=9)
+    live.dropped("recipe.json", file.encode())
+    named = {name: r.seed for name, r in live.history.named.items()}
+    assert named == {"anna": 8, "anna 2": 30} and live.recipe.seed == 31 and len(live.history.film.keys) == 2
+    for seed in (31, 30, 0, 9, 8):
+        live.undo()
+        assert live.recipe.seed == seed
+    assert not live.history.film.keys
+
+
+def test_a_name_is_never_taken_over_and_can_be_given_up(live):
+    kept = live.panels.tabbed["kept"]
+    for seed in (3, 4, 4):
+        live.set(seed=seed)
+        kept.name.value = "child"
+        kept.keep()
+        assert kept.name.value == ""
+    assert {name: r.seed for name, r in live.history.named.items()} == {"child": 3, "child 2": 4}
+    kept.away.click()
+    assert [*live.history.named] == ["child"] and kept.away.layout.display == "none"
+
+
+def test_the_tree_shows_what_nobody_kept_on_the_way(live):
+    live.keep("anna")
+    for i in (2, 5, 1):
+        live.breed(i)
+    live.keep("berta")
+    way = between(live.history.named, "berta")
+    assert [len(r.bred) for r in way] == [1, 2]
+    kept = live.panels.tabbed["kept"]
+    finished(kept.rest(live.recipe))
+    assert kept.tree.box.value.count("<img") == 4 and kept.tree.box.value.count("<li>") == 2
+
+
+def test_whoever_returns_to_a_network_finds_everything(live, G):
+    taught(live)
+    live.set(seed=5).keep("precious").move("mine smile", 1.0)
+    before, steps = pixels(live), len(live.history.steps)
+    live.open(network(seed=4))
+    assert live.recipe.seed == 0 and not live.history.named
+    live.set(seed=7)
+    live.open(G)
+    assert pixels(live) == before and [*live.history.named] == ["precious"] and len(live.history.steps) == steps
+    live.undo()
+    assert not live.recipe.edits
 
 
 def test_a_lineage_that_runs_in_a_circle_ends():
@@ -221,6 +275,20 @@ def test_a_taught_slider_is_on_the_menu_at_once_and_stays_when_b_is_opened(live,
     live.open(G, network(seed=4))
     assert live.view == "A | B" and not live.screen.message.value
     assert live.session.sets["mine"].names == ["mine smile"]
+
+
+def test_taught_sliders_stay_and_say_how_well_they_were_taught(live):
+    taught(live)
+    directions = live.panels.directions
+    directions.method.value = "mine"
+    taught(live, "frown")
+    rows = directions.shown()
+    assert [row.name for row in rows] == ["mine smile", "mine frown"]
+    assert directions.grid.children == tuple(row.box for row in rows)
+    live.queue.finish()
+    assert "of 16 marked faces on their side" in rows[0].title.value
+    finished(live.panels.tabbed["gallery"].rest(live.recipe))
+    assert "of 16 marked faces" in live.panels.tabbed["gallery"].said.value, "said until something else is taught"
 
 
 def test_a_loaded_recipe_takes_no_direction_away(live, G):
@@ -343,6 +411,44 @@ def test_a_fit_that_nobody_waits_for_ends(G, tmp_path):
         time.sleep(0.05)
     assert threading.active_count() == before
     assert not [*tmp_path.rglob("latents-*")] and "interfacegan" not in session.sets
+
+
+def test_a_method_that_was_not_fitted_is_not_chosen(live, monkeypatch):
+    from hsr_nb.explore import sliders
+
+    def fails(session, method, say):
+        yield
+        raise ValueError("nothing to learn from")
+
+    monkeypatch.setattr(sliders, "fit_editor", fails)
+    directions = live.panels.directions
+    before = directions.method.value
+    live.session.readable = True
+    directions.fill(live.recipe)
+    directions.method.value = "l2l"
+    assert directions.method.value == before and directions.grid.children
+    assert "nothing to learn" in live.screen.message.value
+    live.session.readable = False
+    directions.fill(live.recipe)
+    assert "l2l" not in [value for _, value in directions.method.options], "no judge knows these pictures"
+
+
+def test_an_attribute_is_held_still_from_its_own_row():
+    live = LatentExplorer("synthfaces64-hsr", **FAST)
+    rows = {row.name: row for row in live.panels.directions.shown()}
+    age, smile = rows["interfacegan age"], rows["interfacegan smile"]
+    age.hold.value = True
+    smile.slider.value = 1.0
+    age.slider.value = 0.5
+    assert [(e.direction, e.keep) for e in live.hand.draft.edits] == [(smile.name, ("age",)), (age.name, ())]
+    line = live.panels.directions.edits.box.children[0]
+    line.children[1].value = 1e9
+    live.queue.finish()
+    reach = live.session.reach[smile.name]
+    assert live.recipe.edit(smile.name).strength == reach[1] == line.children[1].value
+    age.hold.value = False
+    live.queue.finish()
+    assert not any(e.keep for e in live.recipe.edits)
 
 
 def test_an_error_in_a_thread_is_said_and_a_failed_job_stops_no_other():

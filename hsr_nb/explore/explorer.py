@@ -29,7 +29,7 @@ from .contact_sheet import contact_sheet
 from .editors import add_shipped
 from .film import save_walk, there_and_back
 from .mine import Mine, add_taught, change_mine, load_mine
-from .recipe import Film, History, Latent, Recipe
+from .recipe import Film, History, Latent, Recipe, join
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
 from .session import Session, first_recipe, frames, variations
@@ -58,7 +58,7 @@ def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes o
     except ValueError:
         ex.session.steps, ex.session.sets = menus
         raise
-    ex.history.join(history)
+    join(ex.history, history)
     return ex.refresh()
 
 
@@ -220,18 +220,9 @@ class Explorer:
     mine: Mine  # names and directions that a person has kept for the network
     turn: int  # of the variations
     save, load, save_picture = save_recipe, load_recipe, saved_picture
-    rename = rename
-    keep_taught = keep_taught
-    open = open_networks
-    walk = save_film
-    picture = enlarged
-    sheet = sheet_of
-    variations = variations_of
-    breed = breed
-    keep = keep
-    recall = recall
-    forget = forget
-    cut = cut
+    rename, keep_taught, open = rename, keep_taught, open_networks
+    walk, picture, sheet, variations = save_film, enlarged, sheet_of, variations_of
+    breed, keep, recall, forget, cut = breed, keep, recall, forget, cut
     _repr_png_ = sheet_png
 
     def __init__(self, a=None, b=None, **how):  # a, b, how: see `Session`

@@ -25,6 +25,7 @@ def say(words, text: str):
     words.value = f'<span class="hsr-note" role="status">{escape(text)}</span>'
 
 
+# %% ../../nbs/explore/gallery.ipynb #a3c31a74
 class GalleryPanel(Panel):
     "Faces of many seeds, to begin from or to teach with."
 
@@ -35,11 +36,13 @@ class GalleryPanel(Panel):
         self.tiles = tiles_class()(side=66, clickable=True)
         self.tiles.on("click", self.click)
         self.does = W.ToggleButtons(options=["begin from", "yes", "no"], tooltips=["a click begins from this face"] * 3)
-        leaf = [button("◀", partial(self.leaf, -1), "earlier faces"), button("▶", partial(self.leaf, 1), "more faces")]
+        before = button("◀", partial(self.leaf, -1), "earlier faces")
+        after = button("▶", partial(self.leaf, 1), "more faces")
         self.name = W.Text(placeholder="a word for yes", layout=W.Layout(width="150px"))
         learn = button("teach a slider", self.teach, "find the direction from no to yes")
         self.page, self.count, self.said = note(""), note(""), note("")
-        top = classed(W.HBox([*(classed(b, "hsr-key") for b in leaf), self.page, self.does]), "hsr-wrap")
+        leaves = [classed(b, "hsr-key") for b in (before, after)]
+        top = classed(W.HBox([*leaves, self.page, self.does]), "hsr-wrap")
         bottom = classed(W.HBox([self.name, learn, self.count]), "hsr-wrap")
         return W.VBox([top, self.tiles, bottom, self.said])
 

@@ -47,6 +47,7 @@ def _within(at) -> list[float]:
     return [x, y]
 
 
+# %% ../../nbs/explore/hands.ipynb #97eefa32
 class HandsPanel(Panel):
     "What a hand on the picture does: look, roam, drag; and the wipe."
 
@@ -78,20 +79,17 @@ class HandsPanel(Panel):
         self.show()
 
     def forget(self):
-        "Take the points away."
         self.points = []
         self.show()
 
     def compare(self):
-        "Show the wipe, or not."
         self.explorer.screen.compare = self.wipe.value
         self.explorer.refresh()
 
     def grab(self):
         "A hand takes hold of the picture to roam."
-        hand = self.explorer.hand
-        hand.control = None  # another movement, so another step
-        self.begun = hand.draft
+        self.explorer.hand.control = None  # another movement, so another step
+        self.begun = self.explorer.hand.draft
 
     def move(self, x: float, y: float):
         "It has moved by so much."

@@ -72,6 +72,7 @@ def load_mine(s: Session) -> Mine:
         raise ValueError(f"{file.name} holds no names of directions: {str(e)[:200]}") from e
 
 
+# %% ../../nbs/explore/mine.ipynb #6d48e7c6
 def save_mine(s: Session, mine: Mine) -> Path:
     "Keep it, whole or not at all."
     file = kept_in(s)

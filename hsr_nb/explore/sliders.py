@@ -7,8 +7,12 @@ __all__ = [
     "FOUND",
     "within",
     "asked_strength",
-    "can_hold",
     "name_on_row",
+    "title_html",
+    "hold_button",
+    "is_held",
+    "kept_still",
+    "hold_still",
     "Row",
     "EditList",
     "NameField",
@@ -46,12 +50,6 @@ def asked_strength(slider, edit: Edit | None) -> float:
     return within(slider, round(slider.value, 3))  # ends are no round numbers
 
 
-def can_hold(s: Session, direction: str) -> bool:
-    "Whether the attribute of a direction can be held still while others of its method are moved."
-    method, _, attribute = direction.partition(" ")
-    return attribute in lockable(s, method)
-
-
 def name_on_row(explorer, direction: str) -> str:
     "The person's own name; else what it moves, for the method stands on the menu; else its number."
     method, _, attribute = direction.partition(" ")
@@ -59,14 +57,50 @@ def name_on_row(explorer, direction: str) -> str:
     return explorer.names.get(direction, attribute if learned and attribute else direction)
 
 
+# %% ../../nbs/explore/sliders.ipynb #c16f48be
+def title_html(direction: str, name: str, says: str) -> str:
+    "What stands above a slider: its name, and what it does."
+    hint = f" <span>· {escape(says)}</span>" if says else ""
+    whole = escape(f"{direction}: {says}" if says else direction)
+    return f'<span class="hsr-title" title="{whole}"><b>{escape(name)}</b>{hint}</span>'
+
+
+def hold_button(explorer, direction: str):
+    "The button that holds the attribute of a direction; hidden where its method cannot hold it."
+    method, _, attribute = direction.partition(" ")
+    tip = f"hold {name_on_row(explorer, direction)} still while others are moved"
+    made = classed(need_widgets().ToggleButton(description="hold", tooltip=tip), "hsr-hold")
+    made.layout.display = "" if attribute in lockable(explorer.session, method) else "none"
+    return made
+
+
+def is_held(r: Recipe, direction: str) -> bool:
+    "Whether an edit of a recipe leaves the attribute of a direction still."
+    _, _, attribute = direction.partition(" ")
+    return any(attribute in e.keep for e in r.edits)
+
+
+def kept_still(panel: "DirectionPanel", direction: str) -> tuple[str, ...]:
+    "Attributes that an edit along a direction shall leave still."
+    method, _, own = direction.partition(" ")
+    held = [row.name.partition(" ")[2] for row in rows_of_method(panel, method) if row.hold.value]
+    return tuple(name for name in held if name != own)
+
+
+def hold_still(panel: "DirectionPanel"):
+    "Hold attributes still in every edit that can."
+    hand = panel.explorer.hand
+    edits = [replace(e, keep=kept_still(panel, e.direction)) for e in hand.draft.edits]
+    hand.change(replace(hand.draft, edits=tuple(edits)))
+
+
 # %% ../../nbs/explore/sliders.ipynb #98b51095
 class Row(Panel):
     "One direction: thumbnails, slider, layers."
 
     def __init__(self, panel: "DirectionPanel", name: str):
-        self.panel = panel
+        self.panel, self.name = panel, name
         explorer = panel.explorer
-        self.name = name
         self.named = False  # whether the judge was asked for a title
         self.called = self.says = ""  # what stands above the slider
         self.all_layers = explorer.session.all_layers
@@ -84,10 +118,8 @@ class Row(Panel):
         self.on_move(self.layers, self.turn)
         self.tiles = tiles_class()(side=46, clickable=True)
         self.tiles.on("click", self.click)
-        tip = f"hold {name_on_row(self.explorer, self.name)} still while others are moved"
-        self.hold = classed(W.ToggleButton(description="hold", tooltip=tip), "hsr-hold")
-        self.hold.layout.display = "" if can_hold(self.explorer.session, self.name) else "none"
-        self.on_move(self.hold, self.panel.hold)
+        self.hold = hold_button(self.explorer, self.name)
+        self.on_move(self.hold, partial(hold_still, self.panel))
         top = classed(W.HBox([self.title, self.hold]), "hsr-row-top")
         right = classed(W.VBox([top, self.slider, self.layers]), "hsr-row-right")
         return classed(W.HBox([self.tiles, right]), "hsr-row")
@@ -96,7 +128,7 @@ class Row(Panel):
         "Ask for the strength and the layers that the sliders show."
         hand = self.explorer.hand
         strength = asked_strength(self.slider, hand.draft.edit(self.name))
-        keep = self.panel.kept(self.name)
+        keep = kept_still(self.panel, self.name)
         hand.change(hand.draft.moved(self.name, strength, self.layers.value, self.all_layers, keep), self.name)
 
     def click(self, i: int):
@@ -110,24 +142,19 @@ class Row(Panel):
         edit = r.edit(self.name)
         self.slider.value = edit.strength if edit else 0.0
         self.layers.value = edit.layers if edit else self.all_layers
-        _, _, attribute = self.name.partition(" ")
-        if any(attribute in e.keep for e in r.edits):
-            self.hold.value = True
+        self.hold.value = self.hold.value or is_held(r, self.name)
 
     def entitle(self, says: str):
         "Write the name, and what the judge says this direction does."
         name = name_on_row(self.explorer, self.name)
         self.called, self.says = name, says
-        hint = f" <span>· {escape(says)}</span>" if says else ""
-        whole = escape(f"{self.name}: {says}" if says else self.name)
-        self.title.value = f'<span class="hsr-title" title="{whole}"><b>{escape(name)}</b>{hint}</span>'
+        self.title.value = title_html(self.name, name, says)
 
     def rest(self, r: Recipe):
         s = self.explorer.session
         low, high = outer(s, self.name)
-        strengths = (low, 0.0, high)
-        drawn = three(s, r, self.name, self.explorer.little)
-        self.tiles.tiles = [tile(x, "", f"{self.name} at {a:+.1f}") for x, a in zip(drawn, strengths)]
+        drawn = zip(three(s, r, self.name, self.explorer.little), (low, 0.0, high))
+        self.tiles.tiles = [tile(x, "", f"{self.name} at {strength:+.1f}") for x, strength in drawn]
 
 
 # %% ../../nbs/explore/sliders.ipynb #c348207b
@@ -234,13 +261,12 @@ class DirectionPanel(Panel):
 
     def build(self, W):
         options = _methods(self.explorer.session)
-        width = W.Layout(width="250px")
-        self.method = W.Dropdown(options=options, value=options[0][1], tooltip="method", layout=width)
+        self.method = W.Dropdown(options=options, value=options[0][1], tooltip="method")
+        self.method.layout.width = "250px"
         self.on_move(self.method, self.switch)
         self.rows: dict[str, list[Row]] = {}
         self.unit = W.HTML()
-        self.edits = EditList(self.explorer)
-        self.naming = NameField(self.explorer)
+        self.edits, self.naming = EditList(self.explorer), NameField(self.explorer)
         self.ready = options[0][1]  # the method that was last seen with its rows
         self.grid = classed(W.Box(), "hsr-grid")
         clear = classed(button("all to zero", self.clear, "take back every edit of any method"), "hsr-key")
@@ -266,25 +292,12 @@ class DirectionPanel(Panel):
         method, x = self.method.value, self.explorer
         if method not in x.session.sets and method in METHODS:
             x.work.run(f"fitting {method}", partial(fitting, self, method))
-        self.offer()
         x.hand.quietly(lambda: self.fill(x.hand.draft))
         x.later()
 
     def clear(self):
         "Take back every edit."
         self.explorer.act(lambda: self.explorer.set(edits=()))
-
-    def kept(self, direction: str) -> tuple[str, ...]:
-        "Attributes that an edit along a direction shall leave still."
-        method, _, own = direction.partition(" ")
-        held = [row.name.partition(" ")[2] for row in rows_of_method(self, method) if row.hold.value]
-        return tuple(name for name in held if name != own)
-
-    def hold(self):
-        "Hold attributes still in every edit that can."
-        hand = self.explorer.hand
-        edits = [replace(e, keep=self.kept(e.direction)) for e in hand.draft.edits]
-        hand.change(replace(hand.draft, edits=tuple(edits)))
 
     def fill(self, r: Recipe):
         renew_menu(self)

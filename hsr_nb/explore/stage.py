@@ -71,8 +71,8 @@ function hands(model, el) {
   let held = null; // the picture, and where a hand took hold of it
   const roams = () => model.get("mode") === "roam";
   el.addEventListener("pointerdown", e => {
-    const pic = e.target.closest(".hsr-pic");
-    if (!pic || model.get("mode") === "look") return;
+    const pic = model.get("mode") === "look" ? null : e.target.closest(".hsr-pic");
+    if (!pic) return;
     held = { pic, start: place(e, pic) };
     pic.setPointerCapture(e.pointerId);
     if (roams()) model.send({ grab: true });
@@ -81,19 +81,17 @@ function hands(model, el) {
   el.addEventListener("pointermove", e => {
     if (!held) return;
     const [[x, y], [fromX, fromY]] = [place(e, held.pic), held.start];
-    if (!roams()) {
-      const svg = el.querySelector("svg");
-      return mark(svg, [...model.get("marks"), [fromX, fromY, "handle"], [x, y, "target"]]);
-    }
+    const pulled = [...model.get("marks"), [fromX, fromY, "handle"], [x, y, "target"]];
+    if (!roams()) return mark(el.querySelector("svg"), pulled);
     model.set("roam", [x - fromX, y - fromY]);
     model.save_changes();
   });
   el.addEventListener("pointerup", e => {
     if (!held) return;
     const [at, start] = [place(e, held.pic), held.start];
+    const moved = Math.hypot(at[0] - start[0], at[1] - start[1]);
     held = null;
     if (roams()) return model.send({ release: true });
-    const moved = Math.hypot(at[0] - start[0], at[1] - start[1]);
     model.send(moved < STILL ? { point: start } : { pull: [start, at] });
   });
   el.addEventListener("pointercancel", () => {
@@ -102,8 +100,8 @@ function hands(model, el) {
   });
   el.addEventListener("keydown", e => {
     const key = { ArrowLeft: "previous", ArrowRight: "next", z: "undo", y: "redo", Z: "redo" }[e.key];
-    const held = e.ctrlKey || e.metaKey; // with z and y the same as without
-    if (!key || e.target.tagName === "INPUT" || (held && e.key.startsWith("Arrow")) || e.altKey) return;
+    const other = e.altKey || ((e.ctrlKey || e.metaKey) && e.key.startsWith("Arrow"));
+    if (!key || e.target.tagName === "INPUT" || other) return;
     model.send({ key });
     e.preventDefault();
     e.stopPropagation();
@@ -135,7 +133,8 @@ function nameAll(root) {
     h.dataset.named = "yes";
   }
   for (const b of root.querySelectorAll("button[title]:not([aria-label])")) {
-    if (!/[a-z]{2}/i.test(b.textContent) || b.classList.contains("widget-upload")) b.setAttribute("aria-label", b.title);
+    const speaks = /[a-z]{2}/i.test(b.textContent) && !b.classList.contains("widget-upload");
+    if (!speaks) b.setAttribute("aria-label", b.title);
   }
   for (const f of root.querySelectorAll("input:not([aria-label]), select:not([aria-label])")) {
     const own = f.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent.trim();

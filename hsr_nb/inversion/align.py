@@ -154,6 +154,7 @@ def chosen(
     return by_size[(number or 1) - 1]
 
 
+# %% ../../nbs/inversion/align.ipynb #45737453
 SMALLEST = 24  # pixels of a face's box
 
 

@@ -198,23 +198,18 @@ class Generations:
 
 def generation_jobs(cfg: Generations) -> list[dict]:  # as `run_job` takes them
     "One job for every seed and architecture, both architectures of a seed in a row."
-    score = {
-        "scores": ("yardstick", "fid", "ppl", "als"),
-        "n": cfg.n,
-        "pairs": cfg.pairs,
-        "paths": cfg.paths,
-        "resamples": 0,
-    }
+    asked = ("yardstick", "fid", "ppl", "als")
+    score = {"scores": asked, "n": cfg.n, "pairs": cfg.pairs, "paths": cfg.paths, "resamples": 0}
     found = []
     for seed in cfg.seeds:
         for arm, (name, changes) in ARMS.items():
             settings = {"net.use_noise": True, "snapshot_kimg": cfg.snapshot_kimg} | changes
             batch = override(preset(name), **settings).batch
             run_dir = f"{cfg.folder}/seed{seed}/{arm.lower()}"
-            asked = {"run_dir": run_dir, "preset": name, "seed": seed, "kimg": cfg.kimg, "device": "auto"}
+            wanted = {"run_dir": run_dir, "preset": name, "seed": seed, "kimg": cfg.kimg, "device": "auto"}
             job = {"run_dir": run_dir, "kimg": cfg.kimg, "notebook": None, "cache": f"{cfg.folder}/cache"}
             job |= {"images": -(-round(1000 * cfg.kimg) // batch) * batch, "score": score}
-            job |= {"row": {"arm": arm, "seed": seed}, "parameters": asked | {"settings": settings}}
+            job |= {"row": {"arm": arm, "seed": seed}, "parameters": wanted | {"settings": settings}}
             found.append(job)
     return found
 
