@@ -82,6 +82,7 @@ def session(G):
 def nothing_kept(tmp_path, monkeypatch):
     "Names and directions that a person of this machine has kept are none of a test's."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ if __name__ == "__main__":
     count = float(sys.argv[1]) if len(sys.argv) > 1 else 500.0
     timed = sys.argv[2:] == ["s"]
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache
+        os.environ["XDG_CACHE_HOME"] = os.environ["XDG_DATA_HOME"] = cache
         rows = measure(*((float("inf"), count) if timed else (count, float("inf"))))
     config = {"networks": "the embedded pair, with judge, heads and teacher", "seed": 0, "MB": "resident memory"}
     name = "explorer-memory-hour" if timed and count >= 3600 else "explorer-memory"
