@@ -123,8 +123,13 @@ WORDS = """
 SAID = """
 .hsr-explorer { position: relative; }
 .hsr-explorer > .hsr-busy, .hsr-explorer > .widget-html:has(.hsr-say) {
-  position: absolute !important; left: 8px; right: 8px; bottom: 8px; z-index: 20; margin: 0;
+  position: absolute !important; left: 8px; top: 46px; z-index: 20; margin: 0;
+  width: fit-content !important; max-width: min(560px, 48cqw);
   background: var(--jp-layout-color0, #fff); box-shadow: 0 1px 6px #0006; border-radius: 3px;
+}
+.hsr-explorer > .widget-html:has(.hsr-say) { pointer-events: none; }
+@container (max-width: 640px) {
+  .hsr-explorer > .hsr-busy, .hsr-explorer > .widget-html:has(.hsr-say) { max-width: calc(100cqw - 16px); }
 }
 .hsr-say {
   background: #d55e0022; border-left: 4px solid #d55e00; padding: 6px 10px; border-radius: 3px;
