@@ -29,7 +29,7 @@ MOVES = """async ([moves, pause]) => {
   const stage = document.querySelector(".hsr-stage .hsr-tiles");
   const took = [], drawn = [];
   for (let i = 0; i < moves; i++) {
-    const key = i % 40 < 20 ? "ArrowRight" : "ArrowLeft";
+    const key = i % 10 < 5 ? "ArrowRight" : "ArrowLeft";
     const begun = performance.now();
     const painted = new Promise(done => {
       const seen = new MutationObserver(() => { seen.disconnect(); done(performance.now()); });
