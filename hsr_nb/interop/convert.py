@@ -16,11 +16,12 @@ __all__ = [
     "describe",
     "main",
     "ship_generator",
+    "noise_strengths",
 ]
 
 # %% ../../nbs/interop/convert.ipynb #5ab252f8
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -273,6 +274,7 @@ def ship_generator(
     what: str | None = None,  # a sentence for the card; None: made from the configuration
     folder=None,  # None: the package's own weights
     dtype=torch.float16,  # how floating tensors are stored
+    about: Mapping[str, Any] | None = None,  # more entries of the card, such as scores
 ) -> Path:
     "Write a run's averaged generator, its heads and their cards among the embedded ones. CheckpointError without one."
     tensors, meta = load_checkpoint(run)
@@ -289,8 +291,9 @@ def ship_generator(
         "training": {"kimg": kimg, "config": config},
         "provenance": provenance,
         "licence": "Apache-2.0",
+        "noise_strength": noise_strengths(state),
     }
-    path = save_embedded(name, state, card, folder, dtype)
+    path = save_embedded(name, state, card | dict(about or {}), folder, dtype)
     heads = subset(tensors, "hsr")
     if heads:
         rounded = subset(embedded_checkpoint(name, folder)[0], "G_ema")
@@ -298,6 +301,15 @@ def ship_generator(
         about = _about_heads(name, card) | {"generator": belongs_to, "teacher": meta["teacher"]}
         save_embedded(f"{name}-heads", heads, about, folder, dtype)
     return path
+
+
+def noise_strengths(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    "The learned factor of each layer's noise; none of a generator without noise."
+    layers = {}
+    for name, factor in state.items():
+        if name.endswith(".noise_strength"):
+            layers[name.removeprefix("synthesis.").removesuffix(".noise_strength")] = round(float(factor), 5)
+    return layers
 
 
 def _about_heads(name: str, card: dict) -> dict:

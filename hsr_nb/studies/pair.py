@@ -217,7 +217,8 @@ def ship_pair(cfg: PairConfig, say: Callable[[str], Any] = print):
         what = f"StyleGAN2, preset {cfg.preset}, {cfg.kimg:g} kimg of SynthFaces, "
         what += f"{'with' if arm == 'hsr' else 'without'} HSR from {cfg.trunk:g} kimg; branched from the same "
         what += f"{cfg.trunk:g} kimg as its sibling, with noise inputs"
-        say(str(ship_generator(cell.run_dir, f"{cfg.ship}-{arm}", what, cfg.weights)))
+        about = {"scores": read_json(cell.row(cell.stops[-1]))}
+        say(str(ship_generator(cell.run_dir, f"{cfg.ship}-{arm}", what, cfg.weights, about=about)))
 
 
 def go_on_with_pair(cfg: PairConfig, say: Callable[[str], Any] = print) -> bool:

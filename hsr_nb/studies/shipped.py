@@ -61,6 +61,13 @@ COMPANIONS = tuple(companions_of(network) for network in PAIR)
 
 # %% ../../nbs/studies/shipped.ipynb #e7142946
 MADE = (
+    Made(
+        "heads",
+        ("hsr_nb/weights/synthfaces64-hsr-heads.json",),
+        PAIR[1:],
+        by_hand="python -m hsr_nb.studies.pair --ship NAME ships a generator with its heads",
+    ),
+    *COMPANIONS,  # before the figures that use them
     Made("strips", ("nbs/strips/strips.js",), notebook="experiments/strips", minutes=2),
     Made("figures", ("nbs/figures/figures.json",), notebook="experiments/figures", minutes=2),
     Made(
@@ -105,13 +112,6 @@ MADE = (
         minutes=5,
     ),
     Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
-    *COMPANIONS,
-    Made(
-        "heads",
-        ("hsr_nb/weights/synthfaces64-hsr-heads.json",),
-        PAIR[1:],
-        by_hand="python -m hsr_nb.studies.pair --ship NAME ships a generator with its heads",
-    ),
 )
 
 
