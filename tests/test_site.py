@@ -213,13 +213,14 @@ def understood(words):
         require_parameters(args)
     elif name.startswith("hsr_nb."):  # python -m
         from hsr_nb.studies.companions import ShipConfig
+        from hsr_nb.studies.demo_runs import DemoConfig
         from hsr_nb.studies.evidence import EvidenceConfig
         from hsr_nb.studies.few_images import FewImagesConfig
         from hsr_nb.studies.pair import PairConfig
         from hsr_nb.studies.recipe import RecipeConfig
 
         own = {"few_images": FewImagesConfig, "recipe": RecipeConfig, "evidence": EvidenceConfig, "pair": PairConfig}
-        own |= {"companions": ShipConfig}
+        own |= {"companions": ShipConfig, "demo_runs": DemoConfig}
         options(own[name.removeprefix("hsr_nb.studies.")], name)(args)
     else:
         require_settings(name, args)
