@@ -75,7 +75,7 @@ def test_what_the_mask_holds_stays():
     free[:15, :] = 1
     wish = ([[10, 10], [20, 20]], [[16, 10], [26, 20]])
     moved = {}
-    asked = Dragging(rate=0.01, keep=1000.0)
+    asked = Dragging(rate=0.01)
     for name, mask in (("held", free), ("free", None)):
         *_, (ws, _, _) = drag(Drawer(), START, *wish, mask=mask, steps=60, asked=asked)
         moved[name] = apart(ws, [10.0, 10.0], [20.0, 20.0])[1]

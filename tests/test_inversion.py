@@ -22,9 +22,10 @@ from hsr_nb.inversion.encoder import load_encoder, new_encoder
 from hsr_nb.inversion.encoder_training import Training, encoder_loss, free_layers, ready_encoder, train_encoder
 from hsr_nb.inversion.pivotal import locality, moved, tune
 from hsr_nb.inversion.projector import PROJECTIONS, Projection, Projector, drawn, go_on, search_state
+from hsr_nb.inversion.queries import as_target
 from hsr_nb.inversion.result import synthesis
 from hsr_nb.inversion.schedules import exploration, learning_rate, noise_penalty, normalise_noise, w_statistics
-from hsr_nb.inversion.ways import embedded_distance
+from hsr_nb.inversion.ways import embedded_distance, run_search
 from hsr_nb.nets import Generator
 
 
@@ -521,3 +522,29 @@ def test_the_command_says_what_real_is_for(tmp_path):
     asked = InvertConfig("synthfaces-hsr", (str(tmp_path / "a.png"),), str(tmp_path / "out"), real="synthfaces")
     with pytest.raises(ValueError, match="give --space encoder or hybrid, too"):
         invert_files(asked)
+
+
+def test_pillow_pictures_are_turned_and_made_8_bits_as_files_are(tmp_path):
+    G = load_generator("synthfaces-hsr")
+    shade = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    deep = Image.fromarray(shade)
+    deep.save(tmp_path / "deep.png")
+    from_file, from_memory = (as_target(G, picture) for picture in (str(tmp_path / "deep.png"), deep))
+    assert torch.equal(from_file, from_memory) and from_memory.mean().abs() < 0.1
+    turned = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
+    turned.getexif()[274] = 6
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    read = Image.open(tmp_path / "turned.png")
+    assert torch.equal(as_target(G, read), as_target(G, str(tmp_path / "turned.png")))
+
+
+def test_a_search_does_not_go_on_under_another_distance(tmp_path):
+    G = load_generator("synthfaces-hsr")
+    target = as_target(G, torch.zeros(1, 3, 32, 32))
+    kept = tmp_path / "kept.safetensors"
+    asked = replace(PROJECTIONS["w"], steps=3, samples=100)
+    run_search(Projector(G, target, embedded_distance("cpu"), asked), lambda step, pictures: None, kept)
+    changed = Projector(G, target, embedded_distance("cpu"), asked)
+    changed.compared = "another distance"
+    with pytest.raises(ValueError, match="by other settings"):
+        run_search(changed, lambda step, pictures: None, kept)

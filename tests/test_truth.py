@@ -11,6 +11,8 @@ from hsr_nb.data.synthfaces import FACTOR_NAMES, SynthFaces
 from hsr_nb.editing.latents import LatentSet
 from hsr_nb.editing.protocol import EVALUATED
 from hsr_nb.interop import load_generator
+from hsr_nb.inversion.align import mtcnn
+from hsr_nb.judges.face_finders import has_mtcnn
 from hsr_nb.metrics.likeness import MOST_DB, psnr, ssim
 from hsr_nb.nets.seeds import ws_for_seeds
 from hsr_nb.studies.counterfactual import balanced, correlations, moved, rows_of, won
@@ -113,9 +115,14 @@ def test_a_budget_needs_something():
 
 @pytest.mark.slow
 def test_a_dragged_nose_lands():
-    G = load_generator("synthfaces-hsr")
-    left = landing(G, ws_for_seeds(G, range(20), psi=0.7), (0.5, 0.55), (5.0, 0.0), steps=150)
-    assert (left <= 1).float().mean() >= 0.9
+    "The tracker ends the drag, so it is no witness; a face detector is, which sees a pixel or two of its own."
+    G = load_generator("synthfaces64-hsr")
+    ws = ws_for_seeds(G, range(20), psi=0.7)
+    left = landing(G, ws, (0.5, 0.55), (10.0, 0.0), detect=mtcnn() if has_mtcnn() else None)
+    assert (left["tracked"] <= 1).float().mean() >= 0.9
+    if has_mtcnn():
+        seen = left["landed"][left["landed"].isfinite()]
+        assert len(seen) >= 10 and seen.median() <= 3
 
 
 @pytest.mark.slow

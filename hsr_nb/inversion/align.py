@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "Detect",
+    "LARGEST",
     "Frame",
     "SYNTHFACES",
     "FRAMES",
@@ -48,19 +49,24 @@ class Face:
 Detect = Callable[[Image.Image], list[Face]]  # of an RGB picture
 
 
+LARGEST = 1600  # pixels of a picture's longer side that the detector looks at: its memory grows with their number
+
+
 def mtcnn() -> Detect:
     "The published face detector MTCNN. ImportError where facenet-pytorch is not installed."
     net = load_mtcnn()
 
     def detect(image: Image.Image) -> list[Face]:
-        boxes, probabilities, points = net.detect(image, landmarks=True)
+        shrink = -(-max(image.size) // LARGEST)
+        small = image.reduce(shrink) if shrink > 1 else image
+        boxes, probabilities, points = net.detect(small, landmarks=True)
         if boxes is None:
             return []
         faces = []
         for probability, (left, top, right, bottom), five in zip(probabilities, boxes, points):
             if probability >= SURE:
-                box = (float(left), float(top), float(right), float(bottom))
-                faces.append(Face(float(probability), box, np.asarray(five, float)))
+                box = (float(left * shrink), float(top * shrink), float(right * shrink), float(bottom * shrink))
+                faces.append(Face(float(probability), box, np.asarray(five, float) * shrink))
         return faces
 
     return detect

@@ -50,7 +50,7 @@ class Dragging:
     patch: int | None = None  # radius of what moves with a handle; None: 3 at 256 px
     search: int | None = None  # radius within which a handle is looked for; None: 12 at 256 px
     keep: float = 20.0  # weight of what the mask holds still
-    near: float = 1.0  # pixels from all targets at which it ends
+    near: float = 0.5  # pixels from all targets at which it ends
 
 
 def settled(asked: Dragging, G: Generator) -> tuple[int, int, int, int]:
@@ -81,7 +81,8 @@ def motion_loss(
     here = handles[:, None] + patch
     wanted = sampled(features, here, size).detach()
     there = sampled(features, here + step[:, None], size)
-    return (there - wanted).abs().mean(2).sum()
+    apart = (there - wanted).abs().mean((1, 2))  # a mean, as the mask's term is one
+    return apart.sum()
 
 
 def tracked(

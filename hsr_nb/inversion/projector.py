@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/inversion/projector.ipynb #77b46f78
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -126,8 +127,10 @@ class Projector:
         self.draw = draw
         self.target = target
         self.distance = perceptual.toward(seen(target))
+        self.compared = f"{perceptual.name} {perceptual.sha256}"
         mean, self.w_std = w_statistics(G, asked.samples, label)
         self.w = first_latents(self, mean, start)
+        self.begun = hashlib.sha256(self.w.detach().cpu().numpy().tobytes()).hexdigest()  # a label is in it, too
         self.noise = first_noise(self) if asked.noise else {}
         self.adam = torch.optim.Adam([self.w, *self.noise.values()], lr=asked.rate, betas=(0.9, 0.999))
         self.losses: list[Tensor] = []  # [N], one a step

@@ -6,12 +6,13 @@
 __all__ = ["MAX_BYTES", "MAX_QUERIES", "SUFFIXES", "fitted", "picture_files", "read_pictures", "as_target"]
 
 # %% ../../nbs/inversion/queries.ipynb #5fec27c8
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..base.errors import DataError
@@ -102,9 +103,17 @@ def as_target(
     return pictures.detach().to(device).float()
 
 
+def _as_file(picture: Image.Image) -> bytes:
+    "A decoded picture as a file, so that it is turned and made 8 bits as every file is."
+    turned = ImageOps.exif_transpose(picture)
+    out = io.BytesIO()
+    (turned.convert("RGB") if turned.mode in ("CMYK", "YCbCr", "LAB", "HSV", "F") else turned).save(out, "PNG")
+    return out.getvalue()
+
+
 def _one(G: Generator, picture) -> Tensor:
     "uint8 [C, H, W] of a path or a PIL image."
     if isinstance(picture, Image.Image):
-        return fitted(picture.convert("RGBA"), G, [])
+        return fitted(in_mode(upright(_as_file(picture), []), "auto", "white", []), G, [])
     pictures, _, _ = read_pictures([picture], G)
     return pictures[0]

@@ -71,7 +71,10 @@ class Inversion:
     def pictures(self, G: Generator, ws: Tensor | None = None) -> Tensor:  # [N, C, H, W]
         "The pictures found; or, of other latents [N, num_ws, w_dim] such as edited ones, with the same noise."
         check_inversion(self, G)
-        return synthesis(self.generator or G, self.ws if ws is None else ws, self.noise)
+        device = next(G.parameters()).device
+        drawing = G if self.generator is None else self.generator.to(device)
+        noise = {name: maps.to(device) for name, maps in self.noise.items()}
+        return synthesis(drawing, (self.ws if ws is None else ws).to(device), noise)
 
     def save(self, path) -> Path:
         "Write everything to a .safetensors file, a tuned generator included, whole or not at all."

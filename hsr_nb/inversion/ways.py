@@ -44,7 +44,8 @@ KEEP_SECONDS = 10.0  # between two writings of a search
 def _identity(search: Projector) -> dict:
     "What tells one search from another."
     pictures = hashlib.sha256(search.target.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return {"asked": asdict(search.asked), "seed": search.seed, "G": generator_hash(search.G), "pictures": pictures}
+    about = {"asked": asdict(search.asked), "seed": search.seed, "G": generator_hash(search.G)}
+    return about | {"pictures": pictures, "compared": search.compared, "begun": search.begun}
 
 
 def run_search(

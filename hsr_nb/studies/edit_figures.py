@@ -101,7 +101,8 @@ def watched(
         walks = [found.walk(name, attribute, seed, strengths) for seed in faces]
         picture_strip(top, walks[0], name)
         said = torch.stack([found.reader(pictures) for pictures in walks])  # [faces, T, A]
-        moved = ((said - said[:, steps // 2, None]) / found.spreads[name]).mean(0)
+        as_they_are = torch.cat([found.reader(found.walk(name, attribute, seed, torch.zeros(1))) for seed in faces])
+        moved = ((said - as_they_are[:, None]) / found.spreads[name]).mean(0)
         for word in (attribute, *watch):
             column = found.reader.attribute_names.index(word)
             ax.plot(
