@@ -267,6 +267,12 @@ def llms(nbs):
             title, claim = title_and_claim(read(nbs / page))
             lines.append(f"- [{title}]({site}/{page.removesuffix('.ipynb')}.html): {claim}")
         parts.append("\n".join(lines))
+    lines = ["## Pages without code\n"]
+    for file in sorted(nbs.glob("guides/*.qmd")):
+        text = file.read_text(encoding="utf-8")
+        title, claim = (re.search(rf"(?m)^{key}: *(.+)$", text)[1] for key in ("title", "description"))
+        lines.append(f"- [{title}]({site}/guides/{file.stem}.html): {claim}")
+    parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 

@@ -586,7 +586,8 @@ def test_made_pages_name_every_page():
     there = {p.relative_to(NBS).as_posix() for p in NOTEBOOKS} - {"index.ipynb"}
     assert set(listed) == there and len(set(listed)) == len(listed)
     said = SITE.llms(NBS)
-    report([f"llms.txt lacks {page}" for page in listed if page.removesuffix(".ipynb") + ".html" not in said])
+    pages = [*listed, *(p.relative_to(NBS).as_posix() for p in NBS.glob("guides/*.qmd"))]
+    report([f"llms.txt lacks {page}" for page in pages if page.rsplit(".", 1)[0] + ".html" not in said])
     index = SITE.api(NBS)
     report([f"the index lacks {name}" for p in LESSONS for name in public(p) if f"[`{name}`]" not in index])
 
