@@ -511,8 +511,9 @@ def test_messages_and_names_cannot_inject(live):
     live.keep('"><img src=x>')
     live.set(seed=5).keep("plain")
     kept = live.panels.tabbed["kept"]
-    for widget in (kept.file, kept.tree, kept.picture, kept.count):
-        assert "<img" not in widget.value
+    for widget in (kept.file, kept.tree.box, kept.picture, kept.count):
+        assert "<img src=x" not in widget.value
+    assert "&lt;img src=x&gt;" in kept.tree.box.value
     live.rename("pca 1", "<script>alert(2)</script>")
     title = live.panels.directions.shown()[0].title.value
     assert "<script>" not in title and "&lt;script&gt;" in title
