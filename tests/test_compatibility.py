@@ -104,7 +104,9 @@ def test_a_report_is_read_and_compared_with_one_of_today(old):
 
 def test_a_recipe_leads_to_the_same_picture(old):
     ex = Explorer("run", judge=None, device="cpu", components=2, samples=200).load("recipe.json")
-    assert (ex.recipe.seed, len(ex.recipe.bred), ex.history.at) == (7, 1, 3)
+    assert (ex.recipe.seed, len(ex.recipe.bred)) == (7, 1)
+    own_beginning = 1  # what was on the screen before the file stays: a load can be undone
+    assert ex.history.at == 3 + own_beginning
     assert list(ex.history.named) == ["seven"]
     picture = ex.picture("A", 32)
     assert picture.size == (32, 32)
