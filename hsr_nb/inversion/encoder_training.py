@@ -89,8 +89,19 @@ class Training:
 TRAINING = Training()
 
 
-def _lesson(G: Generator, asked: Training, real: Pictures | None, step: int) -> tuple[Tensor, Tensor]:
-    "Pictures [batch, C, H, W] of a step, the generator's own first, and the latents [own, 1, w_dim] of those."
+def _check_labels(G: Generator, real: Pictures | None):
+    "ValueError where a conditional generator has real pictures without its labels."
+    known = getattr(real, "label_dim", 0)
+    if real is not None and G.c_dim and known != G.c_dim:
+        raise ValueError(
+            f"an encoder of a conditional network learns from pictures with labels of {G.c_dim} numbers, "
+            f"those of this data set have {known}: give another one, or none (--real)"
+        )
+
+
+def _lesson(G: Generator, asked: Training, real, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures [batch, C, H, W] of a step, the generator's own first, the latents [own, 1, w_dim] of those, and the
+    labels [batch, c_dim] of all."""
     own = asked.batch if real is None else asked.batch // 2
     numbers = stream(asked.seed, "encoder", step)
     device = next(G.parameters()).device
@@ -104,7 +115,9 @@ def _lesson(G: Generator, asked: Training, real: Pictures | None, step: int) -> 
     if real is not None:
         indices = torch.randint(len(real), (asked.batch - own,), generator=numbers)
         pictures = torch.cat([pictures, as_target(G, real.images(indices.tolist()))])
-    return pictures, ws[:, :1]
+        theirs = real.labels(indices.tolist()).to(c) if G.c_dim else c.new_zeros(len(indices), 0)
+        c = torch.cat([c, theirs])
+    return pictures, ws[:, :1], c
 
 
 # %% ../../nbs/inversion/encoder_training.ipynb #02d73ec7
@@ -116,9 +129,10 @@ def encoder_loss(
     perceptual: Perceptual,
     asked: Training,
     free: int,
+    c: Tensor | None = None,  # [N, c_dim], labels of a conditional generator
 ) -> Tensor:
     "What a step lessens."
-    ws = encoder(pictures, free)
+    ws = encoder(pictures, free, c)
     again = G.synthesis(ws, noise_mode="const")
     pixels = (again - pictures).square().mean()
     apart = perceptual.toward(seen(pictures))(seen(again)).mean()
@@ -156,7 +170,8 @@ def train_encoder(
     part: Path | None = None,  # a file that keeps the training while it lasts, and goes on from it; None: none
     watch: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Encoder:  # in eval mode; its `about` tells how, with the losses in a hundred parts
-    "Train an encoder. ValueError for pictures of another size, or a file of another training."
+    "Train an encoder. ValueError for pictures of another size or without labels, or a file of another training."
+    _check_labels(G, real)
     device = next(G.parameters()).device
     distance = perceptual or embedded_distance(device)
     with torch.random.fork_rng([]):
@@ -189,8 +204,8 @@ def _step(encoder: Encoder, G: Generator, adam, distance: Perceptual, asked: Tra
     t = step / asked.steps
     for group in adam.param_groups:
         group["lr"] = learning_rate(t, asked.rate)
-    pictures, w = _lesson(G, asked, real, step)
-    loss = encoder_loss(encoder, G, pictures, w, distance, asked, free_layers(t, G.num_ws))
+    pictures, w, c = _lesson(G, asked, real, step)
+    loss = encoder_loss(encoder, G, pictures, w, distance, asked, free_layers(t, G.num_ws), c)
     adam.zero_grad()
     loss.backward()
     adam.step()

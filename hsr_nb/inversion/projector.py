@@ -90,9 +90,15 @@ def check_projection(asked: Projection):
 
 
 # %% ../../nbs/inversion/projector.ipynb #ea01c2b2
-def drawn(seed: int, name, shape: tuple[int, ...]) -> Tensor:
+def drawn(
+    seed: int,
+    name,
+    shape: tuple[int, ...],
+    first: int = 0,  # number of the first picture, where others went before
+) -> Tensor:
     "Normal numbers for every picture from its own stream, [N, ...]."
-    parts = [torch.randn(shape[1:], generator=stream(seed, "inversion", i, name)) for i in range(shape[0])]
+    numbers = range(first, first + shape[0])
+    parts = [torch.randn(shape[1:], generator=stream(seed, "inversion", i, name)) for i in numbers]
     return torch.stack(parts)
 
 

@@ -9,7 +9,8 @@ __all__ = ["KEEP_SECONDS", "HYBRID", "GUESSED", "run_search", "asked_projection"
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from hsr_nb.inversion.projector import (
     Perceptual,
     Projection,
     Projector,
+    check_projection,
+    drawn,
     embedded_distance,
     go_on,
     search_state,
@@ -30,12 +33,12 @@ from ..base.shell import bar
 from ..interop.safetensors import load_safetensors, save_safetensors
 from ..judges.perceptual import FeatureDistance
 from ..nets.generator import Generator
-from ..nets.seeds import generator_hash
+from ..nets.seeds import class_labels, generator_hash
 from .encoder import Encoder, check_encoder
 from .encoder_training import ready_encoder
-from .pivotal import PIVOT, TUNING, Tuning, tune
+from .pivotal import PIVOT, TUNING, Tuning, check_tuning, tune
 from .queries import as_target
-from .result import SPACES, Inversion, synthesis
+from .result import SPACES, Inversion, joined, synthesis
 
 # %% ../../nbs/inversion/ways.ipynb #ce7e8cea
 KEEP_SECONDS = 10.0  # between two writings of a search
@@ -50,8 +53,9 @@ def _identity(search: Projector) -> dict:
 
 def run_search(
     search: Projector,
-    watch: Callable[[int, Tensor], None],
+    watch: Callable[[int, Tensor], object],
     kept: Path | None = None,
+    tick: Callable[[int], object] = lambda steps: None,  # is told of steps that were made, or that are not needed
 ):
     "Step a search to its end, from where its file left it. ValueError where the file is another search's."
     if kept is not None and kept.is_file():
@@ -59,20 +63,20 @@ def run_search(
         if meta.get("search") != _identity(search):
             raise ValueError(f"{kept} keeps a search for other pictures or by other settings: remove it")
         go_on(search, tensors)
-    with bar([], "inverting", search.asked.steps) as shown:
-        shown.update(len(search.losses))
-        last = time.monotonic()
-        try:
-            while not search.done:
-                search.step()
-                watch(len(search.losses), search.shown.detach())
-                shown.update()
-                if kept is not None and time.monotonic() - last > KEEP_SECONDS:
-                    save_safetensors(kept, search_state(search), {"search": _identity(search)})
-                    last = time.monotonic()
-        finally:  # also where Ctrl-C or a signal ends it, and before what may follow, such as tuning
-            if kept is not None and search.losses:
+    tick(len(search.losses))
+    last = time.monotonic()
+    try:
+        while not search.done:
+            search.step()
+            watch(len(search.losses), search.shown.detach())
+            tick(1)
+            if kept is not None and time.monotonic() - last > KEEP_SECONDS:
                 save_safetensors(kept, search_state(search), {"search": _identity(search)})
+                last = time.monotonic()
+    finally:  # also where Ctrl-C or a signal ends it, and before what may follow, such as tuning or another part
+        if kept is not None and search.losses:
+            save_safetensors(kept, search_state(search), {"search": _identity(search)})
+    tick(search.asked.steps - len(search.losses))
 
 
 # %% ../../nbs/inversion/ways.ipynb #f155c4b4
@@ -80,24 +84,92 @@ HYBRID = Projection("w+", steps=100, rate=0.05)  # from where an encoder begins
 GUESSED = ("encoder", "hybrid")  # ways that need an encoder
 
 
-def asked_projection(space: str, steps: int | None) -> Projection | None:
-    "The settings of a space, with another number of steps; None for a way without any. ValueError for an unknown one."
+def asked_projection(space: str, steps: int | None, enough: float | None = None) -> Projection | None:
+    "The settings of a space, with other numbers; None for a way without any. ValueError for what makes no sense."
     if space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, not {space!r}")
     if space == "encoder":
-        if steps is not None:
-            raise ValueError(f"an encoder makes no steps, and steps={steps} was asked for: hybrid goes on from it")
+        for name, value in (("steps", steps), ("enough", enough)):
+            if value is not None:
+                raise ValueError(f"an encoder makes no steps, and {name}={value} was asked for: hybrid goes on from it")
         return None
     asked = {"pti": PIVOT, "hybrid": HYBRID, **PROJECTIONS}[space]
-    return asked if steps is None else replace(asked, steps=steps)
+    if steps is not None:
+        asked = replace(asked, steps=steps)
+    if enough is not None and space != "pti":  # of pti it ends the tuning, not the search for the pivot
+        asked = replace(asked, enough=enough)
+    check_projection(asked)
+    return asked
 
 
 @torch.no_grad()
-def guess(G: Generator, target: Tensor, encoder: Encoder | None) -> Tensor:  # [N, num_ws, w_dim]
-    "What an encoder says about pictures [N, C, H, W]. ValueError for the encoder of another generator."
-    encoder = encoder or ready_encoder(G)
+def guess(G: Generator, target: Tensor, encoder: Encoder, label: Tensor | None = None) -> Tensor:  # [N, num_ws, w_dim]
+    "What an encoder says about pictures [N, C, H, W] of a class. ValueError for the encoder of another generator."
     check_encoder(encoder, G)
-    return torch.cat([encoder(part) for part in target.split(64)])
+    found = []
+    for part in target.split(64):
+        c = None if label is None else label.to(part).expand(len(part), -1)
+        found.append(encoder(part, c=c))
+    return torch.cat(found)
+
+
+# %% ../../nbs/inversion/ways.ipynb #07f483ad
+@dataclass(frozen=True, eq=False)
+class _Call:
+    "What holds for every part of a call."
+
+    G: Generator
+    space: str
+    asked: Projection | None
+    compared: Perceptual
+    seed: int
+    label: Tensor  # [c_dim], empty for an unconditional generator
+    encoder: Encoder | None
+
+
+def _part(
+    call: _Call,
+    target: Tensor,  # [N, C, H, W]
+    first: int,  # number of its first picture
+    watch: Callable[[int, Tensor], object],
+    kept: Path | None,
+    tick: Callable[[int], object],
+) -> Inversion:
+    "What a call finds for some of its pictures."
+    G = call.G
+    start = None if call.encoder is None else guess(G, target, call.encoder, call.label)
+    noise: dict[str, Tensor] = {}
+    if call.asked is None:
+        ws = start
+        losses = torch.zeros(0, len(target))
+        distances = _distances(G, ws, target, call.compared)
+        tick(len(target))
+    else:
+        draw = partial(drawn, first=first)
+        search = Projector(G, target, call.compared, call.asked, call.seed, call.label, start, draw)
+        run_search(search, watch, kept, tick)
+        ws = search.ws
+        noise = {name: maps.detach() for name, maps in search.noise.items()}
+        losses, distances = torch.stack(search.losses), search.apart
+    return Inversion(
+        ws,
+        noise,
+        space=call.space,
+        steps=len(losses),
+        seed=call.seed,
+        losses=losses,
+        distances=distances,
+        perceptual=call.compared.name,
+        perceptual_sha256=call.compared.sha256,
+        generator_sha256=generator_hash(G),
+    )
+
+
+def _file_of(kept, first: int) -> Path | None:
+    "Where the search of the part that begins at a picture is kept."
+    if kept is None or first == 0:
+        return kept and Path(kept)
+    return Path(kept).with_stem(f"{Path(kept).stem}-{first}")
 
 
 # %% ../../nbs/inversion/ways.ipynb #66661acb
@@ -111,66 +183,69 @@ def invert(
     label: Tensor | None = None,  # [c_dim] of a conditional generator
     tuning: Tuning = TUNING,  # for pti
     names: tuple[str, ...] = (),
-    watch: Callable[[int, Tensor], None] = lambda step, pictures: None,  # step and pictures [N, C, H, W] so far
+    watch: Callable[[int, Tensor], object] = lambda step, pictures: None,  # step, pictures so far of the first part
     kept=None,  # a file that keeps the search while it lasts, and goes on from it; None: none
     encoder: Encoder
     | None = None,  # for encoder and hybrid; None: that of `ready_encoder`, trained where there is none
+    enough: float | None = None,  # stop where every picture of a part is this near; None: never
+    batch: int | None = None,  # pictures at a time; None: all
 ) -> Inversion:
     "Find latents whose pictures are like these. ValueError for pictures that do not fit or settings that say nothing."
-    asked = asked_projection(space, steps)
-    target = as_target(G, pictures)
+    asked = asked_projection(space, steps, enough)
+    if space == "pti" and enough is not None:
+        tuning = replace(tuning, enough=enough)
+    check_tuning(tuning)
+    label = class_labels(G, None if label is None else label.tolist())[0]
+    several = pictures if isinstance(pictures, (Tensor, list, tuple)) else [pictures]
+    size = len(several) if batch is None else batch
+    if size < 1:
+        raise ValueError(f"pictures are inverted one at a time or more, not {size} of {len(several)}")
     if perceptual is None:
-        perceptual = embedded_distance(target.device)
+        perceptual = embedded_distance(next(G.parameters()).device)
     compared: Perceptual = FeatureDistance(perceptual) if space == "i2s" else perceptual
-    noise: dict[str, Tensor] = {}
-    tuned = None
-    if asked is None:
-        ws = guess(G, target, encoder)
-        losses = torch.zeros(0, len(target))
-        distances = _distances(G, ws, target, compared)
-    else:
-        start = guess(G, target, encoder) if space in GUESSED else None
-        search = Projector(G, target, compared, asked, seed, label, start)
-        run_search(search, watch, kept)
-        ws = search.ws
-        noise = {name: maps.detach() for name, maps in search.noise.items()}
-        losses, distances = torch.stack(search.losses), search.apart
-    if space == "pti":
-        tuned, more, distances = _tuned(search, perceptual, tuning, noise, watch)
-        losses = torch.cat([losses, more])
+    if space in GUESSED and encoder is None:
+        encoder = ready_encoder(G)
+    call = _Call(G, space, asked, compared, seed, label, encoder if space in GUESSED else None)
+    firsts = range(0, len(several), size)
+    total = len(several) if asked is None else len(firsts) * asked.steps + (space == "pti") * tuning.steps
+    with bar([], "inverting", total) as shown:
+        parts = []
+        for first in firsts:
+            target = as_target(G, several[first : first + size])
+            watched = watch if first == 0 else _nobody
+            parts.append(_part(call, target, first, watched, _file_of(kept, first), shown.update))
+        found = joined(parts)
+        if space == "pti":
+            found = _tuned(call, found, as_target(G, several), tuning, watch, batch, shown.update)
     if kept is not None:
-        Path(kept).unlink(missing_ok=True)
-    return Inversion(
-        ws,
-        noise,
-        space=space,
-        steps=len(losses),
-        seed=seed,
-        losses=losses,
-        distances=distances,
-        perceptual=compared.name,
-        perceptual_sha256=compared.sha256,
-        generator_sha256=generator_hash(G),
-        names=names,
-        generator=tuned,
-    )
+        for first in firsts:
+            _file_of(kept, first).unlink(missing_ok=True)
+    return replace(found, names=names)
 
 
 # %% ../../nbs/inversion/ways.ipynb #f12908f3
+def _nobody(step: int, pictures: Tensor):
+    "Nobody watches."
+
+
 @torch.no_grad()
 def _distances(G: Generator, ws: Tensor, target: Tensor, compared: Perceptual) -> Tensor:  # [N]
     "How far the pictures of latents are from others."
-    pictures = synthesis(G, ws, None)
-    return compared.toward(seen(target))(seen(pictures)).cpu()
+    apart = []
+    for latents, wanted in zip(ws.split(16), target.split(16)):
+        pictures = synthesis(G, latents, None)
+        apart.append(compared.toward(seen(wanted))(seen(pictures)))
+    return torch.cat(apart).cpu()
 
 
-def _tuned(search: Projector, perceptual, tuning: Tuning, noise, watch):
-    "The generator tuned around what a search found, its losses and distances."
-    found = len(search.losses)
-    with bar([], "tuning the generator", tuning.steps) as shown:
+def _tuned(call: _Call, found: Inversion, target: Tensor, tuning: Tuning, watch, batch: int | None, tick) -> Inversion:
+    "The same pictures at the same latents, with a generator tuned for all of them."
 
-        def seen_step(step: int, pictures: Tensor):
-            watch(found + step, pictures)
-            shown.update()
+    def seen_step(step: int, pictures: Tensor):
+        watch(found.steps + step, pictures)
+        tick(1)
 
-        return tune(search.G, search.target, search.ws, noise, perceptual, tuning, search.seed, seen_step)
+    how = (call.compared, tuning, call.seed, seen_step, call.label, batch)
+    tuned, losses, distances = tune(call.G, target, found.ws, found.noise, *how)
+    losses = torch.cat([found.losses, losses])
+    return replace(found, steps=len(losses), losses=losses, distances=distances, generator=tuned)
