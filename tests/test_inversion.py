@@ -548,3 +548,278 @@ def test_a_search_does_not_go_on_under_another_distance(tmp_path):
     changed.compared = "another distance"
     with pytest.raises(ValueError, match="by other settings"):
         run_search(changed, lambda step, pictures: None, kept)
+
+
+# ---- many pictures
+
+
+def three_pictures():
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("space", ["w", "w+", "i2s"])
+def test_parts_find_what_the_whole_finds(space):
+    G = filled()
+    how = dict(space=space, steps=8, perceptual=embedded_distance() if space == "i2s" else Linear())
+    whole, parts = (invert(G, three_pictures(), batch=batch, **how) for batch in (None, 2))
+    assert torch.allclose(parts.ws, whole.ws, atol=1e-4)
+    assert parts.losses.shape == (8, 3) and len(parts) == 3
+    assert all(torch.allclose(parts.noise[name], whole.noise[name], atol=1e-2) for name in whole.noise)
+
+
+def test_a_network_is_tuned_for_all_parts_at_once():
+    G = filled()
+    how = dict(space="pti", steps=3, perceptual=Linear(), tuning=Tuning(steps=4, locality=0.1))
+    whole, parts = (invert(G, three_pictures(), batch=batch, **how) for batch in (None, 2))
+    for name, tensor in whole.generator.state_dict().items():
+        assert torch.allclose(tensor, parts.generator.state_dict()[name], atol=1e-4), name
+    assert torch.allclose(parts.losses, whole.losses, rtol=1e-2) and parts.steps == 7
+
+
+def test_parts_that_are_done_are_not_searched_for_again(tmp_path):
+    G = filled()
+    kept = tmp_path / "search.safetensors"
+    how = dict(space="w+", steps=5, perceptual=Linear(), kept=kept, batch=1)
+    made = []
+    step = Projector.step
+
+    def interrupted(search):
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        made.append(1)
+        step(search)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Projector, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            invert(G, three_pictures(), **how)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["search-1.safetensors", "search.safetensors"]
+    with pytest.raises(ValueError, match="other pictures or by other settings"):
+        invert(G, three_pictures().roll(1, 0), **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Projector, "step", lambda search: (made.append(1), step(search)))
+        found = invert(G, three_pictures(), **how)
+    assert len(made) == 15 and not list(tmp_path.iterdir())
+    assert torch.allclose(found.ws, invert(G, three_pictures(), "w+", 5, perceptual=Linear()).ws, atol=1e-4)
+
+
+def test_a_part_that_stops_early_keeps_its_last_loss():
+    G = filled()
+    mean = w_statistics(G)[0].expand(1, G.num_ws, -1)
+    pictures = torch.cat([synthesis(G, mean, None).clamp(-1, 1), three_pictures()[:1]])
+    near, far = (invert(G, picture, "w", 1, perceptual=Linear()).distances for picture in pictures.split(1))
+    enough = float(near) * 1.01
+    assert enough < 0.5 * float(far)
+    found = invert(G, pictures, "w", 6, perceptual=Linear(), enough=enough, batch=1)
+    assert found.steps == 6 and found.losses.shape == (6, 2)
+    assert (found.losses[:, 0] == found.losses[0, 0]).all() and len(found.losses[:, 1].unique()) == 6
+
+
+def test_early_stop_reaches_the_tuning_of_pti():
+    G = filled()
+    found = invert(G, three_pictures(), "pti", 3, perceptual=Linear(), tuning=Tuning(steps=9), enough=1e9)
+    assert found.steps == 3  # of the search; it was near enough to begin with
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        (dict(batch=0), "one at a time or more"),
+        (dict(enough=-1.0), "enough must be a finite number"),
+        (dict(space="encoder", enough=0.1), "an encoder makes no steps, and enough=0.1"),
+        (dict(tuning=Tuning(steps=-1)), "tuned in 0 steps or more"),
+        (dict(tuning=Tuning(locality=float("nan"))), "locality must be a finite number"),
+        (dict(label=torch.ones(3)), "it is unconditional"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, what):
+    with pytest.raises(ValueError, match=what):
+        invert(filled(), three_pictures(), perceptual=Linear(), **settings)
+
+
+def on_disk(folder, count):
+    "Pictures of 16 px in a folder."
+    folder.mkdir()
+    for i, picture in enumerate(SynthFaces(16, 60).images(range(count))):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{i:03d}.png")
+
+
+def saved_network(G, folder):
+    return str(save_safetensors(folder / "G.safetensors", *as_checkpoint(G)))
+
+
+def as_checkpoint(G):
+    tensors = {f"G_ema.{name}": tensor for name, tensor in G.state_dict().items()}
+    return tensors, {"G": G.init_kwargs, "format": "hsr_nb 1"}
+
+
+def test_the_command_goes_on_at_the_part_and_its_film_shows_all(tmp_path, monkeypatch):
+    on_disk(tmp_path / "faces", 5)
+    network = saved_network(filled(), tmp_path)
+    asked = InvertConfig(network, (str(tmp_path / "faces"),), str(tmp_path / "out"), "w+", steps=6, batch=2)
+    made = []
+    step = Projector.step
+
+    def interrupted(search):
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        made.append(1)
+        step(search)
+
+    monkeypatch.setattr(Projector, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invert_files(asked)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"unfinished"}
+    monkeypatch.setattr(Projector, "step", lambda search: (made.append(1), step(search)))
+    found = invert_files(asked)
+    assert len(found) == 5 and len(made) == 18  # 8, then the 4 left of the second part and 6 of the third
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["film.gif", "inversion.safetensors", "sheet.png"]
+    straight = invert_files(replace(asked, out=str(tmp_path / "straight")))
+    assert torch.equal(straight.ws, found.ws) and straight.names == found.names
+    with Image.open(tmp_path / "out" / "film.gif") as film, Image.open(tmp_path / "straight" / "film.gif") as other:
+        assert film.n_frames == other.n_frames > 3
+
+
+def test_a_film_that_goes_on_in_its_middle_begins_at_its_beginning(tmp_path, monkeypatch):
+    on_disk(tmp_path / "faces", 1)
+    network = saved_network(filled(), tmp_path)
+    asked = InvertConfig(network, (str(tmp_path / "faces"),), str(tmp_path / "out"), steps=12)
+    step = Projector.step
+
+    def interrupted(search):
+        if len(search.losses) == 7:
+            raise KeyboardInterrupt
+        step(search)
+
+    monkeypatch.setattr(Projector, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        invert_files(asked)
+    monkeypatch.setattr(Projector, "step", step)
+    invert_files(asked)
+    invert_files(replace(asked, out=str(tmp_path / "straight")))
+    films = []
+    for name in ("out", "straight"):
+        with Image.open(tmp_path / name / "film.gif") as film:
+            films.append([np.asarray(film.convert("RGB"))])
+            for frame in range(1, film.n_frames):
+                film.seek(frame)
+                films[-1].append(np.asarray(film.convert("RGB")))
+    assert len(films[0]) == len(films[1])
+    assert all(np.array_equal(a, b) for a, b in zip(*films))
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        (dict(locality=0.1), "give --space pti, too"),
+        (dict(tuning_steps=3), "give --space pti, too"),
+        (dict(space="pti", tuning_steps=-3), "0 steps or more, not -3"),
+        (dict(space="pti", locality=float("inf")), "locality must be a finite number"),
+        (dict(enough=float("nan")), "enough must be a finite number"),
+        (dict(space="encoder", enough=0.2), "an encoder makes no steps"),
+        (dict(space="encoder", steps=5), "an encoder makes no steps"),
+        (dict(batch=0), "batch must be at least 1"),
+    ],
+)
+def test_the_command_refuses_before_it_reads(tmp_path, settings, what):
+    with pytest.raises(ValueError, match=what):
+        invert_files(InvertConfig("nope", ("nope",), str(tmp_path / "out"), **settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_tunes_as_it_is_told(tmp_path):
+    on_disk(tmp_path / "faces", 2)
+    network = saved_network(filled(), tmp_path)
+    asked = InvertConfig(network, (str(tmp_path / "faces"),), str(tmp_path / "out"), "pti", steps=2, film=False)
+    found = invert_files(replace(asked, tuning_steps=3, locality=0.5))
+    assert found.steps == 5 and found.generator is not None
+    assert invert_files(replace(asked, tuning_steps=0)).steps == 2
+    assert invert_files(replace(asked, tuning_steps=9, enough=1e9)).steps == 2
+
+
+# ---- networks with classes
+
+
+def of_classes() -> Generator:
+    "A generator of 16 px with three classes, each with its own W."
+    torch.manual_seed(5)
+    G = Generator(8, 3, 8, 16, 3, dict(num_layers=2), dict(channel_base=128, channel_max=16))
+    return G.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("space", ["w", "w+", "i2s", "pti", "encoder", "hybrid"])
+def test_every_way_knows_the_class(tmp_path, space):
+    G = of_classes()
+    on_disk(tmp_path / "faces", 2)
+    (tmp_path / "G.safetensors.encoders").mkdir()
+    encoder = train_encoder(G, Training(steps=2, batch=4))
+    encoder.save(tmp_path / "G.safetensors.encoders" / f"encoder-{encoder.generator[:12]}.safetensors")
+    steps = None if space == "encoder" else 1
+    asked = InvertConfig(saved_network(G, tmp_path), (str(tmp_path / "faces"),), space=space, steps=steps, film=False)
+    asked = replace(asked, tuning_steps=1 if space == "pti" else None, locality=0.1 if space == "pti" else None)
+    found = []
+    for number in (0, 2):
+        out = str(tmp_path / f"out-{number}")
+        found.append(invert_files(replace(asked, out=out, class_index=number)))
+    middles = [w_statistics(G, label=torch.eye(3)[number])[0] for number in (0, 2)]
+    for one, middle in zip(found, middles):
+        others = [float((one.ws[:, 0] - m).norm()) for m in middles]
+        assert float((one.ws[:, 0] - middle).norm()) == min(others)
+    with pytest.raises(ValueError, match="conditional: give a class index from 0 to 2"):
+        invert_files(asked)
+    with pytest.raises(ValueError, match="out of range"):
+        invert_files(replace(asked, class_index=3))
+
+
+def test_the_locality_of_a_class_is_near_its_own_latents(monkeypatch):
+    G = of_classes()
+    seen = []
+    mapping = G.mapping.forward
+
+    def noted(z, c=None, *rest, **how):
+        seen.append(c)
+        return mapping(z, c, *rest, **how)
+
+    monkeypatch.setattr(G.mapping, "forward", noted)
+    label = torch.eye(3)[1]
+    how = Tuning(steps=2, locality=0.1)
+    tune(G, three_pictures()[:1], mapping(torch.zeros(1, 8), label[None]), {}, Linear(), how, label=label)
+    assert seen and all(torch.equal(c, label[None]) for c in seen)
+
+
+def test_an_encoder_of_classes_comes_back_from_its_file(tmp_path):
+    G = of_classes()
+    encoder = train_encoder(G, Training(steps=2, batch=4))
+    again = load_encoder(encoder.save(tmp_path / "x.safetensors"), G)
+    pictures = three_pictures()
+    assert torch.equal(again(pictures, c=torch.eye(3)), encoder(pictures, c=torch.eye(3)))
+    with pytest.raises(ValueError, match=r"labels c must have shape \[N, 3\]"):
+        again(pictures)
+    with pytest.raises(ValueError, match="this network is conditional"):
+        invert(G, pictures, "encoder", encoder=encoder)
+
+
+class Labelled:
+    "Grey pictures, each of class 1."
+
+    identity = {"name": "labelled"}
+    label_dim = 3
+
+    def __len__(self):
+        return 7
+
+    def images(self, indices):
+        return torch.full((len(indices), 3, 16, 16), 99, dtype=torch.uint8)
+
+    def labels(self, indices):
+        return torch.eye(3)[[1] * len(indices)]
+
+
+def test_real_pictures_bring_their_labels():
+    G = of_classes()
+    asked = Training(steps=2, batch=4)
+    _, _, c = encoder_training._lesson(G, asked, Labelled(), 0)
+    assert c.shape == (4, 3) and torch.equal(c[2:], torch.eye(3)[[1, 1]])
+    assert train_encoder(G, asked, Labelled(), Linear()).about["steps"] == 2
+    with pytest.raises(ValueError, match="labels of 3 numbers, those of this data set have 0"):
+        train_encoder(G, asked, SynthFaces(16, 40), Linear())
