@@ -117,11 +117,11 @@ class Film:
 # %% ../../nbs/inversion/command.ipynb #eabb8100
 def _tuning(cfg: InvertConfig) -> Tuning:
     "How pti tunes the network. ValueError where another way is told so, or for settings that make no sense."
-    told = {"steps": cfg.tuning_steps, "locality": cfg.locality}
-    given = {name: value for name, value in told.items() if value is not None}
-    if given and cfg.space != "pti":
+    told = cfg.tuning_steps is not None or cfg.locality is not None
+    if told and cfg.space != "pti":
         raise ValueError("--tuning-steps and --locality say how pti tunes the network: give --space pti, too")
-    tuning = replace(TUNING, **given)
+    steps = TUNING.steps if cfg.tuning_steps is None else cfg.tuning_steps
+    tuning = replace(TUNING, steps=steps, locality=cfg.locality or 0.0)
     check_tuning(tuning)
     return tuning
 

@@ -136,7 +136,8 @@ def tune(
 def _toward(tuned: Generator, parts: list[tuple], perceptual: Perceptual, fixed, learn: bool) -> tuple:
     """Distances and losses [N] of all parts, and the first part's pictures; the gradients of the losses are added
     where there is something to learn."""
-    distances, losses, drawn = [], [], []
+    distances, losses = [], []
+    drawn: list[Tensor] = []
     for target, ws, noise in parts:
         distance = fixed or perceptual.toward(seen(target))
         with torch.set_grad_enabled(learn):

@@ -103,8 +103,14 @@ def asked_projection(space: str, steps: int | None, enough: float | None = None)
 
 
 @torch.no_grad()
-def guess(G: Generator, target: Tensor, encoder: Encoder, label: Tensor | None = None) -> Tensor:  # [N, num_ws, w_dim]
-    "What an encoder says about pictures [N, C, H, W] of a class. ValueError for the encoder of another generator."
+def guess(
+    G: Generator,
+    target: Tensor,  # [N, C, H, W]
+    encoder: Encoder | None,  # None: that of `ready_encoder`
+    label: Tensor | None = None,  # [c_dim] of a conditional generator
+) -> Tensor:  # [N, num_ws, w_dim]
+    "What an encoder says about pictures. ValueError for the encoder of another generator."
+    encoder = encoder or ready_encoder(G)
     check_encoder(encoder, G)
     found = []
     for part in target.split(64):
@@ -137,14 +143,14 @@ def _part(
 ) -> Inversion:
     "What a call finds for some of its pictures."
     G = call.G
-    start = None if call.encoder is None else guess(G, target, call.encoder, call.label)
     noise: dict[str, Tensor] = {}
     if call.asked is None:
-        ws = start
+        ws = guess(G, target, call.encoder, call.label)
         losses = torch.zeros(0, len(target))
         distances = _distances(G, ws, target, call.compared)
         tick(len(target))
     else:
+        start = guess(G, target, call.encoder, call.label) if call.space in GUESSED else None
         draw = partial(drawn, first=first)
         search = Projector(G, target, call.compared, call.asked, call.seed, call.label, start, draw)
         run_search(search, watch, kept, tick)
@@ -205,7 +211,7 @@ def invert(
     compared: Perceptual = FeatureDistance(perceptual) if space == "i2s" else perceptual
     if space in GUESSED and encoder is None:
         encoder = ready_encoder(G)
-    call = _Call(G, space, asked, compared, seed, label, encoder if space in GUESSED else None)
+    call = _Call(G, space, asked, compared, seed, label, encoder)
     firsts = range(0, len(several), size)
     total = len(several) if asked is None else len(firsts) * asked.steps + (space == "pti") * tuning.steps
     with bar([], "inverting", total) as shown:
@@ -217,9 +223,9 @@ def invert(
         found = joined(parts)
         if space == "pti":
             found = _tuned(call, found, as_target(G, several), tuning, watch, batch, shown.update)
-    if kept is not None:
-        for first in firsts:
-            _file_of(kept, first).unlink(missing_ok=True)
+    for file in (_file_of(kept, first) for first in firsts):
+        if file is not None:
+            file.unlink(missing_ok=True)
     return replace(found, names=names)
 
 
