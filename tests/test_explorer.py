@@ -3,6 +3,8 @@
 Whatever is wrong is said in one sentence."""
 
 import asyncio
+import copy
+import io
 import json
 import random
 import subprocess
@@ -22,7 +24,9 @@ from hsr_nb.editing.ganspace import principal_components
 from hsr_nb.editing.sefa import style_affines
 from hsr_nb.explore import Explorer, LatentExplorer, Recipe
 from hsr_nb.explore.film import encode, walk_frames
+from hsr_nb.explore.hands import painted_mask
 from hsr_nb.explore.jobs import finished
+from hsr_nb.explore.photo import AT_HAND, at_hand
 from hsr_nb.explore.readings import curve, sigma_steps
 from hsr_nb.explore.recipe import Edit, History
 from hsr_nb.explore.recipe_file import dump_history, parse_history
@@ -32,7 +36,9 @@ from hsr_nb.interop.architecture import fill
 from hsr_nb.interop.convert import ship_generator
 from hsr_nb.interop.embedded import embedded_checkpoint, embedded_generators
 from hsr_nb.interop.safetensors import subset
+from hsr_nb.inversion.result import Inversion, joined
 from hsr_nb.nets import Generator
+from hsr_nb.nets.seeds import generator_hash
 
 ROOT = Path(__file__).parents[1]
 FAST = dict(components=3, samples=500)
@@ -709,3 +715,116 @@ def test_the_page_runs_under_papermill(tmp_path):
     recipe = (tmp_path / "recipe.json").read_bytes()
     assert Image.open(tmp_path / "sheet.png").width > 700
     assert parse_history(recipe, json.loads(recipe)["generator"]).now.seed == 16
+
+
+# ---- what hsr_invert found
+
+
+def found_by_hand(G, names=("ann.png", "bo.png"), **changes):
+    "The result of an inversion without the work."
+    ws = G.mapping(torch.randn(2, G.z_dim, generator=torch.Generator().manual_seed(0)))
+    plain = dict(space="w+", steps=1, seed=0, losses=torch.zeros(1, 2), distances=torch.zeros(2), perceptual="none")
+    plain |= dict(perceptual_sha256="0" * 64, generator_sha256=generator_hash(G), names=names)
+    return Inversion(ws, {}, **(plain | changes))
+
+
+def test_an_inversion_goes_on_in_the_explorer(G, tmp_path):
+    found = found_by_hand(G)
+    file = found.save(tmp_path / "inversion.safetensors")
+    ex = Explorer(G, **FAST)
+    ex.keep("mine").load(file)
+    assert list(ex.history.named) == ["mine", "ann.png", "bo.png"] and ex.recipe == ex.history.named["ann.png"]
+    for name, picture in zip(("ann.png", "bo.png"), to_uint8(found.pictures(G))):
+        drawn = frames(ex.session, ex.recall(name).recipe, "A")["A"]
+        assert (drawn.int() - picture.int()).abs().max() <= 1
+    moved = ex.move("pca 1", 2.0).picture().tobytes()
+    assert moved != ex.undo().picture().tobytes()
+    again = Explorer(G, **FAST).load(ex.save(tmp_path / "face.json"))
+    assert again.recipe.latent == ex.recipe.latent
+    assert Explorer(G, **FAST).load(file.read_bytes()).recipe == ex.history.named["ann.png"]
+
+
+def test_the_inversion_of_another_network_is_refused(G, tmp_path):
+    found = found_by_hand(G, generator_sha256="f" * 64)
+    file = found.save(tmp_path / "inversion.safetensors")
+    ex = Explorer(G, **FAST)
+    before = ex.recipe
+    for source, where in ((file, str(file)), (file.read_bytes(), "the file")):
+        with pytest.raises(ValueError, match="belongs to the generator ffffffffffff, this one is") as refused:
+            ex.load(source)
+        assert str(refused.value).startswith(where)
+    assert ex.recipe == before and not ex.history.named
+    save_safetensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match="holds no inversion"):
+        ex.load(tmp_path / "other.safetensors")
+
+
+def test_a_tuned_network_becomes_b(G, tmp_path):
+    tuned = copy.deepcopy(G)
+    with torch.no_grad():
+        for parameter in tuned.synthesis.parameters():
+            parameter.mul_(1.01)
+    found = found_by_hand(G, space="pti", generator=tuned)
+    ex = Explorer(G, **FAST).load(found.save(tmp_path / "tuned.safetensors"))
+    assert ex.session.names["B"] == "tuned in tuned.safetensors" and ex.view == "A | B"
+    drawn = frames(ex.session, ex.recipe, "A | B")
+    wanted = to_uint8(found.pictures(G))[0]
+    assert (drawn["B"].int() - wanted.int()).abs().max() <= 1 and not torch.equal(drawn["A"], drawn["B"])
+    assert ex.move("pca 1", 2.0).picture("B").tobytes() != ex.undo().picture("B").tobytes()
+
+
+def test_more_pictures_than_are_kept(G, tmp_path):
+    found = found_by_hand(G, names=())
+    many = joined([found] * 101)
+    ex = Explorer(G, **FAST)
+    with pytest.warns(UserWarning, match="the first 200 of 202 pictures are kept"):
+        ex.load(many.save(tmp_path / "x.safetensors"))
+    assert len(ex.history.named) == 200
+    with pytest.raises(ValueError, match="200 pictures are kept already"):
+        ex.load(many.save(tmp_path / "x.safetensors"))
+
+
+@anywidget
+def test_an_inversion_falls_on_the_faces(live, tmp_path):
+    file = found_by_hand(live.session.nets["A"]).save(tmp_path / "inversion.safetensors")
+    live.dropped("inversion.safetensors", file.read_bytes())
+    assert not live.screen.message.value and live.recipe.latent.what == "ann.png, found in w+"
+    assert [*live.panels.tabbed][live.panels.tabs.selected_index] == "kept"
+    live.panels.directions.shown()[0].slider.value = 1.0
+    assert len(live.recipe.edits) + len(live.hand.draft.edits) >= 1
+    broken = bytearray(file.read_bytes())
+    broken[-1] ^= 1
+    live.dropped("inversion.safetensors", bytes(broken))
+    assert "checksum" in live.screen.message.value
+
+
+@anywidget
+def test_people_at_hand_need_no_file(live):
+    photo = live.panels.photo
+    finished(photo.rest(live.recipe))
+    assert len(photo.samples.tiles) == AT_HAND
+    taken = []
+    photo.begin = lambda: taken.append((photo.name, photo.data))
+    photo.samples._handle_custom_msg({"click": 2}, [])
+    (name, data), target = taken[0], at_hand()[2]
+    with Image.open(io.BytesIO(data)) as read:
+        assert name == "drawn person 3" and np.array_equal(np.asarray(read), target.permute(1, 2, 0).numpy())
+
+
+@anywidget
+def test_what_is_painted_may_move(live):
+    hands, stage = live.panels.hands, live.screen.shown
+    assert painted_mask([], (4, 6)) is None
+    mask = painted_mask([[0.25, 0.5]], (32, 32))
+    assert mask[15, 8] == 1 and mask[15, 12] == 0 and 12 < mask.sum() < 28
+    hands.mode.value = "drag"
+    assert stage.mode == "drag"
+    hands.brush.value = True
+    assert stage.mode == "mask"
+    stage._handle_custom_msg({"paint": [[0.25, 0.5], [0.3, 5.0]]}, [])
+    stage._handle_custom_msg({"point": [0.2, 0.2]}, [])
+    assert stage.marks == [[0.25, 0.5, "free"], [0.3, 1.0, "free"], [0.2, 0.2, "handle"]]
+    stage._handle_custom_msg({"paint": [[0.1, 0.1]] * 900}, [])
+    assert len(hands.spots) == 600
+    hands.clear.click()
+    assert stage.marks == [] and not hands.spots and stage.mode == "drag"

@@ -4,8 +4,13 @@
 
 # %% auto #0
 __all__ = [
+    "BYTES_OF_FOUND",
     "save_recipe",
     "load_recipe",
+    "holds_tensors",
+    "load_found",
+    "load_found_bytes",
+    "found_recipes",
     "open_networks",
     "for_another",
     "adopt",
@@ -18,6 +23,8 @@ __all__ = [
 
 # %% ../../nbs/explore/explorer.ipynb #956d6475
 import io
+import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,14 +32,15 @@ from PIL import Image
 
 from ..base.pictures import enlarge
 from ..base.whole import write_whole
+from ..inversion.result import Inversion, load_inversion
 from .contact_sheet import contact_sheet
 from .editors import add_shipped
 from .film import save_walk, there_and_back
 from .mine import Mine, add_taught, change_mine, load_mine
-from .recipe import Film, History, Latent, Recipe, join
+from .recipe import MOST_NAMED, Film, History, Latent, Recipe, join, name_it
 from .recipe_file import dump_history, parse_history
 from .saved import recipe_in, save_picture
-from .session import Session, first_recipe, frames, variations
+from .session import Session, first_recipe, frames, variations, with_second
 
 
 # %% ../../nbs/explore/explorer.ipynb #3a838600
@@ -42,10 +50,16 @@ def save_recipe(ex: "Explorer", path) -> Path:
 
 
 def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes of a file
-    "Go on with the history of a recipe file, or of a saved picture. ValueError: damaged, or another generator's."
+    """Go on with the history of a recipe file, or of a saved picture, or with the pictures of an inversion.
+    ValueError: damaged, or another generator's."""
     if not isinstance(source, bytes):
         with open(source, "rb") as f:
-            source = f.read(10_000_001)  # one more than `parse_history` takes
+            head = f.read(9)
+            if holds_tensors(head):
+                return load_found(ex, source)
+            source = head + f.read(10_000_001 - 9)  # one more than `parse_history` takes
+    if holds_tensors(source):
+        return load_found_bytes(ex, source)
     history = parse_history(recipe_in(source) or source, ex.session.hash)
     for name, vector in history.taught.items():
         if ex.mine.taught.get(name, vector) != vector:
@@ -60,6 +74,59 @@ def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes o
         raise
     join(ex.history, history)
     return ex.refresh()
+
+
+def holds_tensors(data: bytes) -> bool:
+    "Whether a file's first bytes are those of safetensors: a length of eight bytes, then JSON."
+    return data[4:9] == b"\0\0\0\0{"
+
+
+def load_found(ex: "Explorer", path) -> "Explorer":
+    """Go on with the pictures of an inversion: each is kept under its name, the first is shown. A network that was
+    tuned for them becomes B. ValueError: damaged, or another generator's."""
+    found = load_inversion(path, ex.session.nets["A"])
+    session = ex.session
+    if found.generator is not None:
+        session = with_second(session, found.generator, f"tuned in {Path(path).name}")
+    recipes = found_recipes(found, session, MOST_NAMED - len(ex.history.named))
+    first = next(iter(recipes.values()))
+    frames(session, first, ex.view)
+    if session is not ex.session:
+        adopt(ex, session)
+    join(ex.history, History([first], named=recipes))
+    return ex.refresh()
+
+
+def load_found_bytes(ex: "Explorer", data: bytes) -> "Explorer":
+    "As `load_found`, from a file's content."
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_whole(Path(folder, "the file"), data)
+        try:
+            return load_found(ex, file)
+        except ValueError as e:
+            raise ValueError(str(e).replace(f"{folder}/", "")) from None
+
+
+BYTES_OF_FOUND = 4_000_000  # of latents that one file brings: less than half of what a recipe file holds
+
+
+def found_recipes(found: Inversion, session: Session, most: int) -> dict[str, Recipe]:
+    "A recipe for each picture of an inversion, by its name. ValueError where there is room for none."
+    lost = ", without its noise maps" if found.noise else ""
+    recipes: dict[str, Recipe] = {}
+    size = 0
+    for number, ws in enumerate(found.ws.cpu().numpy()):
+        name = (found.names[number : number + 1] or (f"picture {number + 1}",))[0]
+        latent = Latent.of(ws, f"{name[:80]}, found in {found.space}{lost}")
+        size += len(latent.data)
+        if number == most or size > BYTES_OF_FOUND:
+            break
+        name_it(recipes, name[:76], Recipe(psi=1.0, class_index=session.first_class, latent=latent))
+    if not recipes:
+        raise ValueError(f"{MOST_NAMED} pictures are kept already: forget some, and there is room for others")
+    if len(recipes) < len(found):
+        warnings.warn(f"the first {len(recipes)} of {len(found)} pictures are kept", stacklevel=3)
+    return recipes
 
 
 def open_networks(ex: "Explorer", a, b=None) -> "Explorer":  # names, files, run folders or Generators

@@ -31,6 +31,7 @@ from ..base.home import at_home
 from ..base.pictures import image_grid, to_uint8, write_png
 from ..base.shell import bar, busy, options, pick_device, run
 from ..interop import load_generator
+from ..inversion.result import load_inversion
 from ..nets.generator import Generator
 from ..nets.seeds import check_truncation, class_labels, draw, images_for_seeds, ws_for_seeds
 
@@ -108,6 +109,7 @@ class GenerateConfig:
     # numbers instead of a class, such as 0.2,1,-0.5 (write --label=-0.2,1 where the first one is negative)
     label: str | None = None
     noise_mode: Literal["const", "random", "none"] = "const"  # random: from the seed
+    inversion: str | None = None  # a file of hsr_invert: its pictures in the place of seeds
     files: Literal["singles", "sheet", "both"] = "singles"  # seed0000.png and so on, sheet.png, or both
     cols: int | None = None  # columns of the sheet; without it, as square as possible
     mix_rows: str | None = None  # seeds of the rows of mixing.png
@@ -139,6 +141,14 @@ def parse_label(
     return tuple(numbers)
 
 
+def _check_alone(cfg: GenerateConfig):
+    "ValueError where an inversion, which has its own latents and noise, is told others."
+    plain = GenerateConfig(cfg.network)
+    for name in ("seeds", "psi", "cutoff", "class_index", "label", "noise_mode", "mix_rows"):
+        if getattr(cfg, name) != getattr(plain, name):
+            raise ValueError(f"an inversion has its own latents and noise: {name} was given beside it (--inversion)")
+
+
 def check_config(
     cfg: GenerateConfig,
 ) -> tuple[list[int], list[int], list[int]]:  # seeds, row seeds, column seeds; empty where there are none
@@ -160,6 +170,9 @@ def check_config(
         seeds = DEFAULT_SEEDS
     if seeds is None and (cfg.files != "singles" or cfg.cols is not None):
         raise ValueError("files and cols need seeds when there is a mixing grid")
+    if cfg.inversion is not None:
+        _check_alone(cfg)
+        seeds = None
     if cfg.cols is not None and cfg.files == "singles":
         raise ValueError("cols was given, but no sheet: set files to sheet or both")
 
@@ -178,22 +191,31 @@ def _write(image, file, recipe):
         raise OSError(e.errno, e.strerror, e.filename or str(file)) from e
 
 
-def _write_seeds(cfg, G, out, seeds, how, recipe):
-    "One picture per seed, a sheet, or both; the files written."
+def _write_pictures(cfg, out, parts, told, recipe):
+    "One picture per number, a sheet, or both; the files written."
     done = []
     kept = []
-    for first in bar(range(0, len(seeds), cfg.batch), "pictures"):
-        part = seeds[first : first + cfg.batch]
-        images = to_uint8(images_for_seeds(G, part, **how))
+    for kind, numbers, images in parts:
         if cfg.files != "sheet":
-            for seed, image in zip(part, images):
-                done.append(_write(image_grid(image[None]), out / f"seed{seed:04d}.png", {"seed": seed} | recipe))
+            for number, image in zip(numbers, images):
+                done.append(_write(image_grid(image[None]), out / f"{kind}{number:04d}.png", {kind: number} | recipe))
         if cfg.files != "singles":
             kept.append(images)
     if kept:
-        sheet = image_grid(torch.cat(kept), cfg.cols)
-        done.append(_write(sheet, out / "sheet.png", {"seeds": cfg.seeds or DEFAULT_SEEDS} | recipe))
+        done.append(_write(image_grid(torch.cat(kept), cfg.cols), out / "sheet.png", told | recipe))
     return done
+
+
+def _of_seeds(cfg, G, seeds, how):
+    "Pictures of seeds, a batch at a time."
+    for first in bar(range(0, len(seeds), cfg.batch), "pictures"):
+        part = seeds[first : first + cfg.batch]
+        yield "seed", part, to_uint8(images_for_seeds(G, part, **how))
+
+
+def _of_inversion(cfg, G, found):
+    "Pictures that were found, in the order of the file."
+    yield "found", range(len(found)), to_uint8(found.pictures(G, batch=cfg.batch)).cpu()
 
 
 # %% ../../nbs/explore/generate.ipynb #4fb488c6
@@ -204,13 +226,15 @@ def generate(
     seeds, rows, cols = check_config(cfg)
     with busy("reading the network"):
         G = load_generator(cfg.network, pick_device(cfg.device))
+    found = None if cfg.inversion is None else load_inversion(cfg.inversion, G)
     check_truncation(G, cfg.psi, cfg.cutoff)
     settings = {k: v for k, v in asdict(cfg).items() if k in ("psi", "cutoff", "class_index", "noise_mode")}
     recipe = {"network": Path(cfg.network).resolve().name} | settings
     if cfg.label is not None:
         settings["class_index"] = parse_label(cfg.label)
         recipe["label"] = cfg.label
-    class_labels(G, settings["class_index"])
+    if found is None:
+        class_labels(G, settings["class_index"])
     how = settings | {"batch": cfg.batch}
     if rows:
         layers = list(range(G.num_ws // 2)) if cfg.mix_layers is None else parse_seeds(cfg.mix_layers, "mix_layers")
@@ -223,7 +247,12 @@ def generate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"cannot make the folder {out}: {e.strerror}") from e
-    done = _write_seeds(cfg, G, out, seeds, how, recipe)
+    if found is None:
+        told: dict = {"seeds": cfg.seeds or DEFAULT_SEEDS}
+        done = _write_pictures(cfg, out, _of_seeds(cfg, G, seeds, how), told, recipe)
+    else:
+        told = dict(inversion=Path(str(cfg.inversion)).name, pictures=list(found.names))
+        done = _write_pictures(cfg, out, _of_inversion(cfg, G, found), told, recipe | told)
     if rows:
         sources = {"rows": cfg.mix_rows, "cols": cfg.mix_cols, "layers": layers}
         done.append(_write(mixing, out / "mixing.png", sources | recipe))

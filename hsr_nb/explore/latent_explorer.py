@@ -17,7 +17,7 @@ from torch import Tensor
 from ..base.provenance import device_name
 from .all_panels import Panels
 from .contact_sheet import bars_html, curve_svg, moved_most
-from .explorer import Explorer, adopt, for_another
+from .explorer import Explorer, adopt, for_another, holds_tensors
 from .jobs import JobQueue, Steps, in_background
 from .look import STYLE
 from .mine import remember
@@ -279,11 +279,17 @@ def opening(x: "LatentExplorer", a, b=None) -> Steps:
 
 
 def dropped(x: "LatentExplorer", name: str, data: bytes):
-    "A file fell on the faces: a recipe or a picture with one inside goes on from there, a photograph is inverted."
+    """A file fell on the faces: a recipe, a picture with one inside or what hsr_invert found goes on from there, a
+    photograph is inverted."""
     if not data:
         x.screen.say(ValueError(f"{name[:80]} is empty, or larger than the 9 MB that a page can send"))
     elif name.lower().endswith(".json") or recipe_in(data) is not None:
         x.act(lambda: x.load(data))
+    elif holds_tensors(data):
+        before = x.recipe
+        x.act(lambda: x.load(data))
+        if x.recipe is not before:
+            x.panels.tabs.selected_index = [*x.panels.tabbed].index("kept")  # where its pictures are
     else:
         x.panels.photo.take(name, data)
 
@@ -296,6 +302,7 @@ def listen(x: "LatentExplorer"):
     stage.on("drop", x.dropped)
     stage.on("grab", lambda *_: x.panels.hands.grab())
     stage.on("point", lambda at, _: x.panels.hands.point(at))
+    stage.on("paint", lambda spots, _: x.panels.hands.paint(spots))
     stage.on("pull", lambda ends, _: x.panels.hands.pull(*ends))
     stage.observe(lambda change: x.panels.hands.move(*change["new"]), "roam")
 

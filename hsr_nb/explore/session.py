@@ -11,6 +11,7 @@ __all__ = [
     "REACH",
     "Session",
     "first_recipe",
+    "with_second",
     "Named",
     "reads",
     "noise_maps",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/explore/session.ipynb #55ba5371
+import copy
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -121,6 +123,20 @@ def first_recipe(s: Session, seed: int = 0) -> Recipe:
     "A seed, truncated where the network can be, of the first class where it has classes."
     truncates = hasattr(s.nets["A"].mapping, "w_avg")
     return Recipe(seed, psi=0.7 if truncates else 1.0, class_index=s.first_class)
+
+
+def with_second(s: Session, G: Generator, name: str) -> Session:
+    "The same session beside another second network. ValueError for one that has another latent."
+    other = copy.copy(s)
+    G = G.to(s.device)
+    other.nets = {"A": s.nets["A"], "B": G}
+    _require_one_latent(other.nets)
+    other.given = {"A": s.given["A"], "B": G}
+    other.names = {"A": s.names["A"], "B": name}
+    other.heads = {}
+    other.half = {"A": s.half["A"], "B": faster_in_half(G)}
+    other.ms = {"A": s.ms["A"], "B": times(G, other.half["B"])}
+    return other
 
 
 class Named(Protocol):

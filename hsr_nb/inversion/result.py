@@ -97,11 +97,15 @@ class Inversion:
 
 def check_inversion(found: Inversion, G: Generator):
     "ValueError unless an inversion was made with this generator."
+    _check_generator(found.generator_sha256, G, "the inversion")
+
+
+def _check_generator(theirs: str, G: Generator, what):
     here = generator_hash(G)
-    if here != found.generator_sha256:
+    if here != theirs:
         raise ValueError(
-            f"the inversion belongs to the generator {found.generator_sha256[:12]}, this one is {here[:12]}: "
-            "invert the picture with this one"
+            f"{what} belongs to the generator {theirs[:12]}, this one is {here[:12]}: "
+            "invert the pictures with this one (hsr_invert)"
         )
 
 
@@ -166,6 +170,7 @@ def load_inversion(path, G: Generator) -> Inversion:
     "Read an inversion made with a generator. ValueError for another's, or none; CheckpointError for no such file."
     tensors, meta = load_safetensors(path)
     about = _checked_about(path, meta.get("inversion"))
+    _check_generator(about["generator_sha256"], G, f"{path}, an inversion,")
     _checked_tensors(path, tensors)
     if tensors["ws"].shape[1:] != (G.num_ws, G.w_dim):
         raise _wrong(path, f"ws are [N, {G.num_ws}, {G.w_dim}] for this generator, not {list(tensors['ws'].shape)}")
@@ -176,7 +181,7 @@ def load_inversion(path, G: Generator) -> Inversion:
             raise _wrong(path, f"this generator has no noise map {name[:60]!r} of {tuple(maps.shape[2:])}")
     tuned = load_generator(path) if about["space"] == "pti" else None
     texts = {key: about[key] for key in _TEXTS}
-    found = Inversion(
+    return Inversion(
         tensors["ws"].float(),
         noise,
         steps=about["steps"],
@@ -187,5 +192,3 @@ def load_inversion(path, G: Generator) -> Inversion:
         generator=tuned,
         **texts,
     )
-    check_inversion(found, G)
-    return found
