@@ -1,5 +1,6 @@
 """Pictures from seeds: the field's convention, files that are whole or absent, one sentence for all that is wrong."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import torch
 from PIL import Image
 
 from hsr_nb.base.pictures import image_grid, to_uint8
+from hsr_nb.explore import edit
 from hsr_nb.explore.generate import GenerateConfig, generate, main, parse_seeds, style_mixing_grid
 from hsr_nb.interop import save_safetensors
+from hsr_nb.inversion.result import Inversion, noise_names, synthesis
 from hsr_nb.nets import Generator
-from hsr_nb.nets.seeds import draw, images_for_seeds, ws_for_seeds, z_from_seed
+from hsr_nb.nets.seeds import draw, generator_hash, images_for_seeds, ws_for_seeds, z_from_seed
 
 
 def network(c_dim=0, channels=3, seed=0, **kw):
@@ -280,6 +283,56 @@ def test_more_channels_than_a_picture_has_are_announced(tmp_path):
     net = save(network(channels=5), tmp_path / "n.safetensors")
     with pytest.warns(UserWarning, match="5 channels"):
         generate(GenerateConfig(str(net), str(tmp_path / "out"), seeds="0"))
+
+
+def an_inversion(G, **changes):
+    "Two latents with noise maps of their own."
+    ws = G.mapping(torch.randn(2, G.z_dim, generator=torch.Generator().manual_seed(0)))
+    buffers = dict(G.synthesis.named_buffers())
+    numbers = torch.Generator().manual_seed(1)
+    noise = {name: torch.randn(2, 1, *buffers[name].shape, generator=numbers) for name in noise_names(G)}
+    plain = dict(space="w", steps=1, seed=0, losses=torch.zeros(1, 2), distances=torch.zeros(2), perceptual="none")
+    plain |= dict(perceptual_sha256="0" * 64, generator_sha256=generator_hash(G), names=("ann.png", "bo.png"))
+    return Inversion(ws, noise, **(plain | changes))
+
+
+def test_what_was_found_is_drawn_with_its_noise(G, file, tmp_path):
+    found = an_inversion(G)
+    path = str(found.save(tmp_path / "inversion.safetensors"))
+    done = generate(GenerateConfig(file, str(tmp_path / "out"), inversion=path, files="both", batch=1))
+    assert [p.name for p in done] == ["found0000.png", "found0001.png", "sheet.png"]
+    wanted = to_uint8(found.pictures(G))
+    for picture, want in zip(done, wanted):
+        assert np.abs(np.asarray(Image.open(picture)).astype(int) - want.permute(1, 2, 0).numpy()).max() <= 1
+    assert json.loads(Image.open(done[1]).text["hsr_nb"])["pictures"] == ["ann.png", "bo.png"]
+    other = str(an_inversion(G, generator_sha256="f" * 64).save(tmp_path / "other.safetensors"))
+    with pytest.raises(ValueError, match="belongs to the generator ffffffffffff"):
+        generate(GenerateConfig(file, str(tmp_path / "no"), inversion=other))
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [dict(seeds="0"), dict(psi=0.7), dict(cutoff=2), dict(class_index=0), dict(noise_mode="none")]
+    + [dict(mix_rows="0", mix_cols="1")],
+)
+def test_an_inversion_stands_alone(file, tmp_path, beside):
+    with pytest.raises(ValueError, match=f"{next(iter(beside))} was given beside it"):
+        generate(GenerateConfig(file, str(tmp_path), inversion="x", **beside))
+
+
+def test_edits_are_drawn_with_the_noise_and_the_network_that_were_found(G):
+    tuned = copy.deepcopy(G)
+    with torch.no_grad():
+        for parameter in tuned.synthesis.parameters():
+            parameter.mul_(1.01)
+    found = an_inversion(G, space="pti", generator=tuned)
+    ws = torch.stack([found.ws, found.ws + 0.1, found.ws - 0.1], 1)
+    drawn = edit._drawn(G, ws, 1, found)
+    assert drawn.shape[:2] == (2, 3)
+    for t in range(3):
+        want = to_uint8(synthesis(tuned, ws[:, t], found.noise))
+        assert (drawn[:, t].int() - want.int()).abs().max() <= 1
 
 
 def test_a_disk_that_refuses_leaves_the_old_picture_whole(file, tmp_path, capsys):
