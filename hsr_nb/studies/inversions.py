@@ -20,6 +20,8 @@ __all__ = [
     "cell_rows",
     "bends",
     "compared",
+    "verdict",
+    "sentences",
 ]
 
 # %% ../../nbs/studies/inversions.ipynb #16bf3e44
@@ -32,6 +34,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.errors import plural
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..data.synthfaces import SynthFaces
@@ -83,13 +86,13 @@ class Bench:
     target: Tensor  # [N, C, H, W] in [-1, 1]: held-out ones, then generated ones
     known: Tensor  # [n, num_ws, w_dim], the latents of the last n
     encoder: Encoder
-    editor: Editor  # calibrated
+    editors: dict[str, Editor]  # by method, calibrated
     attributes: tuple[str, ...]  # that are edited
     observers: Observers
     middle: Tensor  # [w_dim], the mean of W
     w_std: float
     spread: Tensor  # [A], standard deviations of the scores of generated pictures
-    usual: Tensor  # [E], how far an edit of strength 1 moves its own score on generated pictures
+    usual: dict[str, Tensor]  # [E] by method, how far an edit of strength 1 moves its own score on generated pictures
 
 
 # %% ../../nbs/studies/inversions.ipynb #97d36121
@@ -100,13 +103,13 @@ def _scores(observers: Observers, pictures: Tensor) -> Tensor:
 def ready_bench(
     G: Generator,
     encoder: Encoder,
-    editor: Editor,
+    editors: dict[str, Editor],
     attributes: Sequence[str],
     observers: Observers,
     budget: Budget,
     reference: int = 200,  # generated pictures that tell what is usual
 ) -> Bench:
-    "Everything that is needed to judge ways of inverting. ValueError for attributes that the editor cannot move."
+    "Everything that is needed to judge ways of inverting. ValueError for attributes that an editor cannot move."
     held_out = SynthFaces(G.img_resolution, seed=HELD_OUT).images(range(budget.held_out))
     known = ws_for_seeds(G, range(FIRST_SEED, FIRST_SEED + budget.generated))
     drawn = draw(G, known).clamp(-1, 1)  # as a file keeps it
@@ -119,8 +122,11 @@ def ready_bench(
         return draw(G, ws, batch=50)
 
     edits = tuple(attributes)
-    on, _ = _edited(editor, edits, observers, spread, others, usual)
-    return Bench(G, target, known, encoder, editor, edits, observers, middle, w_std, spread, on.mean(0))
+    effects = {}
+    for name, editor in editors.items():
+        on, _ = _edited(editor, edits, observers, spread, others, usual)
+        effects[name] = on.mean(0)
+    return Bench(G, target, known, encoder, editors, edits, observers, middle, w_std, spread, effects)
 
 
 # %% ../../nbs/studies/inversions.ipynb #b925a567
@@ -220,10 +226,11 @@ def measure(bench: Bench, found: Found, budget: Budget) -> Cell:
     scores["recovery"] = torch.full((count,), float("nan"))
     if count == len(bench.target):
         scores["recovery"][budget.held_out :] = _apart(bench, found.ws[budget.held_out :], bench.known)
-    on, edited = _edited(bench.editor, bench.attributes, bench.observers, bench.spread, found.ws, found.drawer)
-    scores["editable"] = (on / bench.usual).mean(1)
-    kept = [bench.observers.identity.similarity(side, target).cpu() for side in edited]
-    scores["identity edited"] = torch.stack(kept).mean(0)
+    for name, editor in bench.editors.items():
+        on, edited = _edited(editor, bench.attributes, bench.observers, bench.spread, found.ws, found.drawer)
+        scores[f"editable {name}"] = (on / bench.usual[name]).mean(1)
+        kept = [bench.observers.identity.similarity(side, target).cpu() for side in edited]
+        scores[f"identity edited {name}"] = torch.stack(kept).mean(0)
     paths = torch.zeros(0, budget.frames, len(bench.spread)) if found.own else _paths(bench, found, budget)
     return Cell(found.way, scores, paths, found.ws.cpu(), to_uint8(pictures), found.seconds)
 
@@ -244,7 +251,8 @@ def _key(bench: Bench, way: str, budget: Budget) -> dict:
     "What a cell depends on, JSON values."
     pictures = hashlib.sha256(bench.target.cpu().contiguous().numpy().tobytes()).hexdigest()
     taught = hashlib.sha256(str(sorted(bench.encoder.about.items())).encode()).hexdigest()
-    who = {"generator": generator_hash(bench.G), "editor": editor_hash(bench.editor), "encoder": taught}
+    editors = {name: editor_hash(editor) for name, editor in bench.editors.items()}
+    who = {"generator": generator_hash(bench.G), "editors": editors, "encoder": taught}
     about = {"way": way, "attributes": list(bench.attributes), "pictures": pictures}
     return about | who | asdict(budget) | bench.observers.names()
 
@@ -268,7 +276,7 @@ def ready_cell(folder, bench: Bench, way: str, budget: Budget) -> Cell:
 
 
 # %% ../../nbs/studies/inversions.ipynb #45865cc0
-LOWER = ("distance", "recovery")  # of the scores, those where less is better
+LOWER = ("distance", "recovery", "bend")  # of the scores, those where less is better
 
 
 def cell_rows(cell: Cell, bench: Bench, budget: Budget) -> list[dict]:  # JSON values
@@ -298,11 +306,49 @@ def bends(cell: Cell, bench: Bench) -> list[float]:  # [P]
 
 
 def compared(a: Cell, b: Cell, held_out: int) -> list[dict]:  # JSON values
-    "Scores of one cell minus those of another, over the held-out pictures that both have."
+    """Scores of one cell minus those of another, over the held-out pictures that both have; *recovery*, which only
+    generated pictures have, over those, where both have all."""
     count = min(held_out, len(a.ws), len(b.ws))
     rows = []
     for name, values in a.scores.items():
-        found = difference(values[:count].tolist(), b.scores[name][:count].tolist())
+        part = slice(count)
+        if name == "recovery" and len(a.ws) == len(b.ws):
+            part = slice(held_out, None)
+        found = difference(values[part].tolist(), b.scores[name][part].tolist())
         if found["n"]:
             rows.append({"score": name} | found)
     return rows
+
+
+# %% ../../nbs/studies/inversions.ipynb #efbd6a7d
+def verdict(row: dict) -> str:
+    "What a row with the difference of a score says."
+    if row["low"] is None or row["low"] * row["high"] <= 0:
+        return "no difference is shown"
+    better = (row["mean"] < 0) == (row["score"] in LOWER)
+    return "better" if better else "worse"
+
+
+def _told(row: dict) -> str:
+    mean, low, high = (f"{row[key]:+.3g}" if row[key] is not None else "" for key in ("mean", "low", "high"))
+    interval = f"95 % interval {low} to {high}, " if low else ""
+    return f"{row['score']} {mean} ({interval}{plural(row['n'], 'picture')})"
+
+
+def sentences(
+    result: dict,  # of a result file: its config and its rows
+) -> list[str]:  # Markdown
+    "What the comparison of ways and networks found."
+    budget = result["config"]
+    lines: dict[str, list[dict]] = {"orders": [], "long minus short": [], "hsr minus baseline": []}
+    for row in result["rows"]:
+        if row["table"] in lines:
+            lines[row["table"]].append(row)
+    said = [f"- {row['network']}, {row['claim']}: {_told(row)}: {row['found']}" for row in lines["orders"]]
+    for row in lines["long minus short"]:
+        what = f"Image2StyleGAN, {budget['long_steps']} steps minus {budget['steps']}"
+        said.append(f"- {row['network']}, {what}: {_told(row)}: {verdict(row)}")
+    for row in lines["hsr minus baseline"]:
+        if row["score"] == "recovery" or row["score"].startswith("editable"):
+            said.append(f"- HSR minus baseline, {row['way']}: {_told(row)}: {verdict(row)}")
+    return said
