@@ -17,7 +17,7 @@ from hsr_nb.metrics.likeness import MOST_DB, psnr, ssim
 from hsr_nb.nets.seeds import ws_for_seeds
 from hsr_nb.studies.counterfactual import balanced, correlations, moved, rows_of, won
 from hsr_nb.studies.drag_truth import landing, landmarks, true_wish
-from hsr_nb.studies.inversions import Budget
+from hsr_nb.studies.inversions import Budget, Cell, compared, sentences
 from hsr_nb.studies.observers import difference, mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +111,39 @@ def test_a_budget_needs_something():
         Budget(held_out=2)
     with pytest.raises(ValueError, match="at least 1 steps"):
         Budget(steps=0)
+
+
+def a_cell(way, count, **scores):
+    "What was measured of some pictures."
+    values = {name: torch.tensor(value) for name, value in scores.items()}
+    return Cell(way, values, torch.zeros(0, 3, 1), torch.zeros(count, 2, 4), torch.zeros(count, 3, 2, 2).byte(), 1.0)
+
+
+def test_recovery_is_compared_over_generated_pictures():
+    nan = float("nan")
+    a = a_cell("w", 5, distance=[1.0, 1.0, 1.0, 9.0, 9.0], recovery=[nan, nan, nan, 0.2, 0.3])
+    b = a_cell("w", 5, distance=[2.0, 2.0, 2.5, 7.0, 7.0], recovery=[nan, nan, nan, 0.6, 0.8])
+    rows = {row["score"]: row for row in compared(a, b, 3)}
+    assert rows["distance"]["n"] == 3 and rows["distance"]["mean"] == pytest.approx(-3.5 / 3)
+    assert rows["recovery"]["n"] == 2 and rows["recovery"]["mean"] == pytest.approx(-0.45)
+    short = a_cell("i2s long", 2, distance=[1.5, 1.5], recovery=[nan, nan])
+    rows = {row["score"]: row for row in compared(short, b, 3)}
+    assert set(rows) == {"distance"} and rows["distance"]["n"] == 2 and rows["distance"]["mean"] == -0.5
+
+
+def test_sentences_say_what_the_rows_say():
+    one = {"score": "distance", "mean": -0.3, "low": -0.5, "high": -0.1, "n": 10}
+    rows = [{"table": "scores"} | one, {"table": "orders", "network": "hsr", "claim": "w+ − w", "found": "open"} | one]
+    rows += [{"table": "long minus short", "network": "hsr"} | one]
+    rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "recovery", "low": -0.7, "high": 0.1}]
+    rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "editable l2l", "n": 1}]
+    rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "psnr"}]
+    assert sentences({"config": {"steps": 1000, "long_steps": 5000}, "rows": rows}) == [
+        "- hsr, w+ − w: distance -0.3 (95 % interval -0.5 to -0.1, 10 pictures): open",
+        "- hsr, Image2StyleGAN, 5000 steps minus 1000: distance -0.3 (95 % interval -0.5 to -0.1, 10 pictures): better",
+        "- HSR minus baseline, w: recovery -0.3 (95 % interval -0.7 to +0.1, 10 pictures): no difference is shown",
+        "- HSR minus baseline, w: editable l2l -0.3 (95 % interval -0.5 to -0.1, 1 picture): edits do less",
+    ]
 
 
 @pytest.mark.slow

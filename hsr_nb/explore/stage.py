@@ -55,11 +55,13 @@ function mark(svg, marks) {
     const [fromX, fromY] = marks[i - 1];
     return [drawn("line", { x1: fromX, y1: fromY, x2: x, y2: y })];
   });
-  const spots = marks.map(([x, y, kind]) => {
-    const r = kind === "free" ? BRUSH : 0.018;
-    return drawn("circle", { cx: x, cy: y, r, class: "hsr-" + kind });
-  });
-  svg.replaceChildren(...ways, ...spots);
+  const painted = drawn("g", { class: "hsr-painted" }), spots = [];
+  for (const [x, y, kind] of marks) {
+    const free = kind === "free", r = free ? BRUSH : 0.018;
+    const spot = drawn("circle", { cx: x, cy: y, r, class: "hsr-" + kind });
+    free ? painted.append(spot) : spots.push(spot);
+  }
+  svg.replaceChildren(painted, ...ways, ...spots);
 }
 """
 
@@ -223,7 +225,8 @@ STYLE = """
 .hsr-shown:is([data-mode="drag"], [data-mode="mask"]) .hsr-pic { cursor: crosshair; touch-action: none; }
 .hsr-shown line { stroke: #fff; stroke-width: .008; stroke-dasharray: .02 .012; }
 .hsr-shown circle { stroke: #fff; stroke-width: .006; }
-.hsr-shown .hsr-free { fill: #009e7355; stroke: none; }
+.hsr-shown .hsr-painted { opacity: .4; }
+.hsr-shown .hsr-free { fill: #009e73; stroke: none; }
 .hsr-shown .hsr-handle { fill: #d55e00; }
 .hsr-shown .hsr-target { fill: #0072b2; }
 """

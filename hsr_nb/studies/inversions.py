@@ -325,6 +325,8 @@ def verdict(row: dict) -> str:
     "What a row with the difference of a score says."
     if row["low"] is None or row["low"] * row["high"] <= 0:
         return "no difference is shown"
+    if row["score"].startswith("editable"):  # as good as on generated faces is 1: more is not always better
+        return "edits do more" if row["mean"] > 0 else "edits do less"
     better = (row["mean"] < 0) == (row["score"] in LOWER)
     return "better" if better else "worse"
 
