@@ -76,6 +76,7 @@ def load_recipe(ex: "Explorer", source) -> "Explorer":  # a path, or the bytes o
     return ex.refresh()
 
 
+# %% ../../nbs/explore/explorer.ipynb #edc6ec7c
 def holds_tensors(data: bytes) -> bool:
     "Whether a file's first bytes are those of safetensors: a length of eight bytes, then JSON."
     return data[4:9] == b"\0\0\0\0{"
@@ -107,6 +108,7 @@ def load_found_bytes(ex: "Explorer", data: bytes) -> "Explorer":
             raise ValueError(str(e).replace(f"{folder}/", "")) from None
 
 
+# %% ../../nbs/explore/explorer.ipynb #679e831f
 BYTES_OF_FOUND = 4_000_000  # of latents that one file brings: less than half of what a recipe file holds
 
 
@@ -129,6 +131,7 @@ def found_recipes(found: Inversion, session: Session, most: int) -> dict[str, Re
     return recipes
 
 
+# %% ../../nbs/explore/explorer.ipynb #d9cefe08
 def open_networks(ex: "Explorer", a, b=None) -> "Explorer":  # names, files, run folders or Generators
     "Look at other generators. What cannot be opened raises, and the present ones stay."
     return adopt(ex, Session(a, b or None, **for_another(ex.how)))

@@ -64,9 +64,25 @@ def painted_mask(
     return near.any(1).float().reshape(height, width)
 
 
+# %% ../../nbs/explore/hands.ipynb #4600eb06
+def show_points(hands: "HandsPanel"):
+    "The points, and the buttons that they need."
+    stage = hands.explorer.screen.shown
+    drags = hands.mode.value == "drag"
+    stage.mode = "mask" if drags and hands.brush.value else hands.mode.value
+    painted = [[x, y, "free"] for x, y in hands.spots]
+    stage.marks = [*painted, *([x, y, "target" if i % 2 else "handle"] for i, (x, y) in enumerate(hands.points))]
+    for b in (hands.brush, hands.go, hands.clear):
+        b.layout.display = "" if drags else "none"
+    hands.go.disabled = len(hands.points) < 2 or hands.explorer.view == "B"
+    hands.go.tooltip = "points are dragged in A" if hands.explorer.view == "B" else "move the handles to the targets"
+
+
 # %% ../../nbs/explore/hands.ipynb #97eefa32
 class HandsPanel(Panel):
     "What a hand on the picture does: look, roam, drag; and the wipe."
+
+    tell = show = show_points
 
     def build(self, W):
         self.points: list[list[float]] = []
@@ -84,21 +100,6 @@ class HandsPanel(Panel):
         self.clear = classed(button("clear", self.forget, "take points and paint away"), "hsr-key")
         self.show()
         return classed(W.HBox([self.mode, self.wipe, self.brush, self.go, self.clear]), "hsr-wrap")
-
-    def show(self):
-        "The points, and the buttons that they need."
-        stage = self.explorer.screen.shown
-        drags = self.mode.value == "drag"
-        stage.mode = "mask" if drags and self.brush.value else self.mode.value
-        painted = [[x, y, "free"] for x, y in self.spots]
-        stage.marks = [*painted, *([x, y, "target" if i % 2 else "handle"] for i, (x, y) in enumerate(self.points))]
-        for b in (self.brush, self.go, self.clear):
-            b.layout.display = "" if drags else "none"
-        self.go.disabled = len(self.points) < 2 or self.explorer.view == "B"
-        self.go.tooltip = "points are dragged in A" if self.explorer.view == "B" else "move the handles to the targets"
-
-    def tell(self):
-        self.show()
 
     def forget(self):
         self.points, self.spots = [], []

@@ -17,6 +17,7 @@ __all__ = [
     "at_hand",
     "as_png",
     "PhotoPanel",
+    "finding",
 ]
 
 # %% ../../nbs/explore/photo.ipynb #887f07f9
@@ -210,26 +211,29 @@ class PhotoPanel(Panel):
         if not self.data:
             self.explorer.screen.say(ValueError("choose a picture first, or let one fall on the faces"))
             return
-        self.explorer.work.run(f"reading {self.name}", self.finding)
+        self.explorer.work.run(f"reading {self.name}", partial(finding, self))
 
-    def finding(self) -> Steps:
-        x, s = self.explorer, self.explorer.session
-        said: list[str] = []
-        read = partial(read_named, self.name, self.data, s, self.frame.value or None, self.face.value, said)
-        target = yield from in_background(lambda tell: read(), x.work.say)
-        self.done.value = done_html(said)
 
-        def watch(step: int, picture):
-            x.work.say(f"searching for {self.name}: step {step} of {steps}", step / steps)
-            caption = "found" if step == steps else f"step {step} of {steps}"
-            self.tiles.tiles = [tile(target, "the picture"), tile(picture, caption)]
+# %% ../../nbs/explore/photo.ipynb #722fee85
+def finding(panel: PhotoPanel) -> Steps:
+    "Align and search; what comes out is a latent of its own, with the photograph for the wipe."
+    x, s = panel.explorer, panel.explorer.session
+    said: list[str] = []
+    read = partial(read_named, panel.name, panel.data, s, panel.frame.value or None, panel.face.value, said)
+    target = yield from in_background(lambda tell: read(), x.work.say)
+    panel.done.value = done_html(said)
 
-        shows = x.hand.draft.class_index
-        search = yield from in_background(lambda tell: searching(s, target, class_index=shows), x.work.say)
-        steps = search.asked.steps
-        ws = yield from inverting(search, watch)
-        latent = Latent.of(ws, self.name)
-        x.screen.photo = (latent.key, target)
-        found = Recipe(psi=1.0, class_index=shows, latent=latent)
-        x.view = "A"  # B draws another person there
-        x.act(lambda: x.apply(found))
+    def watch(step: int, picture):
+        x.work.say(f"searching for {panel.name}: step {step} of {steps}", step / steps)
+        caption = "found" if step == steps else f"step {step} of {steps}"
+        panel.tiles.tiles = [tile(target, "the picture"), tile(picture, caption)]
+
+    shows = x.hand.draft.class_index
+    search = yield from in_background(lambda tell: searching(s, target, class_index=shows), x.work.say)
+    steps = search.asked.steps
+    ws = yield from inverting(search, watch)
+    latent = Latent.of(ws, panel.name)
+    x.screen.photo = (latent.key, target)
+    found = Recipe(psi=1.0, class_index=shows, latent=latent)
+    x.view = "A"  # B draws another person there
+    x.act(lambda: x.apply(found))

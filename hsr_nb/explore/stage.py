@@ -123,6 +123,10 @@ function hands(model, el) {
     e.stopPropagation();
   });
 }
+"""
+
+# %% ../../nbs/explore/stage.ipynb #cf416590
+_DROPS = r"""
 function drops(model, el) {
   const over = on => e => { e.preventDefault(); el.classList.toggle("hsr-over", on); };
   el.addEventListener("dragover", over(true));
@@ -194,7 +198,7 @@ function render({ model, el }) {
 export default { render };
 """
 BRUSH = 0.08  # radius of what a hand paints, in widths of the picture
-SCRIPT = PAINT + _FIGURE + _HANDS.replace("BRUSH_WIDTH", str(BRUSH)) + _NAMES
+SCRIPT = PAINT + _FIGURE + _HANDS.replace("BRUSH_WIDTH", str(BRUSH)) + _DROPS + _NAMES
 
 # %% ../../nbs/explore/stage.ipynb #5006f362
 STYLE = """

@@ -38,9 +38,7 @@ from .schedules import w_statistics
 WIDTHS = (24, 48, 64, 80, 96)  # of the maps, at a half, a quarter … of the picture
 NARROW = 64  # numbers through which the offsets of all layers pass, which spares most of the weights
 SIDES = (16, 32, 64)  # of the pictures that an encoder looks at
-
-
-SIZES = ("num_ws", "w_dim", "side", "c_dim")
+SIZES = ("num_ws", "w_dim", "side", "c_dim")  # of an encoder
 
 
 class Encoder(nn.Module):
@@ -98,6 +96,7 @@ class Encoder(nn.Module):
         return save_safetensors(path, tensors, {"encoder": entry})
 
 
+# %% ../../nbs/inversion/encoder.ipynb #c1771fd0
 def new_encoder(G: Generator) -> Encoder:
     "An encoder that has learned nothing, for a generator; its weights are drawn from torch's random state."
     side = max(s for s in SIDES if s <= max(G.img_resolution, SIDES[0]))

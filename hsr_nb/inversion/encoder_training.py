@@ -89,6 +89,7 @@ class Training:
 TRAINING = Training()
 
 
+# %% ../../nbs/inversion/encoder_training.ipynb #f299cacc
 def _check_labels(G: Generator, real: Pictures | None):
     "ValueError where a conditional generator has real pictures without its labels."
     known = getattr(real, "label_dim", 0)

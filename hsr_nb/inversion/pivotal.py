@@ -93,6 +93,26 @@ def _parts(target: Tensor, ws: Tensor, noise: dict[str, Tensor], batch: int | No
     return found
 
 
+def _toward(tuned: Generator, parts: list[tuple], perceptual: Perceptual, fixed, learn: bool) -> tuple:
+    """Distances and losses [N] of all parts, and the first part's pictures; the gradients of the losses are added
+    where there is something to learn."""
+    distances, losses = [], []
+    drawn: list[Tensor] = []
+    for target, ws, noise in parts:
+        distance = fixed or perceptual.toward(seen(target))
+        with torch.set_grad_enabled(learn):
+            pictures = synthesis(tuned, ws, noise)
+            apart = distance(seen(pictures))
+            each = apart + (pictures - target).square().mean((1, 2, 3))
+        if learn:
+            each.sum().backward()
+        drawn = drawn or [pictures.detach()]
+        distances.append(apart.detach())
+        losses.append(each.detach())
+    return torch.cat(distances), torch.cat(losses), drawn[0]
+
+
+# %% ../../nbs/inversion/pivotal.ipynb #1c91728c
 def tune(
     G: Generator,
     target: Tensor,  # [N, C, H, W] in [-1, 1]
@@ -131,22 +151,3 @@ def tune(
     adam.zero_grad()
     tuned.requires_grad_(False).eval()
     return tuned, torch.stack(losses) if losses else torch.zeros(0, len(target)), apart.cpu()
-
-
-def _toward(tuned: Generator, parts: list[tuple], perceptual: Perceptual, fixed, learn: bool) -> tuple:
-    """Distances and losses [N] of all parts, and the first part's pictures; the gradients of the losses are added
-    where there is something to learn."""
-    distances, losses = [], []
-    drawn: list[Tensor] = []
-    for target, ws, noise in parts:
-        distance = fixed or perceptual.toward(seen(target))
-        with torch.set_grad_enabled(learn):
-            pictures = synthesis(tuned, ws, noise)
-            apart = distance(seen(pictures))
-            each = apart + (pictures - target).square().mean((1, 2, 3))
-        if learn:
-            each.sum().backward()
-        drawn = drawn or [pictures.detach()]
-        distances.append(apart.detach())
-        losses.append(each.detach())
-    return torch.cat(distances), torch.cat(losses), drawn[0]

@@ -95,6 +95,7 @@ class Inversion:
         return save_safetensors(path, tensors, meta)
 
 
+# %% ../../nbs/inversion/result.ipynb #4dc79fc5
 def check_inversion(found: Inversion, G: Generator):
     "ValueError unless an inversion was made with this generator."
     _check_generator(found.generator_sha256, G, "the inversion")
