@@ -377,5 +377,8 @@ def test_the_page_trains_scores_and_draws(tmp_path):
     (file,) = (tmp_path / "results").glob("stylegan1-*.json")
     (row,) = json.loads(file.read_text())["rows"]
     assert row["arm"] == "StyleGAN2" and any(k.startswith("fid[") for k in row)
+    of_levels = [values for level, values in row["shares"].items() if level != "kimg"]
+    assert len(of_levels) == 4 and row["shares"]["kimg"][-1] == 0.064
+    assert all(sum(at_time) == pytest.approx(1, abs=1e-3) for at_time in zip(*of_levels))
     text = (tmp_path / "out.ipynb").read_text()
     assert "not measured yet" in text and (tmp_path / "runs/brief/stylegan1/checkpoints").is_dir()

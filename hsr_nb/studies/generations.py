@@ -11,6 +11,7 @@ __all__ = [
     "droplets",
     "contributions",
     "variance_shares",
+    "shares_over_training",
     "noise_spread",
     "mixed",
     "Generations",
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from ..base.provenance import write_result
+from ..interop.checkpoint import checkpoints, load_generator
 from ..nets.adain import enlarged
 from ..nets.generator import Generator
-from ..nets.seeds import seeded_noise, synthesize
+from ..nets.seeds import seeded_noise, synthesize, ws_for_seeds
 from ..nets.stylegan1 import StyleGAN1Synthesis
 from ..ops.resample import upsample2d
 from ..training.config import override, preset
@@ -137,6 +139,20 @@ def variance_shares(
     return {level: spread.get(level, 0.0) / total for level in G.synthesis.levels}
 
 
+def shares_over_training(
+    run_dir: str | Path,
+    pictures: int = 64,
+) -> dict[str, list[float]]:  # "kimg" and one entry a level, each a list over the run's checkpoints
+    "How the levels' shares moved while a run was trained. [StyleGAN2] figure 8."
+    moved: dict[str, list[float]] = {"kimg": []}
+    for file in checkpoints(run_dir):
+        G = load_generator(file)
+        moved["kimg"].append(int(file.stem) / 1000)
+        for level, share in variance_shares(G, ws_for_seeds(G, range(pictures))).items():
+            moved.setdefault(str(level), []).append(round(share, 5))
+    return moved
+
+
 # %% ../../nbs/studies/generations.ipynb #2b6af4c1
 GROUPS = {"coarse, to 8²": (4, 8), "middle, 16²": (16,), "fine, from 32²": (32, 64, 128, 256, 512, 1024)}
 
@@ -215,15 +231,16 @@ def generation_jobs(cfg: Generations) -> list[dict]:  # as `run_job` takes them
 
 
 # %% ../../nbs/studies/generations.ipynb #231e3802
-def generation_rows(cfg: Generations) -> list[dict]:  # arm, seed, kimg, scores, seconds, git
-    "What is finished, as rows of a table."
+def generation_rows(cfg: Generations) -> list[dict]:  # arm, seed, kimg, scores, seconds, git, shares
+    "What is finished, as rows of a table, each with the levels' shares over its training."
     rows = []
     for job in generation_jobs(cfg):
         report = finished(job)
         if report:
             numbers = {k: v for k, v in report["scores"].items() if isinstance(v, float)}
             seconds = round(read_metrics(job["run_dir"])[-1]["seconds"], 1)
-            rows.append(job["row"] | {"kimg": cfg.kimg} | numbers | {"seconds": seconds, "git": report["git"]})
+            row = job["row"] | {"kimg": cfg.kimg} | numbers | {"seconds": seconds, "git": report["git"]}
+            rows.append(row | {"shares": shares_over_training(job["run_dir"])})
     return rows
 
 
