@@ -687,12 +687,17 @@ def test_shipping_a_run(G, tmp_path):
         "init_from": str(run),
         "data": {"path": "synthfaces"},
         "hsr": {"teacher": "none", "start_kimg": 0},
+        "net": {"architecture": "stylegan2"},
     }
     (run / "config.json").write_text(json.dumps(config))
-    (run / "provenance.json").write_text(json.dumps({"device": "x", "git": "y", "versions": {}}))
+    about = {"device": "x", "git": "y", "versions": {}}
+    sessions = [about | {"until_nimg": 500}, about | {"git": "z", "until_nimg": 700}, about | {"until_nimg": 900}]
+    (run / "provenance.json").write_text(json.dumps(about | {"earlier": sessions}))
     file = ship_generator(run, "mine", folder=tmp_path / "w")
     card = (tmp_path / "w/mine.json").read_text()
     assert "secret-place" not in card and json.loads(card)["training"]["kimg"] == 2 and file.stat().st_size < 3e5
+    told = json.loads(card)["provenance"]
+    assert told["sessions"] == 4 and told["earlier"] == [about | {"git": "z", "until_nimg": 700}]
     tensors, meta = embedded_checkpoint("mine", tmp_path / "w")
     H = fill(Generator, meta["G"], subset(tensors, "G_ema"), "mine")
     z = torch.randn(2, 8)

@@ -282,12 +282,12 @@ def ship_generator(
     if "G" not in meta or not state:
         raise CheckpointError(f"{run} holds no generator to ship")
     config = _without_paths(_read_json(Path(run) / "config.json"))
-    provenance = _read_json(Path(run) / "provenance.json")
+    provenance = _repeated_once(_read_json(Path(run) / "provenance.json"))
     kimg = meta["count"]["nimg"] / 1000
     card = {
         "role": "generator",
         "what": what or _sentence(config, kimg),
-        "architecture": {"class": "hsr_nb.nets.Generator", "kwargs": meta["G"]},
+        "architecture": {"class": _class_name(meta["G"]), "kwargs": meta["G"]},
         "training": {"kimg": kimg, "config": config},
         "provenance": provenance,
         "licence": "Apache-2.0",
@@ -346,4 +346,19 @@ def _sentence(config: dict, kimg: float) -> str:
     how = "without HSR"
     if hsr["teacher"] != "none":
         how = f"with HSR from {hsr['start_kimg']:g} kimg, teacher {hsr['teacher']}"
-    return f"StyleGAN2 trained on {config['data']['path']} for {kimg:g} kimg {how}; a demonstration, not a benchmark"
+    network = "StyleGAN" if config["net"]["architecture"] == "stylegan1" else "StyleGAN2"
+    return f"{network} trained on {config['data']['path']} for {kimg:g} kimg {how}; a demonstration, not a benchmark"
+
+
+def _class_name(G: dict) -> str:
+    "The class of a generator with these arguments, as an import finds it."
+    first = G.get("synthesis_kwargs", {}).get("architecture") == "stylegan1"
+    return "hsr_nb.nets.StyleGAN1Generator" if first else "hsr_nb.nets.Generator"
+
+
+def _repeated_once(provenance: dict) -> dict:
+    "A run's provenance without the earlier sessions that were like its last one in everything but their end."
+    last = {key: value for key, value in provenance.items() if key != "earlier"}
+    sessions = provenance.get("earlier", [])
+    others = [s for s in sessions if s | {"until_nimg": None} != last | {"until_nimg": None}]
+    return last | {"sessions": 1 + len(sessions)} | ({"earlier": others} if others else {})
