@@ -39,6 +39,7 @@ from ..nets.stylegan1 import StyleGAN1Synthesis
 from ..ops.resample import upsample2d
 from ..training.config import override, preset
 from ..training.run_folder import read_metrics
+from .sessions import earlier_table, with_earlier
 from .sweep_jobs import finished, run_job, trained_kimg
 
 
@@ -251,17 +252,27 @@ def run_generations(
     say: Callable[[str], object] = print,
 ) -> list[dict]:  # rows, as `generation_rows`
     "Train and score what is missing. A killed call goes on from its last checkpoint with the same call."
-    left = [job for job in generation_jobs(cfg) if not finished(job)]
+    rows = write_generations(cfg, out)
+    known = {(row["arm"], row["seed"]) for row in rows}
+    left = [job for job in generation_jobs(cfg) if (job["row"]["arm"], job["row"]["seed"]) not in known]
     for job in left[:at_most]:
         say(f"{job['run_dir']}: from {trained_kimg(job['run_dir']):g} to {job['kimg']:g} kimg")
         run_job(job)
-        if out is not None:
-            write_generations(cfg, out)
-    return generation_rows(cfg)
+        rows = write_generations(cfg, out)
+    return rows
 
 
-def write_generations(cfg: Generations, out: str) -> Path:  # out/stylegan1-<device>.json
-    "Write what is finished, with its provenance."
-    asked = {k: v for k, v in asdict(cfg).items() if k != "folder"}
-    arms = {arm: {"preset": name, **changes} for arm, (name, changes) in ARMS.items()}
-    return write_result(out, "stylegan1", asked | {"arms": arms}, generation_rows(cfg))
+def write_generations(
+    cfg: Generations,
+    out: str | None,  # folder of stylegan1-<device>.json; None: nothing is written
+) -> list[dict]:  # all rows that are known
+    "Write what is finished beside what an earlier session has, whose runs need not be here any more."
+    rows = generation_rows(cfg)
+    if out is None:
+        return rows
+    measured = {k: v for k, v in asdict(cfg).items() if k not in ("folder", "seeds")}
+    made = measured | {"arms": {arm: {"preset": name, **changes} for arm, (name, changes) in ARMS.items()}}
+    earlier = earlier_table(out, "stylegan1", made)["rows"]
+    rows = with_earlier(earlier, rows, lambda row: (row["arm"], row["seed"]))
+    write_result(out, "stylegan1", {"made": made}, rows)
+    return rows
