@@ -219,7 +219,7 @@ def export():
         by_hand = module.name in ("__init__.py", "_modidx.py")
         if not by_hand and not source.exists():
             module.unlink()
-    sh(PY, "site_pages.py", "install")  # the cell by which a notebook runs in Colab
+    sh(PY, "site_pages.py", "tidy")  # the cell by which a notebook runs in Colab; no dead progress bars
     sh(command("nbdev_export"))
     sh(command("ruff"), "check", "--quiet", "--select", "I", "--fix", "hsr_nb")
     sh(command("ruff"), "format", "--quiet", "hsr_nb")

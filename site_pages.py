@@ -108,6 +108,19 @@ def with_install_cell(nb):
     return nb | {"cells": [*cells[: named + 1], made, *cells[named + 1 :]]}
 
 
+def is_bar(output):
+    "Whether an output is a progress bar, which is dead as soon as it is stored."
+    data = output.get("data", {})
+    shown = "".join(data.get("text/plain", ""))
+    return "application/vnd.jupyter.widget-view+json" in data and re.search(r"\[\d+:\d\d", shown) is not None
+
+
+def without_bars(nb):
+    "The notebook without progress bars among its outputs."
+    cells = [c | {"outputs": [o for o in c["outputs"] if not is_bar(o)]} if "outputs" in c else c for c in nb["cells"]]
+    return nb | {"cells": cells}
+
+
 def imports_for_the_lesson(text):
     "Whether a cell that exports nothing imports something."
     if re.search(r"(?m)^#\|\s*(default_exp|export|exporti|exports)\b", text):
@@ -285,15 +298,16 @@ def build(root):
         prepare(file, file.relative_to(nbs).as_posix())
 
 
-def install():
-    "Put the installing cell into every notebook that takes it, and nothing else."
+def tidy():
+    "Put the installing cell into every notebook that takes it, and take dead progress bars out."
     for file in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        old = read(file)
+        new = without_bars(old)
         if takes_install_cell(file.relative_to(ROOT / "nbs").as_posix()):
-            old = read(file)
-            new = with_install_cell(old)
-            if new != old:
-                file.write_text(json.dumps(new, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            new = with_install_cell(new)
+        if new != old:
+            file.write_text(json.dumps(new, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    install() if sys.argv[1:] == ["install"] else build(Path(sys.argv[1]))
+    tidy() if sys.argv[1:] == ["tidy"] else build(Path(sys.argv[1]))

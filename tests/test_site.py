@@ -592,6 +592,19 @@ def test_made_pages_name_every_page():
     report([f"the index lacks {name}" for p in LESSONS for name in public(p) if f"[`{name}`]" not in index])
 
 
+def test_no_progress_bar_is_stored():
+    "A bar that stood still when its notebook was stored says nothing to a reader."
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for i, cell in enumerate(nb["cells"]):
+            if any(SITE.is_bar(output) for output in cell.get("outputs", [])):
+                faults.append(f"{at(path)}: cell {i} stores a progress bar: python3 run.py export")
+    report(faults)
+    bar = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": ["latents:  75%|####   | 12/16 [00:03<00:01]"]}
+    slider = bar | {"text/plain": ["FloatSlider(value=0.0)"]}
+    assert SITE.is_bar({"data": bar}) and not SITE.is_bar({"data": slider})
+
+
 def test_installing_cells_follow_git_url():
     faults = []
     for path, nb in NOTEBOOKS.items():
