@@ -10,10 +10,12 @@ __all__ = [
     "ready_reference",
     "slopes",
     "path_als",
+    "identity_at",
     "cell_row",
     "leakage",
     "method_row",
     "identity_table",
+    "ranking",
     "plot_leakage",
     "plot_watched",
     "plot_change",
@@ -102,6 +104,20 @@ def path_als(cell: Cell, spread: Tensor, frames: int = 11) -> float | None:
     return float(scores["als"][cell.target])
 
 
+def identity_at(cell: Cell, spread: Tensor, effect: float = 1.0) -> float | None:
+    "The distance of the identity where the attribute moved by so many standard deviations; None where it never does."
+    seen = cell.seen > 0
+    moved = (cell.logits - cell.before[:, None])[seen][:, :, cell.target].mean(0) / spread[cell.target]  # [T]
+    away = cell.distance[seen].mean(0)  # [T]
+    found = []
+    for side in (-1, 1):
+        enough = (side * moved >= effect).nonzero().flatten()
+        if len(enough):
+            first = enough[cell.strengths[enough].abs().argmin()]
+            found.append(float(away[first]))
+    return sum(found) / len(found) if found else None
+
+
 def cell_row(cell: Cell, reference: Reference) -> dict:  # JSON values
     "One line of the table of methods and attributes."
     change = slopes(cell, reference.spread)
@@ -113,6 +129,7 @@ def cell_row(cell: Cell, reference: Reference) -> dict:  # JSON values
         "high": round(float(cell.strengths[-1]), 4),
         "faces": int(seen.sum()),
         "identity": None,  # where nothing can be moved, an identity that is kept says nothing
+        "identity_at_one": None,
         "lost": None,
         "als": path_als(cell, reference.spread),
         "on": None,
@@ -121,6 +138,7 @@ def cell_row(cell: Cell, reference: Reference) -> dict:  # JSON values
     if change is None:
         return row
     row |= {"identity": float(cell.distance[seen].mean()), "lost": 1 - float(cell.found[seen].mean())}
+    row["identity_at_one"] = identity_at(cell, reference.spread)
     sign = EVALUATED[cell.attribute][1]
     others = [a for a in range(len(cell.names)) if a != cell.target]
     off = float(change[others].abs().mean()) if others else 0.0
@@ -150,7 +168,7 @@ def method_row(cells: Sequence[Cell], reference: Reference, watchers: Watchers) 
     scores |= kid(reference.features, features, watchers.detector, subsets=20)
     rows = [cell_row(cell, reference) for cell in cells]
     means = {}
-    for key in ("identity", "lost", "on", "off", "als"):
+    for key in ("identity", "identity_at_one", "lost", "on", "off", "als"):
         values = [row[key] for row in rows if row[key] is not None]
         means[key] = sum(values) / len(values) if values else None
     return {"method": methods.pop()} | scores | means
@@ -181,6 +199,32 @@ def identity_table(
         texts = [*_bold_least(theirs), *_bold_least(mine)]
         lines.append("| " + " | ".join([attribute, *texts]) + " |")
     return "\n".join(lines)
+
+
+def ranking(
+    rows: Sequence[dict],  # of `cell_row`, of one network
+    published: dict,  # the table l2l_identity of data/paper/targets.json
+) -> list[dict]:  # attribute, published, range, effect: the best methods of each; agrees
+    "Which of the published methods keeps identities best, there, here over its range, and here at equal effect."
+    names = {key: method for method, key in PUBLISHED.items()}
+    found = []
+    for line in published["rows"]:
+        own = [row for row in rows if row["attribute"] == line["key"] and row["method"] in PUBLISHED]
+        theirs = {names[key]: value for key, value in line["values"].items()}
+        over_range = {row["method"]: row["identity"] for row in own}
+        at_one = {row["method"]: row["identity_at_one"] for row in own}
+        best = {"published": _least(theirs), "range": _least(over_range), "effect": _least(at_one)}
+        if own:
+            agrees = bool(set(best["published"]) & set(best["range"]))
+            found.append({"attribute": line["key"]} | best | {"agrees": agrees})
+    return found
+
+
+def _least(values: dict[str, float | None]) -> list[str]:
+    "The names of the least value, several where they are equal."
+    known = {name: value for name, value in values.items() if value is not None}
+    least = min(known.values(), default=None)
+    return [name for name, value in known.items() if value == least]
 
 
 def _bold_least(values: Sequence[float | None]) -> list[str]:
