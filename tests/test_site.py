@@ -639,30 +639,87 @@ def test_sliders_are_small_and_ask_nobody():
 FIGURES = NBS / "figures"
 
 
-def test_figures_are_those_of_their_sources():
-    "A result or a network that has changed without its figures is found by its hash."
+def default_of(parameters, name):
+    "The text that a parameter of a notebook has as its default."
+    return re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
+
+
+def sources_now():
+    "The hash of everything that a figure can be made from, as it is now, by the names of figures.json."
     from hsr_nb.base.whole import sha256
-    from hsr_nb.interop import load_generator
+    from hsr_nb.data import SynthFaces
+    from hsr_nb.editing.methods import METHODS
+    from hsr_nb.editing.shelf import shipped_editor
+    from hsr_nb.judges.attributes import load_bank
+    from hsr_nb.judges.cards import embedded, read_card
     from hsr_nb.nets.seeds import generator_hash
+    from hsr_nb.studies.evidence_scores import RENDERINGS_SEED
+    from hsr_nb.studies.figure_pair import editor_hash, open_pair
+    from hsr_nb.studies.teacher_view import own_heads
 
     parameters = parameters_of(NBS / "experiments/figures.ipynb")
-    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")}
-    for name in ("baseline", "hsr"):
-        network = re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
-        now[f"network {name if name == 'baseline' else 'HSR'}"] = generator_hash(load_generator(network))
-    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    names = [default_of(parameters, name) for name in ("baseline", "hsr")]
+    pair = open_pair(*names)
+    G = pair.networks["HSR"]
+    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")} | pair.sources
+    now["heads HSR"] = generator_hash(own_heads(names[1], G))
+    for name in embedded():
+        now[f"judge {name}"] = now[f"teacher {name}"] = read_card(name)["sha256"]
+    finder = load_bank(default_of(parameters, "finder")).reliable(side=pair.side)
+    for method in METHODS:
+        now[f"editor {method}"] = editor_hash(shipped_editor(method, 10_000, G, finder))
+    count = int(re.search(r"(?m)^renderings: int = (\d+)", parameters)[1])
+    drawn = SynthFaces(pair.side, count, seed=RENDERINGS_SEED)
+    return now | {f"pictures {drawn.name}": drawn.identity["sha256"]}
+
+
+def stale_figures(about, now):
+    "A sentence for each source of a figure that is not what it was made from."
     advice = "papermill -k python3 nbs/experiments/figures.ipynb runs/figures.ipynb"
     faults = []
+    for name, figure in about.items():
+        changed = [what for what, digest in figure["sources"].items() if now.get(what) != digest]
+        faults += [f"the figure {name}: {what} has changed: {advice}" for what in changed]
+    return faults
+
+
+def test_figures_are_those_of_their_sources():
+    "A result, network, judge, teacher, editor or data set that has changed without its figures is found by its hash."
+    from hsr_nb.base.whole import sha256
+
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    now = sources_now()
+    faults = stale_figures(about, now)
     for figure in about.values():
-        changed = [source for source, digest in figure["sources"].items() if now.get(source) != digest]
-        faults += [f"nbs/figures/{figure['file']}: {source} has changed: {advice}" for source in changed]
         if sha256(FIGURES / figure["file"]) != figure["sha256"]:
-            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says: {advice}")
+            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says")
         if not figure["sources"]:
             faults.append(f"nbs/figures/{figure['file']} has no source")
     files = {f.name for f in FIGURES.iterdir()} - {"figures.json"}
     assert files == {figure["file"] for figure in about.values()}
     report(faults)
+    used = {what for figure in about.values() for what in figure["sources"]}
+    for kind in ("network", "heads", "judge", "teacher", "editor", "pictures", "ablation"):  # each is looked at
+        what = min(name for name in used if name.startswith(kind))
+        assert stale_figures(about, now | {what: "another"}), what
+
+
+def test_figures_name_all_that_they_were_made_from():
+    "By the kind of figure: who drew, who judged, who edited."
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    judge, finder = "judge synthfaces-attributes-b", "judge synthfaces-attributes"
+    methods = [f"editor {method}" for method in ("interfacegan", "ganspace", "styleflow", "l2l")]
+    wanted = {
+        "idea": ["network baseline", "network HSR", "heads HSR", "teacher synthfaces-tiny"],
+        "same-latents": ["network baseline", "network HSR", judge, "pictures synthfaces"],
+        "attribute-curve": ["network baseline", "network HSR", judge],
+        "z-and-w": ["network baseline", "network HSR", judge],
+        "many-steps": ["network baseline", "network HSR", finder],
+        "watched-age": ["network baseline", "network HSR", finder, judge],
+        "by-methods": ["network HSR", finder, *methods],
+        "density-walks": ["network HSR", finder, "editor dplase"],
+    }
+    report([f"{name} lacks {s}" for name, names in wanted.items() for s in names if s not in about[name]["sources"]])
 
 
 def test_figures_are_small_and_each_is_shown():
