@@ -806,3 +806,20 @@ def test_every_promise_has_its_test():
         if f"def {function}(" not in body:
             missing.append(f"{file} has no {function}")
     report(missing)
+
+
+def test_every_weight_has_a_whole_card_and_stands_on_its_page():
+    "What it is, what it cannot do, the licence; the page shows each file's hash."
+    weights = ROOT / "hsr_nb/weights"
+    shown = whole(NBS / "guides/weights.ipynb")
+    faults = []
+    cards = [path for path in sorted(weights.rglob("*.json")) if path.with_suffix(".safetensors").is_file()]
+    for path in cards:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        limits = card.get("limits") or card.get("holds") or card["role"] in ("generator", "heads")  # theirs are counted
+        if not limits or not card.get("licence") or not card.get("what"):
+            faults.append(f"{at(path)} lacks what, limits or licence")
+        if card["sha256"] not in shown:
+            faults.append(f"guides/weights.ipynb does not show {card['name']}: execute it again")
+    assert len(cards) == len(list(weights.rglob("*.safetensors"))) > 20
+    report(faults)

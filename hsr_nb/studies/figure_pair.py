@@ -136,11 +136,18 @@ def _why_refused(judge, pair: Pair, option: str) -> str | None:
     return None
 
 
-def load_judges(pair: Pair, finder: str, bank: str, detector: str, allow_code: Sequence[str] = ()) -> Judges:
+def load_judges(
+    pair: Pair,
+    finder: str,
+    bank: str,  # of classifiers that report
+    detector: str,
+    weights=None,  # of the detector, a local file, where it does not ship
+    allow_code: Sequence[str] = (),  # SHA-256 of TorchScript files that may be run
+) -> Judges:
     "The judges of a pair, by name or file. FileNotFoundError, WeightsNotFound or ValueError for what cannot be read."
     found = load_bank(finder, allow_code=allow_code)
     reads = load_bank(bank, allow_code=allow_code)
-    sees = load_detector(detector)
+    sees = load_detector(detector, weights=weights)
     unread = {role: why_unread(j, pair) for role, j in (("finder", found), ("reader", reads), ("detector", sees))}
     unread["reader"] = unread["reader"] or _why_refused(reads, pair, "-p bank")
     unread["detector"] = unread["detector"] or _why_refused(sees, pair, "-p detector")
