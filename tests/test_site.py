@@ -4,6 +4,7 @@ import ast
 import base64
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -522,49 +523,88 @@ def test_signatures_are_readable():
 
 WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
-TRAINED = (  # pages whose pictures come from long training
-    *("als", "attributes", "identity", "teacher", "stylegan1", "editing", "ablation", "few_images", "yardstick"),
-    *("recipe", "survey", "trouble", "inversion", "counterfactual", "drag"),
-)
+FROM_RUNS = ("als", "counterfactual", "drag", "editing", "inversion", "stylegan1", "trouble", "yardstick")
+# of nbs/experiments and guides: pictures stored before this rule, of runs that the repository does not hold
 
 
 def may_be_small(path):
-    return path.parent.name in OLD_PICTURES or (path.parent.name in ("experiments", "guides") and path.stem in TRAINED)
+    is_of_runs = path.parent.name in ("experiments", "guides") and path.stem in FROM_RUNS
+    return path.parent.name in OLD_PICTURES or is_of_runs
 
 
-def png_sizes(cell):
-    "(width in pixels, dots per inch or None) of the stored PNG pictures of a cell."
+def density(picture):
+    "The dots per inch that a PNG or JPEG names; None where it names none."
+    place = picture[:4000].find(b"pHYs")
+    if place > 0:
+        return round(int.from_bytes(picture[place + 4 : place + 8], "big") * 0.0254)
+    place = picture[:40].find(b"JFIF\0")
+    if place > 0 and picture[place + 7] == 1:  # in inches
+        return int.from_bytes(picture[place + 8 : place + 10], "big")
+    return None
+
+
+def stored_plots(cell):
+    "(width in pixels, dots per inch or None) of the stored pictures of a cell."
+    from PIL import Image
+
     for output in cell.get("outputs", []):
-        if data := output.get("data", {}).get("image/png"):
-            png = base64.b64decode("".join(data))
-            width = int.from_bytes(png[16:20], "big")
-            place = png.find(b"pHYs")
-            metre = int.from_bytes(png[place + 4 : place + 8], "big") if 0 < place < 4000 else None
-            yield width, metre and round(metre * 0.0254)
+        for kind in ("image/png", "image/jpeg"):
+            if data := output.get("data", {}).get(kind):
+                picture = base64.b64decode("".join(data))
+                yield Image.open(io.BytesIO(picture)).width, density(picture)
 
 
 def test_plots_are_sharp_and_fit_the_column():
-    "matplotlib writes the dots per inch into a file; at 100 of them a type of 7 points is 10 pixels high."
+    """matplotlib writes the dots per inch into a file; at 100 of them a type of 7 points is 10 pixels high.
+
+    Sheets of faces name none: they have no type that must stay readable."""
     faults = []
     for path, nb in NOTEBOOKS.items():
         for i, cell in enumerate(nb["cells"]):
-            for width, dpi in png_sizes(cell):
-                if width > WIDE:
+            for width, dpi in stored_plots(cell):
+                if dpi and width > WIDE:
                     faults.append(f"{at(path)}, cell {i}: a picture {width} pixels wide, the column has {WIDE}")
                 if dpi and dpi < 100 and not may_be_small(path):
                     faults.append(f"{at(path)}, cell {i}: a plot of {dpi} dots per inch, at least 100")
     report(faults)
 
 
+def test_the_density_of_a_plot_is_read(tmp_path):
+    from PIL import Image
+
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a.{suffix}", dpi=(70, 70))
+        assert density((tmp_path / f"a.{suffix}").read_bytes()) == 70
+
+
+SMALL_TYPE = re.compile(
+    r"\b(?:fontsize|labelsize|title_fontsize)=([0-6](?:\.\d+)?)\b"
+    r"|\bdpi(?:=|\"\] = |\": )([1-9]\d)\b(?!\d)"
+)
+
+
 def test_type_in_plots_is_readable():
-    small = re.compile(r"\b(?:fontsize|labelsize|title_fontsize)=([0-6](?:\.\d+)?)\b|\bdpi=([1-9]\d)\b(?!\d)")
+    for small in ("fontsize=6", "dpi=80", 'plt.rcParams["figure.dpi"] = 70', '{"figure.dpi": 60}'):
+        assert SMALL_TYPE.search(small)
     faults = []
     for path, nb in NOTEBOOKS.items():
         for i, cell in enumerate(nb["cells"]):
             if cell["cell_type"] == "code" and not may_be_small(path):
-                faults += [
-                    f"{at(path)}, cell {i}: {m[0]}, at least 7 and dpi=100" for m in small.finditer(source(cell))
-                ]
+                found = SMALL_TYPE.finditer(source(cell))
+                faults += [f"{at(path)}, cell {i}: {m[0]}, at least 7 and dpi=100" for m in found]
+    report(faults)
+
+
+def test_at_most_three_plots_stand_in_a_row():
+    "On a phone four are unreadable. Rows of pictures have no axes to read."
+    wide = re.compile(r"subplots\([^,()]+, ([4-9]|1\d)\b")
+    assert wide.search("plt.subplots(2, 4, figsize=(8, 3))") and not wide.search("plt.subplots(4, 3, figsize=(8, 3))")
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for i, cell in enumerate(nb["cells"]):
+            of_pictures = any(word in source(cell) for word in ("imshow", "picture_strip", "xticks=[], yticks=[]"))
+            if cell["cell_type"] == "code" and wide.search(source(cell)) and not of_pictures and not may_be_small(path):
+                faults.append(f"{at(path)}, cell {i}: more than three plots in a row")
     report(faults)
 
 
