@@ -81,10 +81,7 @@ def ends_of(
     return found
 
 
-# %% ../../nbs/studies/companions.ipynb #219fd8ea
-NETWORKS = ("styleflow", "l2l")  # editors that are networks; stored in half precision, as all that ship are
-
-
+# %% ../../nbs/studies/companions.ipynb #33b6fd75
 def limits_of(network: str, role: str) -> str:
     "What a companion of a generator cannot do; for its card."
     if role == "editor":
@@ -96,6 +93,10 @@ def limits_of(network: str, role: str) -> str:
         f"answers with latents of {network} and of no other generator; has seen drawn faces of SynthFaces alone, so a "
         "photograph becomes some drawn face"
     )
+
+
+# %% ../../nbs/studies/companions.ipynb #219fd8ea
+NETWORKS = ("styleflow", "l2l")  # editors that are networks; stored in half precision, as all that ship are
 
 
 def write_card(

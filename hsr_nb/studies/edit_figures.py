@@ -190,6 +190,7 @@ def _watched_figures(found: Editable, wishes: Wishes, judges: Judges, sources: d
         yield LeftOut(name, why) if why else Drawn(name, watched(found, attribute, tuple(watch)), sources, True)
 
 
+# %% ../../nbs/studies/edit_figures.ipynb #d891d561
 def _why_unmoved(judges: Judges, names: tuple[str, ...], editors: Mapping[str, Editor]) -> str | None:
     "Why no editor can show any of some attributes; None where one can."
     if "finder" in judges.unread:
@@ -222,6 +223,7 @@ def _method_figures(
         yield Drawn("density-walks", density_walks(G, walker, wishes.walks), sources | hashes, True)
 
 
+# %% ../../nbs/studies/edit_figures.ipynb #02499854
 def draw_edit_figures(
     pair: Pair,
     judges: Judges,
