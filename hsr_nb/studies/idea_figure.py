@@ -39,7 +39,8 @@ def explained_by(
     for tap, (said, seen) in predictions(hsr, feats, img, average).items():
         wrong = (seen - said).square().sum()
         apart = (seen - seen.mean((0, 2, 3), keepdim=True)).square().sum()
-        found[tap] = 1 - float(wrong / apart)
+        left = wrong / apart
+        found[tap] = 1 - float(left)
     return found
 
 
@@ -75,6 +76,7 @@ def _across(ax, y: float, start: float, end: float, colour: str = INK):
     ax.annotate("", (end, y), (start, y), arrowprops=look)
 
 
+# %% ../../nbs/studies/idea_figure.ipynb #d13b2038
 def _generator(ax, at: dict[int, float], half: float):
     "From z to the picture."
     _box(ax, 4, TOP, "$z$", INK, 6)
@@ -138,7 +140,8 @@ def module_graph(ax, levels: Sequence[int], hsr: HSR, shown: int):
 def _row(axes, titles: Sequence[str], pictures: Sequence[Tensor], name: str):
     "A network's picture and maps."
     for ax, title, picture in zip(axes, titles, pictures):
-        ax.imshow(picture.movedim(0, -1).expand(-1, -1, 3) if len(picture) == 1 else picture.movedim(0, -1))
+        coloured = picture.expand(3, -1, -1)
+        ax.imshow(coloured.movedim(0, -1))
         ax.set(xticks=[], yticks=[])
         ax.set_title(title, fontsize=8)
         for spine in ax.spines.values():
