@@ -863,3 +863,20 @@ def test_every_weight_has_a_whole_card_and_stands_on_its_page():
             faults.append(f"guides/weights.ipynb does not show {card['name']}: execute it again")
     assert len(cards) == len(list(weights.rglob("*.safetensors"))) > 20
     report(faults)
+
+
+def test_where_controls_cannot_live_the_page_shows_their_twin_and_says_so():
+    "As in Colab: a contact sheet in place of the explorer, and a sentence."
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    page = nbformat.read(NBS / "experiments/explore.ipynb", 4)
+    (shown,) = [
+        i for i, c in enumerate(page.cells) if c.cell_type == "code" and "explorer = LatentExplorer(" in c.source
+    ]
+    cells = page.cells[: shown + 1]
+    colab = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+    page.cells = [nbformat.v4.new_code_cell(colab), *(c for c in cells if c.get("id") != "install")]
+    place = {"metadata": {"path": str(ROOT)}}
+    nbclient.NotebookClient(page, kernel_name="python3", resources=place, timeout=300).execute()
+    outputs = page.cells[-1].outputs
+    assert any("contact sheet shows the same state" in o.get("text", "") for o in outputs)
+    assert any("image/png" in o.get("data", {}) for o in outputs)
