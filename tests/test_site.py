@@ -4,6 +4,7 @@ import ast
 import base64
 import importlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -522,49 +523,88 @@ def test_signatures_are_readable():
 
 WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
-TRAINED = (  # pages whose pictures come from long training
-    *("als", "attributes", "identity", "teacher", "stylegan1", "editing", "ablation", "few_images", "yardstick"),
-    *("recipe", "survey", "trouble", "inversion", "counterfactual", "drag"),
-)
+FROM_RUNS = ("als", "counterfactual", "drag", "editing", "inversion", "stylegan1", "trouble", "yardstick")
+# of nbs/experiments and guides: pictures stored before this rule, of runs that the repository does not hold
 
 
 def may_be_small(path):
-    return path.parent.name in OLD_PICTURES or (path.parent.name in ("experiments", "guides") and path.stem in TRAINED)
+    is_of_runs = path.parent.name in ("experiments", "guides") and path.stem in FROM_RUNS
+    return path.parent.name in OLD_PICTURES or is_of_runs
 
 
-def png_sizes(cell):
-    "(width in pixels, dots per inch or None) of the stored PNG pictures of a cell."
+def density(picture):
+    "The dots per inch that a PNG or JPEG names; None where it names none."
+    place = picture[:4000].find(b"pHYs")
+    if place > 0:
+        return round(int.from_bytes(picture[place + 4 : place + 8], "big") * 0.0254)
+    place = picture[:40].find(b"JFIF\0")
+    if place > 0 and picture[place + 7] == 1:  # in inches
+        return int.from_bytes(picture[place + 8 : place + 10], "big")
+    return None
+
+
+def stored_plots(cell):
+    "(width in pixels, dots per inch or None) of the stored pictures of a cell."
+    from PIL import Image
+
     for output in cell.get("outputs", []):
-        if data := output.get("data", {}).get("image/png"):
-            png = base64.b64decode("".join(data))
-            width = int.from_bytes(png[16:20], "big")
-            place = png.find(b"pHYs")
-            metre = int.from_bytes(png[place + 4 : place + 8], "big") if 0 < place < 4000 else None
-            yield width, metre and round(metre * 0.0254)
+        for kind in ("image/png", "image/jpeg"):
+            if data := output.get("data", {}).get(kind):
+                picture = base64.b64decode("".join(data))
+                yield Image.open(io.BytesIO(picture)).width, density(picture)
 
 
 def test_plots_are_sharp_and_fit_the_column():
-    "matplotlib writes the dots per inch into a file; at 100 of them a type of 7 points is 10 pixels high."
+    """matplotlib writes the dots per inch into a file; at 100 of them a type of 7 points is 10 pixels high.
+
+    Sheets of faces name none: they have no type that must stay readable."""
     faults = []
     for path, nb in NOTEBOOKS.items():
         for i, cell in enumerate(nb["cells"]):
-            for width, dpi in png_sizes(cell):
-                if width > WIDE:
+            for width, dpi in stored_plots(cell):
+                if dpi and width > WIDE:
                     faults.append(f"{at(path)}, cell {i}: a picture {width} pixels wide, the column has {WIDE}")
                 if dpi and dpi < 100 and not may_be_small(path):
                     faults.append(f"{at(path)}, cell {i}: a plot of {dpi} dots per inch, at least 100")
     report(faults)
 
 
+def test_the_density_of_a_plot_is_read(tmp_path):
+    from PIL import Image
+
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a.{suffix}", dpi=(70, 70))
+        assert density((tmp_path / f"a.{suffix}").read_bytes()) == 70
+
+
+SMALL_TYPE = re.compile(
+    r"\b(?:fontsize|labelsize|title_fontsize)=([0-6](?:\.\d+)?)\b"
+    r"|\bdpi(?:=|\"\] = |\": )([1-9]\d)\b(?!\d)"
+)
+
+
 def test_type_in_plots_is_readable():
-    small = re.compile(r"\b(?:fontsize|labelsize|title_fontsize)=([0-6](?:\.\d+)?)\b|\bdpi=([1-9]\d)\b(?!\d)")
+    for small in ("fontsize=6", "dpi=80", 'plt.rcParams["figure.dpi"] = 70', '{"figure.dpi": 60}'):
+        assert SMALL_TYPE.search(small)
     faults = []
     for path, nb in NOTEBOOKS.items():
         for i, cell in enumerate(nb["cells"]):
             if cell["cell_type"] == "code" and not may_be_small(path):
-                faults += [
-                    f"{at(path)}, cell {i}: {m[0]}, at least 7 and dpi=100" for m in small.finditer(source(cell))
-                ]
+                found = SMALL_TYPE.finditer(source(cell))
+                faults += [f"{at(path)}, cell {i}: {m[0]}, at least 7 and dpi=100" for m in found]
+    report(faults)
+
+
+def test_at_most_three_plots_stand_in_a_row():
+    "On a phone four are unreadable. Rows of pictures have no axes to read."
+    wide = re.compile(r"subplots\([^,()]+, ([4-9]|1\d)\b")
+    assert wide.search("plt.subplots(2, 4, figsize=(8, 3))") and not wide.search("plt.subplots(4, 3, figsize=(8, 3))")
+    faults = []
+    for path, nb in NOTEBOOKS.items():
+        for i, cell in enumerate(nb["cells"]):
+            of_pictures = any(word in source(cell) for word in ("imshow", "picture_strip", "xticks=[], yticks=[]"))
+            if cell["cell_type"] == "code" and wide.search(source(cell)) and not of_pictures and not may_be_small(path):
+                faults.append(f"{at(path)}, cell {i}: more than three plots in a row")
     report(faults)
 
 
@@ -652,30 +692,87 @@ def test_sliders_are_small_and_ask_nobody():
 FIGURES = NBS / "figures"
 
 
-def test_figures_are_those_of_their_sources():
-    "A result or a network that has changed without its figures is found by its hash."
+def default_of(parameters, name):
+    "The text that a parameter of a notebook has as its default."
+    return re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
+
+
+def sources_now():
+    "The hash of everything that a figure can be made from, as it is now, by the names of figures.json."
     from hsr_nb.base.whole import sha256
-    from hsr_nb.interop import load_generator
+    from hsr_nb.data import SynthFaces
+    from hsr_nb.editing.methods import METHODS
+    from hsr_nb.editing.shelf import shipped_editor
+    from hsr_nb.judges.attributes import load_bank
+    from hsr_nb.judges.cards import embedded, read_card
     from hsr_nb.nets.seeds import generator_hash
+    from hsr_nb.studies.evidence_scores import RENDERINGS_SEED
+    from hsr_nb.studies.figure_pair import editor_hash, open_pair
+    from hsr_nb.studies.teacher_view import own_heads
 
     parameters = parameters_of(NBS / "experiments/figures.ipynb")
-    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")}
-    for name in ("baseline", "hsr"):
-        network = re.search(rf"(?m)^{name}: str = \"([^\"]+)\"", parameters)[1]
-        now[f"network {name if name == 'baseline' else 'HSR'}"] = generator_hash(load_generator(network))
-    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    names = [default_of(parameters, name) for name in ("baseline", "hsr")]
+    pair = open_pair(*names)
+    G = pair.networks["HSR"]
+    now = {file.name: sha256(file) for file in (ROOT / "data").rglob("*.json")} | pair.sources
+    now["heads HSR"] = generator_hash(own_heads(names[1], G))
+    for name in embedded():
+        now[f"judge {name}"] = now[f"teacher {name}"] = read_card(name)["sha256"]
+    finder = load_bank(default_of(parameters, "finder")).reliable(side=pair.side)
+    for method in METHODS:
+        now[f"editor {method}"] = editor_hash(shipped_editor(method, 10_000, G, finder))
+    count = int(re.search(r"(?m)^renderings: int = (\d+)", parameters)[1])
+    drawn = SynthFaces(pair.side, count, seed=RENDERINGS_SEED)
+    return now | {f"pictures {drawn.name}": drawn.identity["sha256"]}
+
+
+def stale_figures(about, now):
+    "A sentence for each source of a figure that is not what it was made from."
     advice = "papermill -k python3 nbs/experiments/figures.ipynb runs/figures.ipynb"
     faults = []
+    for name, figure in about.items():
+        changed = [what for what, digest in figure["sources"].items() if now.get(what) != digest]
+        faults += [f"the figure {name}: {what} has changed: {advice}" for what in changed]
+    return faults
+
+
+def test_figures_are_those_of_their_sources():
+    "A result, network, judge, teacher, editor or data set that has changed without its figures is found by its hash."
+    from hsr_nb.base.whole import sha256
+
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    now = sources_now()
+    faults = stale_figures(about, now)
     for figure in about.values():
-        changed = [source for source, digest in figure["sources"].items() if now.get(source) != digest]
-        faults += [f"nbs/figures/{figure['file']}: {source} has changed: {advice}" for source in changed]
         if sha256(FIGURES / figure["file"]) != figure["sha256"]:
-            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says: {advice}")
+            faults.append(f"nbs/figures/{figure['file']} is not what figures.json says")
         if not figure["sources"]:
             faults.append(f"nbs/figures/{figure['file']} has no source")
     files = {f.name for f in FIGURES.iterdir()} - {"figures.json"}
     assert files == {figure["file"] for figure in about.values()}
     report(faults)
+    used = {what for figure in about.values() for what in figure["sources"]}
+    for kind in ("network", "heads", "judge", "teacher", "editor", "pictures", "ablation"):  # each is looked at
+        what = min(name for name in used if name.startswith(kind))
+        assert stale_figures(about, now | {what: "another"}), what
+
+
+def test_figures_name_all_that_they_were_made_from():
+    "By the kind of figure: who drew, who judged, who edited."
+    about = json.loads((FIGURES / "figures.json").read_text(encoding="utf-8"))
+    judge, finder = "judge synthfaces-attributes-b", "judge synthfaces-attributes"
+    methods = [f"editor {method}" for method in ("interfacegan", "ganspace", "styleflow", "l2l")]
+    wanted = {
+        "idea": ["network baseline", "network HSR", "heads HSR", "teacher synthfaces-tiny"],
+        "same-latents": ["network baseline", "network HSR", judge, "pictures synthfaces"],
+        "attribute-curve": ["network baseline", "network HSR", judge],
+        "z-and-w": ["network baseline", "network HSR", judge],
+        "many-steps": ["network baseline", "network HSR", finder],
+        "watched-age": ["network baseline", "network HSR", finder, judge],
+        "by-methods": ["network HSR", finder, *methods],
+        "density-walks": ["network HSR", finder, "editor dplase"],
+    }
+    report([f"{name} lacks {s}" for name, names in wanted.items() for s in names if s not in about[name]["sources"]])
 
 
 def test_figures_are_small_and_each_is_shown():
@@ -762,3 +859,37 @@ def test_every_promise_has_its_test():
         if f"def {function}(" not in body:
             missing.append(f"{file} has no {function}")
     report(missing)
+
+
+def test_every_weight_has_a_whole_card_and_stands_on_its_page():
+    "What it is, what it cannot do, the licence; the page shows each file's hash."
+    weights = ROOT / "hsr_nb/weights"
+    shown = whole(NBS / "guides/weights.ipynb")
+    faults = []
+    cards = [path for path in sorted(weights.rglob("*.json")) if path.with_suffix(".safetensors").is_file()]
+    for path in cards:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        limits = card.get("limits") or card.get("holds") or card["role"] in ("generator", "heads")  # theirs are counted
+        if not limits or not card.get("licence") or not card.get("what"):
+            faults.append(f"{at(path)} lacks what, limits or licence")
+        if card["sha256"] not in shown:
+            faults.append(f"guides/weights.ipynb does not show {card['name']}: execute it again")
+    assert len(cards) == len(list(weights.rglob("*.safetensors"))) > 20
+    report(faults)
+
+
+def test_where_controls_cannot_live_the_page_shows_their_twin_and_says_so():
+    "As in Colab: a contact sheet in place of the explorer, and a sentence."
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    page = nbformat.read(NBS / "experiments/explore.ipynb", 4)
+    (shown,) = [
+        i for i, c in enumerate(page.cells) if c.cell_type == "code" and "explorer = LatentExplorer(" in c.source
+    ]
+    cells = page.cells[: shown + 1]
+    colab = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+    page.cells = [nbformat.v4.new_code_cell(colab), *(c for c in cells if c.get("id") != "install")]
+    place = {"metadata": {"path": str(ROOT)}}
+    nbclient.NotebookClient(page, kernel_name="python3", resources=place, timeout=300).execute()
+    outputs = page.cells[-1].outputs
+    assert any("contact sheet shows the same state" in o.get("text", "") for o in outputs)
+    assert any("image/png" in o.get("data", {}) for o in outputs)

@@ -10,6 +10,7 @@ __all__ = [
     "MOST_CLASSES",
     "CARD",
     "ARGUMENTS",
+    "LICENCE",
     "read_weights",
     "check_card",
     "weights_dir",
@@ -233,10 +234,13 @@ def read_embedded(name: str, folder=None) -> tuple[dict[str, Tensor], dict]:
 
 
 # %% ../../nbs/judges/cards.ipynb #6a25ed42
+LICENCE = "Apache-2.0"  # of what travels with the package
+
+
 def save_embedded(
     name: str,
     state: dict[str, Tensor],
-    card: dict,  # what, timm or architecture, input, …; name, size and hash are added
+    card: dict,  # what, timm or architecture, input, …; name, licence, size and hash are added
     folder=None,  # None: the package's own weights
     dtype: torch.dtype = torch.float16,  # how floating tensors are stored
 ) -> Path:  # of the weights
@@ -254,7 +258,7 @@ def save_embedded(
         save_file(stored, made)
         made.chmod(0o644)  # safetensors makes files that only their owner can read
     facts = {"stored_as": str(dtype).split(".")[-1], "bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(path.with_suffix(".json"), {"name": name} | card | facts)
+    write_json(path.with_suffix(".json"), {"name": name, "licence": LICENCE} | card | facts)
     return path
 
 

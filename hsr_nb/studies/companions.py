@@ -7,6 +7,7 @@ __all__ = [
     "NETWORKS",
     "TRIED",
     "ends_of",
+    "limits_of",
     "write_card",
     "ship_editor",
     "ship_encoder",
@@ -80,6 +81,20 @@ def ends_of(
     return found
 
 
+# %% ../../nbs/studies/companions.ipynb #33b6fd75
+def limits_of(network: str, role: str) -> str:
+    "What a companion of a generator cannot do; for its card."
+    if role == "editor":
+        return (
+            f"moves latents of {network} and refuses every other generator; learned from what a judge of drawn faces "
+            "said of its own pictures; beyond the ends of its sliders nothing was measured"
+        )
+    return (
+        f"answers with latents of {network} and of no other generator; has seen drawn faces of SynthFaces alone, so a "
+        "photograph becomes some drawn face"
+    )
+
+
 # %% ../../nbs/studies/companions.ipynb #219fd8ea
 NETWORKS = ("styleflow", "l2l")  # editors that are networks; stored in half precision, as all that ship are
 
@@ -97,6 +112,7 @@ def write_card(
         "generator": generator,
         "training": {"cpu_seconds": seconds and round(seconds, 1)},
         "provenance": provenance("cpu"),
+        "limits": limits_of(network, about["role"]),
         "licence": "Apache-2.0",
         "bytes": path.stat().st_size,
         "sha256": sha256(path),
