@@ -215,13 +215,14 @@ def understood(words):
     elif name.startswith("hsr_nb."):  # python -m
         from hsr_nb.studies.companions import ShipConfig
         from hsr_nb.studies.demo_runs import DemoConfig
+        from hsr_nb.studies.editor_fits import FitsConfig
         from hsr_nb.studies.evidence import EvidenceConfig
         from hsr_nb.studies.few_images import FewImagesConfig
         from hsr_nb.studies.pair import PairConfig
         from hsr_nb.studies.recipe import RecipeConfig
 
         own = {"few_images": FewImagesConfig, "recipe": RecipeConfig, "evidence": EvidenceConfig, "pair": PairConfig}
-        own |= {"companions": ShipConfig, "demo_runs": DemoConfig}
+        own |= {"companions": ShipConfig, "demo_runs": DemoConfig, "editor_fits": FitsConfig}
         options(own[name.removeprefix("hsr_nb.studies.")], name)(args)
     else:
         require_settings(name, args)

@@ -118,6 +118,7 @@ def identity_at(cell: Cell, spread: Tensor, effect: float = 1.0) -> float | None
     return sum(found) / len(found) if found else None
 
 
+# %% ../../nbs/editing/protocol_tables.ipynb #9c4e927c
 def cell_row(cell: Cell, reference: Reference) -> dict:  # JSON values
     "One line of the table of methods and attributes."
     change = slopes(cell, reference.spread)
