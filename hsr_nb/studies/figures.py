@@ -26,6 +26,7 @@ from pathlib import Path
 from ..base.bounded_json import read_json
 from .axes import AXES
 from .figure_files import INK, OTHER, OURS, PAPER, Drawn, LeftOut, sources_of
+from .generations import generations_figure
 from .paired_seeds import paired_difference
 from .verdicts import by_seed, distance_of, newest_result, score_keys
 
@@ -360,3 +361,8 @@ def draw_result_figures(results, targets) -> Iterator[Drawn | LeftOut]:
         yield Drawn("als", als_figure(tables, read_json(file)["rows"]), sources_of(targets, file))
     else:
         yield LeftOut("als", f"{results} holds no linearity of runs; experiments/als makes it")
+    file = _first(results, "stylegan1-*.json")
+    if file:
+        yield Drawn("two-generations", generations_figure(read_json(file)["rows"]), sources_of(file))
+    else:
+        yield LeftOut("two-generations", f"{results} holds no such runs; experiments/stylegan1 makes them")

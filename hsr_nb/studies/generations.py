@@ -6,6 +6,7 @@
 __all__ = [
     "GROUPS",
     "ARMS",
+    "SCORES",
     "layer_outputs",
     "peaks",
     "droplets",
@@ -19,13 +20,17 @@ __all__ = [
     "generation_rows",
     "run_generations",
     "write_generations",
+    "score_name",
+    "plot_shares",
+    "generations_figure",
 ]
 
 # %% ../../nbs/studies/generations.ipynb #4d989a16
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -276,3 +281,51 @@ def write_generations(
     rows = with_earlier(earlier, rows, lambda row: (row["arm"], row["seed"]))
     write_result(out, "stylegan1", {"made": made}, rows)
     return rows
+
+
+# %% ../../nbs/studies/generations.ipynb #315bf41e
+SCORES = {"Yardstick": "yardstick[", "Fréchet": "fid[", "PPL": "ppl2_wend[", "ALS": "als["}
+
+
+def score_name(rows: Sequence[dict], start: str) -> str:
+    "The full name of a score, its judge included."
+    return next(key for key in rows[0] if key.startswith(start) and not key.endswith("_se"))
+
+
+def plot_shares(
+    ax,
+    runs: Sequence[dict],  # of `shares_over_training`, at the same images
+):
+    "What each level paints, over training, mean over runs; a level that comes later lies above."
+    levels = [name for name in runs[0] if name != "kimg"]
+    bands = [[100 * mean(at_time) for at_time in zip(*(run[level] for run in runs))] for level in levels]
+    times = runs[0]["kimg"]
+    ax.stackplot(times, bands, labels=[f"{level}²" for level in levels])
+    ax.set(xlabel="kimg", xlim=(times[0], max(times[-1], times[0] + 1e-3)), ylim=(0, 100))
+
+
+def generations_figure(rows: Sequence[dict]):  # of `generation_rows`, both architectures
+    "Shares over training of both, and scores of the first over those of the second, a point for each seed."
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.4), dpi=100, layout="constrained")
+    places = figure.subplot_mosaic([list(ARMS), ["scores", "scores"]], height_ratios=(1.3, 1))
+    for arm in ARMS:
+        own = [row for row in rows if row["arm"] == arm]
+        plot_shares(places[arm], [row["shares"] for row in own])
+        places[arm].set_title(f"{arm}, {len(own)} seeds", fontsize=9)
+    places["StyleGAN2"].set_ylabel("% of the variance")
+    places["StyleGAN1"].legend(fontsize=7, loc="lower right")
+    by_run = {(row["arm"], row["seed"]): row for row in rows}
+    seeds = sorted(seed for arm, seed in by_run if arm == "StyleGAN1" and ("StyleGAN2", seed) in by_run)
+    ax = places["scores"]
+    for y, start in enumerate(SCORES.values()):
+        key = score_name(rows, start)
+        ratios = [by_run["StyleGAN1", seed][key] / by_run["StyleGAN2", seed][key] for seed in seeds]
+        ax.plot(ratios, [y] * len(ratios), "o", ms=5, alpha=0.7, color="C0")
+    ax.axvline(1, color="0.3", lw=0.8)
+    ax.set(yticks=range(len(SCORES)), yticklabels=SCORES, ylim=(len(SCORES) - 0.5, -0.5), xscale="log")
+    ax.set_xticks([0.5, 0.7, 1, 1.4, 2], ["0.5", "0.7", "1", "1.4", "2"])
+    ax.minorticks_off()
+    ax.set_xlabel("StyleGAN1 over StyleGAN2, same seed")
+    return figure
