@@ -524,7 +524,7 @@ def test_signatures_are_readable():
 
 WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
-FROM_RUNS = ("als", "counterfactual", "drag", "editing", "inversion", "stylegan1", "trouble", "yardstick")
+FROM_RUNS = ("als", "counterfactual", "drag", "editing", "inversion", "yardstick")
 # of nbs/experiments and guides: pictures stored before this rule, of runs that the repository does not hold
 
 
