@@ -33,8 +33,9 @@ class MixPanel(Panel):
             layout=W.Layout(width="180px"),
         )
         self.layers = []
+        alone = 0 if synthesis.architecture == "stylegan1" else 1  # StyleGAN2's first level has one layer, not two
         for i in range(synthesis.num_ws):
-            level = synthesis.levels[min((i + 1) // 2, len(synthesis.levels) - 1)]
+            level = synthesis.levels[min((i + alone) // 2, len(synthesis.levels) - 1)]
             press = W.ToggleButton(description=str(i), tooltip=f"layer {i}: {level} pixels")
             self.layers.append(classed(press, "hsr-layer"))
         for control in (self.seed, *self.layers):

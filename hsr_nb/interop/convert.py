@@ -304,11 +304,13 @@ def ship_generator(
 
 
 def noise_strengths(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    "The learned factor of each layer's noise; none of a generator without noise."
+    "The learned factor of each layer's noise; StyleGAN1 has one a map, of which this is the root mean square."
     layers = {}
     for name, factor in state.items():
         if name.endswith(".noise_strength"):
-            layers[name.removeprefix("synthesis.").removesuffix(".noise_strength")] = round(float(factor), 5)
+            layer = name.removeprefix("synthesis.").removesuffix(".noise_strength")
+            typical = factor.float() if factor.numel() == 1 else factor.float().square().mean().sqrt()
+            layers[layer] = round(float(typical), 5)
     return layers
 
 

@@ -111,6 +111,7 @@ MADE = (
         PAIR[1:],
         minutes=5,
     ),
+    Made("lesson of both", ("nbs/explore/edit.ipynb",)),
     Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
 )
 
