@@ -195,6 +195,7 @@ def print_comparison(other: dict, report: dict):
 def answer(cfg: EvalConfig):
     "Measure and print."
     other = read_report(cfg.against) if cfg.against else None  # before it is perhaps overwritten
+    print(f"{cfg.network}: measuring {', '.join(cfg.scores)}", flush=True)  # the first score takes a while
     report, path = evaluate_run(cfg, print_scores)
     print_rest(report, path)
     if other:
