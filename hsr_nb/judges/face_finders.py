@@ -96,7 +96,8 @@ def load_mtcnn(device="cpu"):
         raise ImportError("MTCNN comes with facenet-pytorch: pip install --no-deps facenet-pytorch==2.6.0")
     from facenet_pytorch import MTCNN
 
-    return MTCNN(min_face_size=20, keep_all=True, device=device).eval()
+    net = MTCNN(min_face_size=20, keep_all=True, device=device).eval()
+    return net.to(memory_format=torch.channels_last)  # pooling takes half of its time otherwise
 
 
 def mtcnn_finder(device="cpu") -> FaceFinder:
