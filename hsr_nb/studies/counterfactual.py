@@ -8,6 +8,7 @@ __all__ = [
     "STEP",
     "SCORES",
     "FLOORS",
+    "SHARES",
     "moved",
     "Truth",
     "true_pair",
@@ -22,8 +23,10 @@ __all__ = [
     "answer_rows",
     "won",
     "share_of_the_data",
+    "along_the_way",
     "show_rows",
     "plot_between_floors",
+    "plot_along",
 ]
 
 # %% ../../nbs/studies/counterfactual.ipynb #074599cb
@@ -241,6 +244,27 @@ def share_of_the_data(drawn: Answer, balanced: Answer, truth: Truth) -> list[dic
     return rows
 
 
+# %% ../../nbs/studies/counterfactual.ipynb #5a8db70a
+SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)  # of the amount that the truth moved
+
+
+@torch.no_grad()
+def along_the_way(
+    G: Generator, editor: Editor, found: Inversion, truth: Truth, observers: Observers
+) -> list[dict]:  # JSON values: share, distance and identity, means over the people
+    "How far pictures are from the truth when a share of the edit is made. ValueError without a common unit."
+    name = EVALUATED[truth.attribute][0]
+    low, high = editor.range(name)
+    rows = []
+    for share in SHARES:
+        amount = (share * truth.amount).clamp(low, high)
+        pictures = found.pictures(G, editor.edit(found.ws, name, amount))
+        scores = alike(observers, to_uint8(pictures), truth.other)
+        means = {score: float(scores[score].mean()) for score in ("distance", "identity")}
+        rows.append({"attribute": truth.attribute, "answer": editor.method, "share": share} | means)
+    return rows
+
+
 # %% ../../nbs/studies/counterfactual.ipynb #8f2086be
 def show_rows(
     people: Sequence[tuple[Truth, Sequence[Answer], int]],  # what moved, the answers, and whose row it is
@@ -299,4 +323,38 @@ def plot_between_floors(
     axes.invert_yaxis()
     axes.set_xlabel(f"{score} beside the truth; grey: from the truth inverted to no edit")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes
+
+
+# %% ../../nbs/studies/counterfactual.ipynb #c89dc370
+def plot_along(
+    rows: Sequence[dict],  # of `along_the_way`, of any methods and attributes
+    columns: int = 3,
+):
+    "Distance from the truth by the share of the edit that is made, no edit being 1; a panel an attribute."
+    import matplotlib.pyplot as plt
+
+    attributes = list(dict.fromkeys(row["attribute"] for row in rows))
+    methods = list(dict.fromkeys(row["answer"] for row in rows))
+    height = -(-len(attributes) // columns)
+    size = (2.8 * columns, 1.9 * height + 0.4)
+    fig, axes = plt.subplots(height, columns, figsize=size, squeeze=False, sharex=True)
+    for ax in axes.flat[len(attributes) :]:
+        ax.axis("off")
+    for ax, attribute in zip(axes.flat, attributes):
+        ax.axhline(1, color="0.7", lw=1)
+        for j, method in enumerate(methods):
+            own = [row for row in rows if (row["attribute"], row["answer"]) == (attribute, method)]
+            if own:
+                start = own[0]["distance"]
+                relative = [row["distance"] / start for row in own]
+                ax.plot([row["share"] for row in own], relative, "o-", ms=3, lw=1, color=f"C{j}", label=method)
+        ax.set_title(attribute, fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("distance, no edit: 1", fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("share of the edit", fontsize=8)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    fig.legend(handles, labels, fontsize=8, loc="upper center", ncol=len(methods), frameon=False)
+    fig.tight_layout(rect=(0, 0, 1, 1 - 0.3 / size[1]))
     return axes

@@ -73,26 +73,26 @@ MADE = (
     Made(
         "few labels",
         ("data/results/few-labels-*.json",),
-        SMALL[1:],
+        PAIR[1:],
         "experiments/few_labels",
         {"run": True},
-        minutes=15,
+        minutes=20,
     ),
     Made(
         "conservation",
         ("data/results/conservation-*.json",),
-        SMALL[1:],
+        PAIR[1:],
         "experiments/conservation",
         {"run": True},
-        minutes=10,
+        minutes=30,
     ),
     Made(
         "counterfactual",
         ("data/results/counterfactual-*.json",),
-        SMALL[1:],
+        PAIR[1:],
         "experiments/counterfactual",
-        {"smoke": False, "methods": ["interfacegan"], "people": 24, "latents": 2000, "encoder_steps": 900},
-        minutes=15,
+        {"smoke": False},
+        minutes=90,
     ),
     Made("survey", ("data/survey/faces.key.json",), by_hand="the commands in data/survey/README.md"),
     Made(
@@ -100,6 +100,7 @@ MADE = (
         (
             "nbs/nets/seeds.ipynb",
             "nbs/editing/latents.ipynb",
+            "nbs/experiments/few_labels.ipynb",
             "nbs/editing/directions.ipynb",
             "nbs/editing/editor.ipynb",
             "nbs/editing/shelf.ipynb",
@@ -112,7 +113,6 @@ MADE = (
         minutes=5,
     ),
     Made("lesson of both", ("nbs/explore/edit.ipynb",)),
-    Made("pages of older results", ("nbs/experiments/few_labels.ipynb",), SMALL[1:]),
 )
 
 
