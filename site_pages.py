@@ -180,11 +180,41 @@ def describe_pictures(nb):
             cell["source"] = f'#| fig-alt: "{above}"\n{source(cell)}'
 
 
+def shows_nothing_new(cell):
+    "Why a cell of an experiment or a guide is folded, in a word or two; None where it stays open."
+    text = source(cell)
+    if (
+        cell["cell_type"] != "code"
+        or cell["outputs"]
+        or "#|" in text
+        or "parameters" in cell["metadata"].get("tags", [])
+    ):
+        return None
+    if "Parameters(globals())" in text:
+        return "Before the parameters"
+    if "parameters.check(globals())" in text:
+        return "After the parameters: their names and types are checked"
+    lines = text.count("\n") + 1
+    imports = sum(len(node.names) for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    if imports >= lines / 3:
+        return "Imports"
+    return f"Code, {lines} lines" if lines >= 12 else None
+
+
+def fold(nb):
+    "On pages of experiments and guides, close the cells in which nothing is to be seen: pictures and tables come sooner."
+    for cell in nb["cells"]:
+        if why := shows_nothing_new(cell):
+            cell["source"] = f'#| code-fold: true\n#| code-summary: "{why}"\n{source(cell)}'
+
+
 def prepare(file, page):
     "Change a notebook of the copy into what nbdev shall see."
     nb = read(file)
     give_names(nb)
     describe_pictures(nb)
+    if page.startswith(("experiments/", "guides/")):
+        fold(nb)
     if page in MOVES:
         after_the_title(nb, sliders(page), "sliders")
     if takes_install_cell(page) and (address := colab_address(page)):

@@ -621,6 +621,19 @@ def test_every_picture_gets_a_description():
     report(faults)
 
 
+def test_experiments_fold_what_shows_nothing():
+    "Code with outputs and the parameters stay open; what was folded is the same code."
+    nb = json.loads(json.dumps(NOTEBOOKS[NBS / "experiments/train.ipynb"]))
+    SITE.fold(nb)
+    folded = {}
+    for old, new in zip(NOTEBOOKS[NBS / "experiments/train.ipynb"]["cells"], nb["cells"]):
+        if source(old) != source(new):
+            folded[new["id"]] = source(new)
+            assert not old["outputs"] and source(new).endswith(source(old))
+    assert any('code-summary: "Imports"' in text for text in folded.values()) and len(folded) >= 3
+    assert not any("run_dir: str" in text for text in folded.values())
+
+
 def test_made_pages_name_every_page():
     "Gallery, index of the API and llms.txt come from the notebooks alone."
     listed = [page for _, pages in SITE.sections() for page in pages]
