@@ -55,7 +55,8 @@ def readable(shown):
     "No backticks in the code of a signature, where they become raw links, and no type that only a None says."
 
     def plain(code):
-        return re.sub(r":\s*NoneType\b", "", code[0]).replace("`", "")
+        shorter = re.sub(r"\b(__main__|collections\.abc|typing)\.", "", code[0])
+        return re.sub(r":\s*NoneType\b", "", shorter).replace("`", "")
 
     return re.sub(r"(?s)(?<=```python\n).*?(?=\n```)", plain, shown)
 

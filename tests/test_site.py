@@ -508,6 +508,7 @@ def test_signatures_are_readable():
     pytest.importorskip("nbdev", reason="nbdev is for development only")
     pytest.importorskip("IPython")
     raw = "```python\ndef f(\n    taps:NoneType=None, # as `HSR`\n)\n```\n*Like `HSR`.*"
+    assert SITE.readable("```python\nf(a:__main__.A | None=None)\n```") == "```python\nf(a:A | None=None)\n```"
     assert SITE.readable(raw) == "```python\ndef f(\n    taps=None, # as HSR\n)\n```\n*Like `HSR`.*"
     faults = []
     count = 0
