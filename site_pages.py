@@ -203,7 +203,7 @@ def shows_nothing_new(cell):
 
 
 def fold(nb):
-    "On pages of experiments and guides, close the cells in which nothing is to be seen: pictures and tables come sooner."
+    "On pages of experiments and guides, close cells in which nothing is seen: pictures and tables come sooner."
     for cell in nb["cells"]:
         if why := shows_nothing_new(cell):
             cell["source"] = f'#| code-fold: true\n#| code-summary: "{why}"\n{source(cell)}'
