@@ -209,10 +209,25 @@ def fold(nb):
             cell["source"] = f'#| code-fold: true\n#| code-summary: "{why}"\n{source(cell)}'
 
 
+def linked_code(markdown):
+    "Code in the text of a link, in HTML: nbdev would put a second link into the first."
+    parts = re.split(r"(?ms)(^```.*?^```)", markdown)  # blocks of code stay as they are
+
+    def in_html(link):
+        return "[" + re.sub(r"`([^`]+)`", r"<code>\1</code>", link[1]) + "]("
+
+    return "".join(
+        re.sub(r"\[([^\[\]]*`[^\[\]]*)\]\(", in_html, part) if i % 2 == 0 else part for i, part in enumerate(parts)
+    )
+
+
 def prepare(file, page):
     "Change a notebook of the copy into what nbdev shall see."
     nb = read(file)
     give_names(nb)
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = linked_code(source(cell))
     describe_pictures(nb)
     if page.startswith(("experiments/", "guides/")):
         fold(nb)

@@ -635,6 +635,12 @@ def test_experiments_fold_what_shows_nothing():
     assert not any("run_dir: str" in text for text in folded.values())
 
 
+def test_code_in_a_link_is_not_linked_again():
+    said = "See [`fid` and `kid`](fidelity.ipynb), `fid` alone and [a page](x.ipynb).\n```sh\n[`a`](b)\n```\n"
+    html = said.replace("[`fid` and `kid`]", "[<code>fid</code> and <code>kid</code>]")
+    assert SITE.linked_code(said) == html
+
+
 def test_made_pages_name_every_page():
     "Gallery, index of the API and llms.txt come from the notebooks alone."
     listed = [page for _, pages in SITE.sections() for page in pages]
