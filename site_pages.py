@@ -55,7 +55,8 @@ def readable(shown):
     "No backticks in the code of a signature, where they become raw links, and no type that only a None says."
 
     def plain(code):
-        return re.sub(r":\s*NoneType\b", "", code[0]).replace("`", "")
+        shorter = re.sub(r"\b(__main__|collections\.abc|typing)\.", "", code[0])
+        return re.sub(r":\s*NoneType\b", "", shorter).replace("`", "")
 
     return re.sub(r"(?s)(?<=```python\n).*?(?=\n```)", plain, shown)
 
@@ -180,11 +181,56 @@ def describe_pictures(nb):
             cell["source"] = f'#| fig-alt: "{above}"\n{source(cell)}'
 
 
+def shows_nothing_new(cell):
+    "Why a cell of an experiment or a guide is folded, in a word or two; None where it stays open."
+    text = source(cell)
+    if (
+        cell["cell_type"] != "code"
+        or cell["outputs"]
+        or "#|" in text
+        or "parameters" in cell["metadata"].get("tags", [])
+    ):
+        return None
+    if "Parameters(globals())" in text:
+        return "Before the parameters"
+    if "parameters.check(globals())" in text:
+        return "After the parameters: their names and types are checked"
+    lines = text.count("\n") + 1
+    imports = sum(len(node.names) for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    if imports >= lines / 3:
+        return "Imports"
+    return f"Code, {lines} lines" if lines >= 12 else None
+
+
+def fold(nb):
+    "On pages of experiments and guides, close cells in which nothing is seen: pictures and tables come sooner."
+    for cell in nb["cells"]:
+        if why := shows_nothing_new(cell):
+            cell["source"] = f'#| code-fold: true\n#| code-summary: "{why}"\n{source(cell)}'
+
+
+def linked_code(markdown):
+    "Code in the text of a link, in HTML: nbdev would put a second link into the first."
+    parts = re.split(r"(?ms)(^```.*?^```)", markdown)  # blocks of code stay as they are
+
+    def in_html(link):
+        return "[" + re.sub(r"`([^`]+)`", r"<code>\1</code>", link[1]) + "]("
+
+    return "".join(
+        re.sub(r"\[([^\[\]]*`[^\[\]]*)\]\(", in_html, part) if i % 2 == 0 else part for i, part in enumerate(parts)
+    )
+
+
 def prepare(file, page):
     "Change a notebook of the copy into what nbdev shall see."
     nb = read(file)
     give_names(nb)
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = linked_code(source(cell))
     describe_pictures(nb)
+    if page.startswith(("experiments/", "guides/")):
+        fold(nb)
     if page in MOVES:
         after_the_title(nb, sliders(page), "sliders")
     if takes_install_cell(page) and (address := colab_address(page)):

@@ -508,6 +508,7 @@ def test_signatures_are_readable():
     pytest.importorskip("nbdev", reason="nbdev is for development only")
     pytest.importorskip("IPython")
     raw = "```python\ndef f(\n    taps:NoneType=None, # as `HSR`\n)\n```\n*Like `HSR`.*"
+    assert SITE.readable("```python\nf(a:__main__.A | None=None)\n```") == "```python\nf(a:A | None=None)\n```"
     assert SITE.readable(raw) == "```python\ndef f(\n    taps=None, # as HSR\n)\n```\n*Like `HSR`.*"
     faults = []
     count = 0
@@ -619,6 +620,25 @@ def test_every_picture_gets_a_description():
             if has_a_picture(cell) and not re.search(r"(?m)^#\| fig-alt: \S.{8,}", source(cell)):
                 faults.append(f"{at(path)}, cell {i}: a picture without a description")
     report(faults)
+
+
+def test_experiments_fold_what_shows_nothing():
+    "Code with outputs and the parameters stay open; what was folded is the same code."
+    nb = json.loads(json.dumps(NOTEBOOKS[NBS / "experiments/train.ipynb"]))
+    SITE.fold(nb)
+    folded = {}
+    for old, new in zip(NOTEBOOKS[NBS / "experiments/train.ipynb"]["cells"], nb["cells"]):
+        if source(old) != source(new):
+            folded[new["id"]] = source(new)
+            assert not old["outputs"] and source(new).endswith(source(old))
+    assert any('code-summary: "Imports"' in text for text in folded.values()) and len(folded) >= 3
+    assert not any("run_dir: str" in text for text in folded.values())
+
+
+def test_code_in_a_link_is_not_linked_again():
+    said = "See [`fid` and `kid`](fidelity.ipynb), `fid` alone and [a page](x.ipynb).\n```sh\n[`a`](b)\n```\n"
+    html = said.replace("[`fid` and `kid`]", "[<code>fid</code> and <code>kid</code>]")
+    assert SITE.linked_code(said) == html
 
 
 def test_made_pages_name_every_page():

@@ -76,7 +76,7 @@ def dtype_at(level: int, img_resolution: int, num_fp16_res: int, low_precision: 
 
 # %% ../../nbs/nets/generator.ipynb #531ed15b
 class SynthesisLayer(nn.Module):
-    "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h*up, w*up]."
+    "Modulated convolution, noise, bias, activation: x [N, I, h, w], w [N, w_dim] -> [N, O, h·up, w·up]."
 
     resample_filter: Tensor
     noise_const: Tensor

@@ -59,7 +59,7 @@ class FullyConnectedLayer(nn.Module):
 
 # %% ../../nbs/nets/layers.ipynb #a4dc8c2f
 class Conv2dLayer(nn.Module):
-    "A convolution with equalised learning rate and resampling: [N, I, H, W] -> [N, O, H*up/down, W*up/down]."
+    "A convolution with equalised learning rate and resampling: [N, I, H, W] -> [N, O, H·up/down, W·up/down]."
 
     resample_filter: Tensor
 
