@@ -365,6 +365,20 @@ def test_reproduce_page_shows_the_results_that_are_there():
     assert stored == reproduce(ROOT / "data/results"), advice
 
 
+def test_numbers_on_the_page_of_questions_are_the_measured_ones():
+    page = (ROOT / "nbs/guides/questions.qmd").read_text(encoding="utf-8")
+    counted = json.loads((ROOT / "data/results/hsr-overhead-flops.json").read_text())["rows"]
+    official, pooled, lazy = (round(100 * row["of_the_step"]) for row in counted[:3])
+    assert f"adds {official} % to the arithmetic of a step" in page
+    assert f"average first {pooled} %, and lazily {lazy} %" in page
+    measured = json.loads((ROOT / "data/results/benchmark-auto-ada-nvidia-h200.json").read_text())["rows"]
+    step = next(row for row in measured if row["what"] == "step")
+    assert f"took {step['ms']:.0f} ms there, so {step['ms'] / 16:.1f} s per 1000 pictures" in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"beside ten times that weight \| \| \+(\d+) % \[\+(\d+), \+(\d+)\]", readme)
+    assert said and "by {} % [+{}, +{}]".format(*said.groups()) in page
+
+
 def result(folder, name, config, rows):
     "A result file like those that the notebooks write."
     folder.mkdir(exist_ok=True)
