@@ -5,6 +5,7 @@ import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from hsr_nb.editing.ganspace import principal_components
 from hsr_nb.editing.interfacegan import fit_normal, keeping, project_out
 from hsr_nb.editing.methods import METHODS
 from hsr_nb.editing.protocol import EVALUATED, Budget, Watchers, find_range, load_cell, ready_cell
-from hsr_nb.editing.protocol_tables import cell_row, leakage, method_row, ready_reference
+from hsr_nb.editing.protocol_tables import (
+    cell_row,
+    class_logits,
+    inception_difference,
+    leakage,
+    method_row,
+    ready_reference,
+)
 from hsr_nb.editing.sefa import factorize
 from hsr_nb.editing.shelf import editors_dir, ready_editor, ready_latents, shelf_of, shipped_editor
 from hsr_nb.editing.split import Split, masked_picture, split_at, split_biggan
@@ -619,6 +627,21 @@ def test_rows_say_what_the_frames_say(studied, tmp_path):
     other = replace(cells[1], method="other")
     with pytest.raises(ValueError, match="a row is of one method, found cells of interfacegan, other"):
         method_row([cells[0], other], known, there)
+
+
+def test_difference_of_inception_scores():
+    names = ("gender", "age", "glasses", "beard")
+    scores = 8 * torch.randn(800, 4, generator=torch.Generator().manual_seed(0))
+    classes = class_logits(scores, names)
+    assert classes.shape == (800, 8)
+    torch.testing.assert_close(classes.exp().sum(1), torch.ones(800))
+    judge = SimpleNamespace(name="judge", attribute_names=names)
+    key = "isd[judge: gender, glasses, beard]"
+    assert inception_difference(scores, scores, judge) == {key: 0}
+    everybody_alike = inception_difference(scores, scores.abs(), judge)[key]  # of eight classes one is left
+    assert 4 < everybody_alike < 7
+    other = SimpleNamespace(name="other", attribute_names=("yaw",))
+    assert inception_difference(scores[:, :1], scores[:, :1], other) == {}
 
 
 def test_face_finders():

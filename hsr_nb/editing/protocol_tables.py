@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "FIRST_SEED",
+    "QUESTIONS",
     "PUBLISHED",
     "Reference",
     "ready_reference",
@@ -13,6 +14,8 @@ __all__ = [
     "identity_at",
     "cell_row",
     "leakage",
+    "class_logits",
+    "inception_difference",
     "method_row",
     "identity_table",
     "ranking",
@@ -28,12 +31,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..interop.safetensors import load_safetensors, save_safetensors
 from ..metrics.als import score_paths
-from ..metrics.fidelity import fid, kid
+from ..metrics.fidelity import fid, inception_score, kid
 from ..nets.generator import Generator
 from ..nets.seeds import draw, generator_hash, ws_for_seeds
 from .protocol import EVALUATED, Cell, Watchers
@@ -156,6 +160,35 @@ def leakage(cells: Sequence[Cell], reference: Reference) -> list[dict]:  # JSON 
     return rows
 
 
+# %% ../../nbs/editing/protocol_tables.ipynb #1285e88e
+QUESTIONS = ("gender", "glasses", "beard")  # of the classes of the inception score
+
+
+def class_logits(
+    scores: Tensor,  # [n, A], of a judge: above zero is yes
+    names: Sequence[str],  # of its attributes
+) -> Tensor:  # [n, 2^q]
+    "A class for every combination of yes and no to those of the questions that the judge answers."
+    classes = scores.new_zeros(len(scores), 1)
+    for question in QUESTIONS:
+        if question in names:
+            yes = scores[:, [list(names).index(question)]]
+            classes = torch.cat([classes + logsigmoid(yes), classes + logsigmoid(-yes)], 1)
+    return classes
+
+
+def inception_difference(before: Tensor, after: Tensor, bank) -> dict[str, float]:
+    "How far the inception scores of two sets of a judge's scores [n, A] lie apart; empty where it answers nothing."
+    asked = [question for question in QUESTIONS if question in bank.attribute_names]
+    if not asked or min(len(before), len(after)) < 20:
+        return {}
+    found = [
+        inception_score(class_logits(scores, bank.attribute_names), bank)[f"is[{bank.name}]"]
+        for scores in (before, after)
+    ]
+    return {f"isd[{bank.name}: {', '.join(asked)}]": abs(found[1] - found[0])}
+
+
 # %% ../../nbs/editing/protocol_tables.ipynb #71688d74
 def method_row(cells: Sequence[Cell], reference: Reference, watchers: Watchers) -> dict:  # JSON values
     "Quality of all pictures of a method, and means over its attributes. ValueError for cells of several methods."
@@ -167,6 +200,8 @@ def method_row(cells: Sequence[Cell], reference: Reference, watchers: Watchers) 
     if min(len(features), len(reference.features)) > features.shape[1]:
         scores |= fid(reference.features, features, watchers.detector)
     scores |= kid(reference.features, features, watchers.detector, subsets=20)
+    logits = torch.cat([cell.logits.flatten(0, 1) for cell in cells])
+    scores |= inception_difference(reference.scores, logits, watchers.bank)
     rows = [cell_row(cell, reference) for cell in cells]
     means = {}
     for key in ("identity", "identity_at_one", "lost", "on", "off", "als"):
