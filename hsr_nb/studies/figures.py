@@ -9,7 +9,6 @@ __all__ = [
     "INTERPLAY",
     "published",
     "quality_table",
-    "identity_table",
     "effect_in_percent",
     "interplay_figure",
     "weight_of",
@@ -28,6 +27,7 @@ from .axes import AXES
 from .figure_files import INK, OTHER, OURS, PAPER, Drawn, LeftOut, sources_of
 from .generations import generations_figure
 from .paired_seeds import paired_difference
+from .protocol_figures import draw_protocol_figures
 from .verdicts import by_seed, distance_of, newest_result, score_keys
 
 
@@ -90,45 +90,6 @@ def quality_table(tables: dict[str, dict]):
                 fontsize=8,
             )
         ax.margins(x=0.25)
-    return figure
-
-
-# %% ../../nbs/studies/figures.ipynb #8ab6834d
-def identity_table(tables: dict[str, dict]):
-    "What edits cost of the identity, as published: four methods, eight attributes."
-    table = tables["l2l_identity"]
-    keys = [column["key"] for column in table["columns"]]
-    values = [[row["values"][key] for key in keys] for row in table["rows"]]
-    figure, ax = _axes(size=(4.6, 3.6))
-    ax.imshow(
-        values,
-        cmap="cividis_r",
-        aspect="auto",
-        vmin=0,
-    )
-    ax.set_xticks(
-        range(len(keys)),
-        [column["label"] for column in table["columns"]],
-        rotation=20,
-        fontsize=8,
-    )
-    ax.set_yticks(
-        range(len(values)),
-        [row["label"] for row in table["rows"]],
-        fontsize=8,
-    )
-    for y, row in enumerate(values):
-        for x, value in enumerate(row):
-            ax.text(
-                x,
-                y,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="w" if value > 0.45 else "k",
-            )
-    ax.set_title("cosine distance of identity, published", fontsize=9)
     return figure
 
 
@@ -354,7 +315,7 @@ def draw_result_figures(results, targets) -> Iterator[Drawn | LeftOut]:
     "Every figure that follows from published tables and committed results."
     tables = published(targets)
     yield Drawn("published-quality", quality_table(tables), sources_of(targets))
-    yield Drawn("published-identity", identity_table(tables), sources_of(targets))
+    yield from draw_protocol_figures(results, targets)
     yield from _interplay_figures(results, targets)
     file = _first(results, "als-*.json")
     if file:
