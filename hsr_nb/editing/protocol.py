@@ -37,7 +37,7 @@ from ..base.shell import bar
 from ..interop.safetensors import load_safetensors, save_safetensors
 from ..judges.attributes import AttributeBank
 from ..judges.detectors import Detector
-from ..judges.face_finders import FaceFinder
+from ..judges.face_finders import LOST, SURE, FaceFinder
 from ..judges.identity import IdentityEncoder
 from ..nets.generator import Generator
 from ..nets.seeds import draw, generator_hash
@@ -145,7 +145,7 @@ def find_range(
 
     def kept(strength: float) -> float:
         moved = _latents_along(editor, known, attribute, strength)
-        return float(finder.found(_pictures(G, moved, budget.batch)).float().mean())
+        return float(finder.still(_pictures(G, moved, budget.batch)).float().mean())
 
     low, high = _farthest(editor, attribute)
     ends = [outward(kept, end, budget.steps, budget.kept) if end else 0.0 for end in (low, high)]
@@ -165,7 +165,7 @@ class Cell:
     before: Tensor  # [P, A], of the unedited faces
     distance: Tensor  # [P, T], 1 - cosine of identities
     seen: Tensor  # [P], 1 where a face was found unedited
-    found: Tensor  # [P, K], 1 where a face was found in each so-many-th frame
+    found: Tensor  # [P, K], 1 where the face is not lost in each so-many-th frame
     features: Tensor  # [P * T, F]
     change: Tensor  # [H, W], mean absolute change of pixels between unedited and both ends, 0 to 1
 
@@ -198,7 +198,7 @@ def measure_cell(
         rows["distance"].append(1 - (_identities(watchers.identity, pictures) * who).sum(1))
         rows["features"].append(watchers.detector(pictures).float().cpu())
         if t % budget.every == 0:
-            rows["found"].append(watchers.finder.found(pictures).float())
+            rows["found"].append(watchers.finder.still(pictures).float())
         if t in (0, budget.frames - 1):
             change += (pictures.float() - unedited.float()).abs().mean((0, 1)) / 255 / 2
     stacked = {name: torch.stack(parts, 1) for name, parts in rows.items()}
@@ -231,7 +231,8 @@ def editor_hash(editor: Editor) -> str:
 def cell_key(editor: Editor, G: Generator, watchers: Watchers, ws: Tensor, attribute: str, budget: Budget) -> dict:
     "What a cell depends on, JSON values."
     latents = hashlib.sha256(ws.cpu().contiguous().numpy().tobytes()).hexdigest()
-    networks = {role: net.sha256 for role, net in asdict_shallow(watchers).items()}
+    networks: dict = {role: net.sha256 for role, net in asdict_shallow(watchers).items()}
+    networks["thresholds"] = [SURE, LOST]
     who = {"generator": generator_hash(G), "editor": editor_hash(editor), "latents": latents}
     about = {"method": editor.method, "attribute": attribute, "names": list(watchers.bank.attribute_names)}
     return about | who | networks | asdict(budget)

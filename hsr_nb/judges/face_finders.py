@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "SURE",
+    "LOST",
     "MTCNN_SIDE",
     "FaceFinder",
     "typical_finder",
@@ -28,6 +29,7 @@ from .faceapi import FaceApi
 
 # %% ../../nbs/judges/face_finders.ipynb #4fc938c0
 SURE = 0.9  # probability from which on a face counts as found
+LOST = 0.7  # below which one that was found counts as lost; with one threshold for both, doubtful faces flicker
 
 
 class FaceFinder:
@@ -45,6 +47,10 @@ class FaceFinder:
     def found(self, images: Tensor) -> Tensor:  # bool [n]
         "Which pictures hold a face."
         return self(images) >= SURE
+
+    def still(self, images: Tensor) -> Tensor:  # bool [n]
+        "In which pictures a face that was found before is not lost."
+        return self(images) >= LOST
 
 
 # %% ../../nbs/judges/face_finders.ipynb #e8283cb1
