@@ -81,10 +81,10 @@ MADE = (
     Made(
         "conservation",
         ("data/results/conservation-*.json",),
-        PAIR[1:],
+        SMALL[1:],
         "experiments/conservation",
-        {"run": True},
-        minutes=30,
+        {"run": True, "network": SMALL[1]},
+        minutes=10,
     ),
     Made(
         "counterfactual",
