@@ -94,6 +94,14 @@ MADE = (
         {"smoke": False},
         minutes=90,
     ),
+    Made("editing", ("data/results/editing-*.json",), PAIR, "experiments/editing", {"smoke": False}, minutes=60),
+    Made(
+        "editor fits",
+        ("data/results/editor-fits-*.json",),
+        PAIR[1:],
+        by_hand="python -m hsr_nb.studies.editor_fits",
+        minutes=150,
+    ),
     Made("survey", ("data/survey/faces.key.json",), by_hand="the commands in data/survey/README.md"),
     Made(
         "lessons",
