@@ -311,12 +311,21 @@ def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[
     return axes
 
 
-def plot_change(cells: Sequence[Cell]):
-    "Which pixels change between the face and both ends of the range."
-    axes = _panels(len(cells), 4, 1.6, 1.9)
-    most = max(float(cell.change.max()) for cell in cells)
-    for ax, cell in zip(axes, cells):
-        ax.imshow(cell.change, cmap="magma", vmin=0, vmax=most)
-        ax.set_title(f"{cell.method}\n{cell.attribute}", fontsize=7)
-        ax.axis("off")
+def plot_change(cells: Sequence[Cell], axes=None):
+    "Which pixels change between a face and both ends of the range: methods down, attributes across; black is none."
+    import matplotlib.pyplot as plt
+
+    maps = {(cell.method, cell.attribute): cell.change for cell in cells}
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    attributes = list(dict.fromkeys(cell.attribute for cell in cells))
+    nothing = torch.zeros_like(cells[0].change)
+    lines = [torch.cat([maps.get((method, name), nothing) for name in attributes], 1) for method in methods]
+    height, width = nothing.shape
+    size = (0.95 * len(attributes) + 1.4, 0.95 * len(methods) + 0.5)
+    axes = axes or plt.subplots(figsize=size, layout="constrained")[1]
+    shown = axes.imshow(torch.cat(lines), cmap="magma", vmin=0)
+    axes.set_xticks([width * (k + 0.5) for k in range(len(attributes))], attributes, fontsize=8)
+    axes.set_yticks([height * (k + 0.5) for k in range(len(methods))], methods, fontsize=8)
+    axes.tick_params(length=0)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.7).set_label("mean change of a pixel, of its range", fontsize=8)
     return axes
