@@ -172,8 +172,11 @@ def class_logits(
     classes = scores.new_zeros(len(scores), 1)
     for question in QUESTIONS:
         if question in names:
-            yes = scores[:, [list(names).index(question)]]
-            classes = torch.cat([classes + logsigmoid(yes), classes + logsigmoid(-yes)], 1)
+            column = list(names).index(question)
+            answer = scores[:, [column]]
+            yes = classes + logsigmoid(answer)
+            no = classes + logsigmoid(-answer)
+            classes = torch.cat([yes, no], 1)
     return classes
 
 
@@ -182,11 +185,13 @@ def inception_difference(before: Tensor, after: Tensor, bank) -> dict[str, float
     asked = [question for question in QUESTIONS if question in bank.attribute_names]
     if not asked or min(len(before), len(after)) < 20:
         return {}
-    found = [
-        inception_score(class_logits(scores, bank.attribute_names), bank)[f"is[{bank.name}]"]
-        for scores in (before, after)
-    ]
-    return {f"isd[{bank.name}: {', '.join(asked)}]": abs(found[1] - found[0])}
+    found = []
+    for scores in (before, after):
+        logits = class_logits(scores, bank.attribute_names)
+        score = inception_score(logits, bank)
+        found.append(score[f"is[{bank.name}]"])
+    classes = ", ".join(asked)
+    return {f"isd[{bank.name}: {classes}]": abs(found[1] - found[0])}
 
 
 # %% ../../nbs/editing/protocol_tables.ipynb #71688d74
@@ -311,6 +316,7 @@ def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[
     return axes
 
 
+# %% ../../nbs/editing/protocol_tables.ipynb #6d1b8bdd
 def plot_change(cells: Sequence[Cell], axes=None):
     "Which pixels change between a face and both ends of the range: methods down, attributes across; black is none."
     import matplotlib.pyplot as plt
@@ -319,13 +325,19 @@ def plot_change(cells: Sequence[Cell], axes=None):
     methods = list(dict.fromkeys(cell.method for cell in cells))
     attributes = list(dict.fromkeys(cell.attribute for cell in cells))
     nothing = torch.zeros_like(cells[0].change)
-    lines = [torch.cat([maps.get((method, name), nothing) for name in attributes], 1) for method in methods]
+    lines = []
+    for method in methods:
+        tiles = [maps.get((method, name), nothing) for name in attributes]
+        lines.append(torch.cat(tiles, 1))
     height, width = nothing.shape
-    size = (0.95 * len(attributes) + 1.4, 0.95 * len(methods) + 0.5)
-    axes = axes or plt.subplots(figsize=size, layout="constrained")[1]
+    if axes is None:
+        size = (0.95 * len(attributes) + 1.4, 0.95 * len(methods) + 0.5)
+        _, axes = plt.subplots(figsize=size, layout="constrained")
     shown = axes.imshow(torch.cat(lines), cmap="magma", vmin=0)
-    axes.set_xticks([width * (k + 0.5) for k in range(len(attributes))], attributes, fontsize=8)
-    axes.set_yticks([height * (k + 0.5) for k in range(len(methods))], methods, fontsize=8)
+    across = [width * (k + 0.5) for k in range(len(attributes))]
+    down = [height * (k + 0.5) for k in range(len(methods))]
+    axes.set_xticks(across, attributes, fontsize=8)
+    axes.set_yticks(down, methods, fontsize=8)
     axes.tick_params(length=0)
     axes.figure.colorbar(shown, ax=axes, shrink=0.7).set_label("mean change of a pixel, of its range", fontsize=8)
     return axes

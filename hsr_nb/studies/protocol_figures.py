@@ -24,10 +24,22 @@ LABELS = {
 }
 
 
-def _heat(ax, values: Sequence[Sequence[float | None]], columns: Sequence[str], title: str):
+def _heat(
+    ax,
+    values: Sequence[Sequence[float | None]],
+    columns: Sequence[str],
+    title: str,
+):
     "A table as colours with its numbers; the least of each row is bold."
-    known = [[float("nan") if value is None else value for value in row] for row in values]
-    ax.imshow(known, cmap="cividis_r", aspect="auto", vmin=0, vmax=0.8)
+    missing = float("nan")
+    known = [[missing if value is None else value for value in row] for row in values]
+    ax.imshow(
+        known,
+        cmap="cividis_r",
+        aspect="auto",
+        vmin=0,
+        vmax=0.8,
+    )
     ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
     ax.set_title(title, fontsize=9)
     for y, row in enumerate(values):
@@ -35,11 +47,19 @@ def _heat(ax, values: Sequence[Sequence[float | None]], columns: Sequence[str], 
         for x, value in enumerate(row):
             if value is None:
                 continue
-            weight = "bold" if value == min(measured) else "normal"
-            colour = "w" if value > 0.45 else "k"
-            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour, weight=weight)
+            ax.text(
+                x,
+                y,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="w" if value > 0.45 else "k",
+                weight="bold" if value == min(measured) else "normal",
+            )
 
 
+# %% ../../nbs/studies/protocol_figures.ipynb #07f5b99e
 def identity_figure(
     published: dict,  # the table l2l_identity of data/paper/targets.json
     cells: Sequence[dict] = (),  # rows "cells" of an editing result, of one network; empty: the paper alone
@@ -49,71 +69,109 @@ def identity_figure(
     from matplotlib.figure import Figure
 
     attributes = {row["key"]: row["label"] for row in published["rows"]}
-    ours = [method for method in LABELS if any(cell["method"] == method for cell in cells)]
-    width = 2.6 + 3.0 * 2 * bool(ours)
-    figure = Figure(figsize=(width, 3.6), dpi=100, layout="constrained")
-    axes = figure.subplots(1, 3 if ours else 1, sharey=True, squeeze=False)[0]
-    theirs = [[row["values"][key] for key in PUBLISHED.values()] for row in published["rows"]]
+    measured = {cell["method"] for cell in cells}
+    ours = [method for method in LABELS if method in measured]
+    panels = 3 if ours else 1
+    figure = Figure(
+        figsize=(3.0 * panels, 3.6),
+        dpi=100,
+        layout="constrained",
+    )
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    theirs = []
+    for row in published["rows"]:
+        theirs.append([row["values"][key] for key in PUBLISHED.values()])
     _heat(axes[0], theirs, [LABELS[method] for method in PUBLISHED], "published")
     axes[0].set_yticks(range(len(attributes)), list(attributes.values()), fontsize=8)
     known = {(cell["method"], cell["attribute"]): cell for cell in cells}
-    for ax, key, title in zip(axes[1:], ("identity", "identity_at_one"), ("over the range", "at equal effect")):
-        values = [[known.get((method, name), {}).get(key) for method in ours] for name in attributes]
-        _heat(ax, values, [LABELS[method] for method in ours], f"{network}, {title}")
+    scores = {"identity": "over the range", "identity_at_one": "at equal effect"}
+    labels = [LABELS[method] for method in ours]
+    for ax, (key, title) in zip(axes[1:], scores.items()):
+        values = []
+        for name in attributes:
+            line = [known.get((method, name), {}) for method in ours]
+            values.append([cell.get(key) for cell in line])
+        _heat(ax, values, labels, f"{network}, {title}")
     return figure
 
 
 # %% ../../nbs/studies/protocol_figures.ipynb #7036a951
-def _costs(row: dict) -> tuple[float | None, float | None, float | None]:
+def _costs(row: dict) -> dict[str, float | None]:
     "Distance, side effects per effect, and time of one method on one network."
-    distance = next((value for key, value in row.items() if key.startswith("fid[")), None)
+    distance = None
+    for key, value in row.items():
+        if key.startswith("fid["):
+            distance = value
     leaks = row["off"] / row["on"] if row["on"] else None
-    return distance, leaks, row["ratio"]
+    return {
+        "Fréchet distance to unedited": distance,
+        "others' change per own change": leaks,
+        "time, a picture alone is 1": row["ratio"],
+    }
 
 
 def cost_figure(methods: Sequence[dict]):  # rows "methods" of an editing result
     "What edits cost of naturalness, purity and time; a colour for each network."
     from matplotlib.figure import Figure
 
-    names = [method for method in LABELS if any(row["method"] == method for row in methods)]
+    measured = {row["method"] for row in methods}
+    names = [method for method in LABELS if method in measured]
     networks = list(dict.fromkeys(row["network"] for row in methods))
-    figure = Figure(figsize=(8.3, 0.9 + 0.36 * len(names)), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(8.3, 0.9 + 0.36 * len(names)),
+        dpi=100,
+        layout="constrained",
+    )
     axes = figure.subplots(1, 3, sharey=True)
-    colours = (OURS, OTHER, PAPER) if len(networks) == 1 else (OTHER, OURS, PAPER)
-    for k, network in enumerate(networks):
-        costs = {row["method"]: _costs(row) for row in methods if row["network"] == network}
-        for ax, values in zip(axes, zip(*(costs.get(name, (None,) * 3) for name in names))):
-            places = [y + 0.25 * (k - (len(networks) - 1) / 2) for y in range(len(names))]
-            shown = [(value, y) for value, y in zip(values, places) if value is not None]
-            ax.plot(*zip(*shown), "o", ms=5, color=colours[k % len(colours)], label=network)
+    for network, colour, shift in zip(networks, (OTHER, OURS, PAPER), (-0.12, 0.12, 0.3)):
+        for row in methods:
+            if row["network"] != network:
+                continue
+            y = names.index(row["method"]) + shift
+            label = network if row["method"] == names[0] else None
+            for ax, value in zip(axes, _costs(row).values()):
+                if value is not None:
+                    ax.plot([value], [y], "o", ms=5, color=colour, label=label)
+    for ax, title in zip(axes, _costs(methods[0])):
+        ax.set_xlabel(title, fontsize=8)
+        ax.tick_params(axis="x", labelsize=8)
+        ax.grid(axis="x", color="0.9")
     axes[0].set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=8)
     axes[0].invert_yaxis()
-    axes[0].set_xlabel("Fréchet distance to unedited", fontsize=8)
-    axes[1].set_xlabel("others' change per own change", fontsize=8)
-    axes[2].set_xlabel("time, a picture alone is 1", fontsize=8)
-    axes[2].set_xscale("log")
-    axes[2].set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-    for ax in axes:
-        ax.grid(axis="x", color="0.9")
-        ax.tick_params(axis="x", labelsize=8)
     axes[0].set_xlim(left=0)
     axes[1].set_xlim(left=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=3, fontsize=8, frameon=False)
+    axes[2].set_xscale("log")
+    axes[2].set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    handles, labels = axes[2].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncol=3,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 
 # %% ../../nbs/studies/protocol_figures.ipynb #b9b5480d
 def draw_protocol_figures(results, targets) -> Iterator[Drawn | LeftOut]:
     "The identity figure, and where the protocol has been run the costs."
-    published = next(table for table in read_json(targets)["tables"] if table["id"] == "l2l_identity")
-    file = next(iter(sorted(Path(results).glob("editing-*.json"))), None)
-    if file is None:
+    tables = {table["id"]: table for table in read_json(targets)["tables"]}
+    published = tables["l2l_identity"]
+    files = sorted(Path(results).glob("editing-*.json"))
+    if not files:
         yield Drawn("identity", identity_figure(published), sources_of(targets))
         yield LeftOut("edit-costs", f"{results} holds no editing result; experiments/editing makes it")
         return
-    found = read_json(file)
+    found = read_json(files[0])
     network = found["config"]["networks"][-1]
-    cells = [row for row in found["rows"] if row["table"] == "cells" and row["network"] == network]
-    methods = [row for row in found["rows"] if row["table"] == "methods"]
-    yield Drawn("identity", identity_figure(published, cells, network), sources_of(targets, file))
-    yield Drawn("edit-costs", cost_figure(methods), sources_of(file))
+    cells = []
+    methods = []
+    for row in found["rows"]:
+        if row["table"] == "cells" and row["network"] == network:
+            cells.append(row)
+        if row["table"] == "methods":
+            methods.append(row)
+    yield Drawn("identity", identity_figure(published, cells, network), sources_of(targets, files[0]))
+    yield Drawn("edit-costs", cost_figure(methods), sources_of(files[0]))

@@ -71,12 +71,7 @@ MADE = (
     Made("strips", ("nbs/strips/strips.js",), notebook="experiments/strips", minutes=2),
     Made("figures", ("nbs/figures/figures.json",), notebook="experiments/figures", minutes=2),
     Made(
-        "few labels",
-        ("data/results/few-labels-*.json",),
-        PAIR[1:],
-        "experiments/few_labels",
-        {"run": True},
-        minutes=20,
+        "few labels", ("data/results/few-labels-*.json",), PAIR[1:], "experiments/few_labels", {"run": True}, minutes=20
     ),
     Made(
         "conservation",
@@ -95,13 +90,7 @@ MADE = (
         minutes=90,
     ),
     Made("editing", ("data/results/editing-*.json",), PAIR, "experiments/editing", {"smoke": False}, minutes=60),
-    Made(
-        "editor fits",
-        ("data/results/editor-fits-*.json",),
-        PAIR[1:],
-        by_hand="python -m hsr_nb.studies.editor_fits",
-        minutes=150,
-    ),
+    Made("fits", ("data/results/editor-fits-*.json",), PAIR[1:], by_hand="python -m hsr_nb.studies.editor_fits"),
     Made("survey", ("data/survey/faces.key.json",), by_hand="the commands in data/survey/README.md"),
     Made(
         "lessons",
