@@ -209,25 +209,41 @@ def fold(nb):
             cell["source"] = f'#| code-fold: true\n#| code-summary: "{why}"\n{source(cell)}'
 
 
+def outside_blocks(markdown, change):
+    "Markdown in which everything is changed but blocks of code."
+    parts = re.split(r"(?ms)(^```.*?^```)", markdown)
+    parts[::2] = [change(part) for part in parts[::2]]
+    return "".join(parts)
+
+
 def linked_code(markdown):
     "Code in the text of a link, in HTML: nbdev would put a second link into the first."
-    parts = re.split(r"(?ms)(^```.*?^```)", markdown)  # blocks of code stay as they are
 
     def in_html(link):
         return "[" + re.sub(r"`([^`]+)`", r"<code>\1</code>", link[1]) + "]("
 
-    return "".join(
-        re.sub(r"\[([^\[\]]*`[^\[\]]*)\]\(", in_html, part) if i % 2 == 0 else part for i, part in enumerate(parts)
-    )
+    return outside_blocks(markdown, lambda part: re.sub(r"\[([^\[\]]*`[^\[\]]*)\]\(", in_html, part))
+
+
+def plain_words(markdown, code):
+    "Everyday words in code type, in HTML, unless the page's code defines or imports them: nbdev would link every name."
+
+    def in_html(word):
+        name = word[1]
+        own = re.search(rf"(?m)\b(?:def|class) {name}\b|import [^\n]*\b{name}\b|^\s+{name},$|^{name} =", code)
+        return word[0] if own else f"<code>{name}{word[2] or ''}</code>"
+
+    return outside_blocks(markdown, lambda part: re.sub(r"(?<!`)`([a-z]+)(\(\))?`(?!`)", in_html, part))
 
 
 def prepare(file, page):
     "Change a notebook of the copy into what nbdev shall see."
     nb = read(file)
     give_names(nb)
+    code = "\n".join(source(cell) for cell in nb["cells"] if cell["cell_type"] == "code")
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = linked_code(source(cell))
+            cell["source"] = plain_words(linked_code(source(cell)), code)
     describe_pictures(nb)
     if page.startswith(("experiments/", "guides/")):
         fold(nb)

@@ -655,6 +655,16 @@ def test_code_in_a_link_is_not_linked_again():
     assert SITE.linked_code(said) == html
 
 
+def test_everyday_words_are_not_linked_to_functions_of_their_name():
+    code = "from hsr_nb.base.pictures import gif\n\n\ndef draw():\n    pass"
+    stays = "; `load_generator`, `G.mapping` and `Editor` stay.\n"
+    said = f"`run` says `count` of `gif`, and `draw()` or `parameters()`{stays}"
+    html = f"<code>run</code> says <code>count</code> of `gif`, and `draw()` or <code>parameters()</code>{stays}"
+    assert SITE.plain_words(said, code) == html
+    block = "```sh\n`run`\n```\n"
+    assert SITE.plain_words(block, code) == block
+
+
 def test_made_pages_name_every_page():
     "Gallery, index of the API and llms.txt come from the notebooks alone."
     listed = [page for _, pages in SITE.sections() for page in pages]
