@@ -312,6 +312,8 @@ def plot_watched(cells: Sequence[Cell], reference: Reference, watched: Sequence[
         for name in dict.fromkeys(shown):
             ax.plot(cell.strengths, change[:, cell.names.index(name)], label=name)
         ax.set_title(f"{cell.method}: {cell.attribute}", fontsize=8)
+        ax.set_xlabel("strength, σ", fontsize=8)
+    axes[0].set_ylabel("change of scores, σ", fontsize=8)
     axes[0].legend(fontsize=7)
     return axes
 
@@ -331,7 +333,7 @@ def plot_change(cells: Sequence[Cell], axes=None):
         lines.append(torch.cat(tiles, 1))
     height, width = nothing.shape
     if axes is None:
-        size = (0.95 * len(attributes) + 1.4, 0.95 * len(methods) + 0.5)
+        size = (0.75 * len(attributes) + 1.4, 0.75 * len(methods) + 0.5)
         _, axes = plt.subplots(figsize=size, layout="constrained")
     shown = axes.imshow(torch.cat(lines), cmap="magma", vmin=0)
     across = [width * (k + 0.5) for k in range(len(attributes))]
