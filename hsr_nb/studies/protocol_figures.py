@@ -73,7 +73,7 @@ def identity_figure(
     ours = [method for method in LABELS if method in measured]
     panels = 3 if ours else 1
     figure = Figure(
-        figsize=(3.0 * panels, 3.6),
+        figsize=(2.75 * panels, 3.6),
         dpi=100,
         layout="constrained",
     )
@@ -118,7 +118,7 @@ def cost_figure(methods: Sequence[dict]):  # rows "methods" of an editing result
     names = [method for method in LABELS if method in measured]
     networks = list(dict.fromkeys(row["network"] for row in methods))
     figure = Figure(
-        figsize=(8.3, 0.9 + 0.36 * len(names)),
+        figsize=(8.0, 0.9 + 0.36 * len(names)),
         dpi=100,
         layout="constrained",
     )
