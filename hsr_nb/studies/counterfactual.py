@@ -307,7 +307,9 @@ def plot_between_floors(
     known = {(r["attribute"], r["answer"]): r for r in rows if r["score"] == score}
     attributes = list(dict.fromkeys(r["attribute"] for r in rows))
     methods = [m for m in dict.fromkeys(r["answer"] for r in rows) if m not in FLOORS]
-    axes = axes or plt.subplots(figsize=(6, 0.9 + 0.42 * len(attributes)))[1]
+    if axes is None:
+        size = (7, 0.9 + 0.42 * len(attributes))
+        _, axes = plt.subplots(figsize=size, layout="constrained")
     for k, attribute in enumerate(attributes):
         low, high = (known[attribute, floor]["mean"] for floor in FLOORS)
         axes.barh(k, high - low, left=low, height=0.7, color="0.9", zorder=0)
