@@ -552,6 +552,23 @@ def test_a_range_ends_where_faces_are_lost(studied):
         find_range(editor, G, FaceFinder("never", "5" * 64, lambda x: torch.zeros(len(x))), ws, "age", budget)
 
 
+def test_a_doubtful_face_ends_no_range(studied):
+    "Found from 0.9, lost below 0.7: a detector that grows doubtful on the way goes on, one that sees less stops."
+    G, _, editor, ws = studied
+    budget = Budget(faces=6, frames=5, steps=4, batch=6)
+
+    def finder(first, afterwards):
+        surenesses = iter([first])
+        return FaceFinder("doubtful", "6" * 64, lambda x: torch.full((len(x),), next(surenesses, afterwards)))
+
+    low, high, seen = find_range(editor, G, finder(0.95, 0.8), ws, "age", budget)
+    assert seen.all() and (low, high) == pytest.approx(editor.range("age"))
+    low, high, seen = find_range(editor, G, finder(0.95, 0.6), ws, "age", budget)
+    assert seen.all() and (low, high) == (0, 0)
+    with pytest.raises(ValueError, match="finds a face in none"):
+        find_range(editor, G, finder(0.8, 0.8), ws, "age", budget)
+
+
 def test_baldness_is_hair_turned_round(studied):
     G, _, editor, ws = studied
     budget = Budget(faces=6, frames=5, steps=4, every=2, batch=6)
