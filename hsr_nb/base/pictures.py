@@ -69,7 +69,7 @@ def write_png(
 # %% ../../nbs/base/pictures.ipynb #1e3dc59c
 def flat_png(
     figure,  # of matplotlib
-    colours: int = 24,
+    colours: int = 128,  # a palette of the commonest: too few turn rare ones into others
     dpi: int = 100,
 ) -> bytes:
     "A figure of few colours as a PNG with a palette, a fraction of the size; it is closed."
