@@ -69,7 +69,7 @@ def write_png(
 # %% ../../nbs/base/pictures.ipynb #1e3dc59c
 def flat_png(
     figure,  # of matplotlib
-    colours: int = 128,  # a palette of the commonest: too few turn rare ones into others
+    colours: int = 128,
     dpi: int = 100,
 ) -> bytes:
     "A figure of few colours as a PNG with a palette, a fraction of the size; it is closed."
@@ -79,7 +79,8 @@ def flat_png(
     figure.savefig(file, dpi=dpi)
     plt.close(figure)
     drawn = Image.open(file).convert("RGB")
-    drawn.quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True, dpi=(dpi, dpi))
+    flat = drawn.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # rare ones stay themselves
+    flat.save(small, "PNG", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
 
 
