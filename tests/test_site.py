@@ -539,7 +539,7 @@ def test_signatures_are_readable():
 
 WIDE = 860  # pixels of the column of text
 OLD_PICTURES = ("explore", "inversion")  # folders
-FROM_RUNS = ("als", "counterfactual", "drag", "editing", "inversion", "yardstick")
+FROM_RUNS = ("als", "yardstick")
 # of nbs/experiments and guides: pictures stored before this rule, of runs that the repository does not hold
 
 
