@@ -295,7 +295,8 @@ def test_everything_that_takes_long_shows_a_bar(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     shown = ("real pictures", "pictures drawn", "resamples of fid", "subsets of kid", "balls", "path length", "paths")
     assert [what for what in shown if what not in said.err] == []
-    lines = said.out.splitlines()
+    task, *lines = said.out.splitlines()
+    assert task == "synthfaces-baseline: measuring fid, kid, pr, ppl, als"
     assert lines[0].startswith("fid[") and len(lines) > 5
     mixing = ["--mix-rows", "1-3", "--mix-cols", "4-6", "--batch", "4", "--out", str(tmp_path / "o"), "--device", "cpu"]
     assert front.hsr_generate(["synthfaces-baseline", *mixing]) == 0

@@ -11,6 +11,7 @@ __all__ = [
     "evaluate_run",
     "error_beside",
     "lines",
+    "print_task",
     "print_scores",
     "print_rest",
     "print_comparison",
@@ -134,6 +135,7 @@ def report_file(cfg: EvalConfig) -> Iterator[Path]:
 def evaluate_run(
     cfg: EvalConfig,
     tell: Callable[[dict], object] = dict,  # is given the scores of each kind as soon as they are there
+    begin: Callable[[dict], object] = dict,  # is given the report without scores, when nothing is refused any more
 ) -> tuple[dict, Path]:  # the report, the file it was written to
     "Measure and write. ValueError or OSError with one sentence."
     check_config(cfg)
@@ -143,6 +145,7 @@ def evaluate_run(
         about = describe(s)
         if other:
             require_comparable(about, other)
+        begin(about)
         report = about | measure(s, tell)
         return report, write_report(path, report)
 
@@ -165,6 +168,11 @@ def lines(report: dict) -> list[str]:
     "The scores as text, one line each, with the error or interval that stands beside it."
     scores = report["scores"]
     return [f"{key:40} {value:.5g}{error_beside(scores, key)}" for key, value in headline(scores).items()]
+
+
+def print_task(about: dict):
+    "What will be measured: the first score takes a while."
+    print(f"{about['network']['run']}: measuring {', '.join(about['asked'])}", flush=True)
 
 
 def print_scores(scores: dict):
@@ -195,8 +203,7 @@ def print_comparison(other: dict, report: dict):
 def answer(cfg: EvalConfig):
     "Measure and print."
     other = read_report(cfg.against) if cfg.against else None  # before it is perhaps overwritten
-    print(f"{cfg.network}: measuring {', '.join(cfg.scores)}", flush=True)  # the first score takes a while
-    report, path = evaluate_run(cfg, print_scores)
+    report, path = evaluate_run(cfg, print_scores, print_task)
     print_rest(report, path)
     if other:
         print_comparison(other, report)

@@ -226,7 +226,8 @@ def privacy_and_room(a: Attacks):
         return evaluate(["synthfaces-hsr", "--scores", "kid", "--n", "60", *out])
 
     code, said = a.child(score)
-    a.check("hsr_eval on a full disk says so in one sentence", code == 2 and "\n" not in said, (code, said[-300:]))
+    sentences = [line for line in said.splitlines() if not line.endswith("measuring kid")]
+    a.check("hsr_eval on a full disk says so in one sentence", code == 2 and len(sentences) == 1, (code, said[-300:]))
 
 
 def sweep(a: Attacks):
