@@ -574,11 +574,20 @@ def markdown(nb):
     return "\n".join("".join(text) for text in outputs(nb, "text/markdown"))
 
 
-def test_als_notebook_without_runs_measures_nothing_and_says_so(tmp_path):
-    text = markdown(execute("als", tmp_path, demo_paths=3, resamples=20, out=str(tmp_path / "results")))
-    for words in ("not measured", "untrained A", "1.59", "No run was given"):
+def test_als_notebook_compares_the_shipped_pair(tmp_path):
+    text = markdown(execute("als", tmp_path, paths=3, frames=3, resamples=20, out=str(tmp_path / "results")))
+    for words in (
+        "small64, seed 0, 200 kimg",
+        "1.59",
+        "1 pair: fewer than five, no claim",
+        "5 pairs of tiny32, 24 kimg",
+    ):
         assert words in text
-    assert not (tmp_path / "results").exists()
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.name.startswith("pair-als-")
+    assert all(
+        len(run["generator"]) == 64 for pair in json.loads(file.read_text())["config"]["runs"] for run in pair.values()
+    )
 
 
 def test_evaluate_notebook_draws_its_page(tmp_path, monkeypatch):
@@ -629,7 +638,6 @@ def test_als_notebook_takes_lists_of_run_folders(tmp_path, monkeypatch):
     small = dict(paths=5, frames=5, resamples=30, device="cpu", out=str(tmp_path / "results"))
     text = markdown(execute("als", tmp_path, baseline=base, hsr=hsr, **small))
     assert "5 pairs." in text
-    assert "not measured" not in text
 
     (file,) = (tmp_path / "results").iterdir()
     found = json.loads(file.read_text())

@@ -4,6 +4,7 @@ import copy
 import json
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -823,3 +824,29 @@ def test_real_pictures_bring_their_labels():
     assert train_encoder(G, asked, Labelled(), Linear()).about["steps"] == 2
     with pytest.raises(ValueError, match="labels of 3 numbers, those of this data set have 0"):
         train_encoder(G, asked, SynthFaces(16, 40), Linear())
+
+
+@pytest.mark.slow
+def test_the_page_of_costs_measures_every_way(tmp_path):
+    papermill, root = pytest.importorskip("papermill"), Path(__file__).parents[1]
+    few = dict(steps=2, short=2, hybrid=2, pivot=2, tuned=2, drag_steps=2, repeats=2, threads=1)
+    papermill.execute_notebook(
+        root / "nbs/experiments/inversion_times.ipynb",
+        tmp_path / "out.ipynb",
+        dict(run=True, out=str(tmp_path), networks=["synthfaces64-hsr"], **few),
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(root),
+    )
+    (file,) = tmp_path.glob("inversion-times-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["what"].split(",")[0] for row in rows] == [
+        "W",
+        "W+",
+        "W+",
+        "encoder",
+        "encoder",
+        "pivotal tuning",
+        "a step of a drag",
+    ]
+    assert all(0 < row["seconds"] <= row["slowest"] for row in rows)

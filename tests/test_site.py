@@ -538,8 +538,8 @@ def test_signatures_are_readable():
 
 
 WIDE = 860  # pixels of the column of text
-OLD_PICTURES = ("explore", "inversion")  # folders
-FROM_RUNS = ("als", "yardstick")
+OLD_PICTURES = ("explore",)  # folders
+FROM_RUNS = ("yardstick",)
 # of nbs/experiments and guides: pictures stored before this rule, of runs that the repository does not hold
 
 

@@ -148,7 +148,7 @@ def _gallery_axes(rows: int, headings):
     fig, axes = plt.subplots(
         2 * rows,
         cols,
-        figsize=(4.2 * cols, 1.1 * rows),
+        figsize=(8.0, 1.5 * rows),
         height_ratios=[1, 1.1] * rows,
         squeeze=False,
         layout="constrained",

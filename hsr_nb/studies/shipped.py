@@ -89,6 +89,7 @@ MADE = (
         {"smoke": False},
         minutes=90,
     ),
+    Made("pair-als", ("data/results/pair-als-*.json",), notebook="experiments/als", minutes=3),
     Made("editing", ("data/results/editing-*.json",), PAIR, "experiments/editing", {"smoke": False}, minutes=60),
     Made("fits", ("data/results/editor-fits-*.json",), PAIR[1:], by_hand="python -m hsr_nb.studies.editor_fits"),
     Made("survey", ("data/survey/faces.key.json",), by_hand="the commands in data/survey/README.md"),
