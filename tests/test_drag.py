@@ -53,8 +53,9 @@ def apart(ws, *wanted):
 START = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 4, 4)  # blobs at (10, 10) and (20, 20)
 
 
-def test_a_blob_goes_where_it_is_dragged():
-    asked = Dragging(rate=0.01)
+@pytest.mark.parametrize("space", ["w", "w+"])
+def test_a_blob_goes_where_it_is_dragged(space):
+    asked = Dragging(space)
     made = list(drag(Drawer(), START, [[10, 10]], [[16, 10]], steps=300, asked=asked))
     ws, handles, picture = made[-1]
     assert len(made) < 300
@@ -62,11 +63,12 @@ def test_a_blob_goes_where_it_is_dragged():
     assert apart(ws, [16.0, 10.0], [20.0, 20.0])[0] < 2
     assert picture.shape == (1, 1, SIDE, SIDE)
     assert torch.equal(ws[:, 3:], START[:, 3:])
+    way = ws[0, :2] - START[0, :2]
+    assert torch.allclose(way[0], way[1]) == (space == "w")
 
 
 def test_two_blobs_at_once():
-    asked = Dragging(rate=0.01)
-    *_, (ws, _, _) = drag(Drawer(), START, [[10, 10], [20, 20]], [[10, 15], [25, 20]], steps=300, asked=asked)
+    *_, (ws, _, _) = drag(Drawer(), START, [[10, 10], [20, 20]], [[10, 15], [25, 20]], steps=300)
     assert apart(ws, [10.0, 15.0], [25.0, 20.0]).max() < 2
 
 
@@ -75,9 +77,8 @@ def test_what_the_mask_holds_stays():
     free[:15, :] = 1
     wish = ([[10, 10], [20, 20]], [[16, 10], [26, 20]])
     moved = {}
-    asked = Dragging(rate=0.01)
     for name, mask in (("held", free), ("free", None)):
-        *_, (ws, _, _) = drag(Drawer(), START, *wish, mask=mask, steps=60, asked=asked)
+        *_, (ws, _, _) = drag(Drawer(), START, *wish, mask=mask, steps=60)
         moved[name] = apart(ws, [10.0, 10.0], [20.0, 20.0])[1]
     assert moved["held"] < moved["free"] / 2
 
@@ -118,6 +119,7 @@ def test_a_target_that_is_reached_needs_no_step():
         (dict(ws=torch.zeros(2, 8, 128)), "one picture is dragged"),
         (dict(asked=Dragging(level=64)), "blocks 4, 8, 16, 32, not 64"),
         (dict(asked=Dragging(layers=9)), "1 to 8"),
+        (dict(asked=Dragging("z")), r"moves in w or w\+, not in 'z'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(change, what):

@@ -44,9 +44,10 @@ def disc(radius: int, device="cpu") -> Tensor:  # [n, 2]
 class Dragging:
     "How a picture is dragged."
 
-    rate: float = 0.02  # of Adam, in W
+    space: str = "w"  # w: the first layers move as one; w+: each by itself
+    rate: float = 0.01  # of Adam, in W
     level: int | None = None  # block whose features are read; None: that of half the picture's size, at least 32
-    layers: int | None = None  # the first so many of w+ may change; None: five of eight
+    layers: int | None = None  # the first so many may change; None: five of eight
     patch: int | None = None  # radius of what moves with a handle; None: 3 at 256 px
     search: int | None = None  # radius within which a handle is looked for; None: 12 at 256 px
     keep: float = 20.0  # weight of what the mask holds still
@@ -54,7 +55,9 @@ class Dragging:
 
 
 def settled(asked: Dragging, G: Generator) -> tuple[int, int, int, int]:
-    "Level, layers and both radii for a generator. ValueError for a block or layers that it has not."
+    "Level, layers and both radii for a generator. ValueError for a space, block or layers that it has not."
+    if asked.space not in ("w", "w+"):
+        raise ValueError(f"a drag moves in w or w+, not in {asked.space!r} (space)")
     level = asked.level or max(min(32, G.img_resolution), G.img_resolution // 2)
     layers = asked.layers or max(1, round(G.num_ws * 5 / 8))
     if level not in G.tap_channels:
@@ -146,12 +149,15 @@ def drag(
     level, layers, patch_radius, search_radius = settled(asked, G)
     patch = disc(patch_radius, ws.device)
     around = disc(search_radius, ws.device)
-    free = ws[:, :layers].detach().clone().requires_grad_()
-    fixed = ws[:, layers:].detach()
-    adam = torch.optim.Adam([free], lr=asked.rate)
+    begin, fixed = ws.detach().split([layers, G.num_ws - layers], 1)
+    way = torch.zeros_like(begin if asked.space == "w+" else begin[:, :1]).requires_grad_()
+    adam = torch.optim.Adam([way], lr=asked.rate)
+
+    def moved() -> Tensor:
+        return torch.cat([begin + way, fixed], 1)
 
     def look() -> tuple[Tensor, Tensor]:
-        picture, taps = synthesis(G, torch.cat([free, fixed], 1), noise, taps=(level,))
+        picture, taps = synthesis(G, moved(), noise, taps=(level,))
         return picture, taps[level].float()
 
     _, features = look()
@@ -171,4 +177,4 @@ def drag(
         adam.step()
         picture, features = look()
         where = tracked(features.detach(), first, where, around, G.img_size)
-        yield torch.cat([free.detach(), fixed], 1), where.clone(), picture.detach()
+        yield moved().detach(), where.clone(), picture.detach()
