@@ -15,6 +15,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from repository import FACES, LESSONS, LIB, MODULES, NBS, NOTEBOOKS, ROOT, at, report, settings, source, tracked, tree
@@ -587,6 +588,9 @@ def test_notebooks_parse():
             faults.append(f"{at(path)}: cells need ids of their own (notebook format 4.5)")
         if not kinds <= {"raw", "markdown", "code"}:
             faults.append(f"{at(path)}: unknown kinds of cells {kinds}")
+        wrong = next(nbformat.validator.iter_validate(nb, version=nb["nbformat"]), None)
+        if wrong is not None:
+            faults.append(f"{at(path)}: no notebook by the schema of its format: {wrong.message[:100]}")
         if nb["metadata"].get("kernelspec", {}).get("name") != "python3":
             faults.append(f"{at(path)}: the kernel is not python3")
         for i, cell in enumerate(nb["cells"]):
