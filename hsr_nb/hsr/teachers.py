@@ -23,11 +23,13 @@ __all__ = [
 # %% ../../nbs/hsr/teachers.ipynb #6bf592cc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..base.errors import WeightsNotFound
+from ..base.home import at_home
 from ..judges.backbones import build_backbone, check_name, load_embedded, shapes, stages
 from ..judges.cards import embedded, read_card
 from ..judges.independence import weights_sketch
@@ -183,7 +185,7 @@ def load_embedded_teacher(name: str, weights, layers, seed: int, folder) -> Teac
 
 
 def load_teacher(
-    name: str,  # alias, timm name or embedded network
+    name: str,  # alias, timm name, embedded network, or a .safetensors file with a teacher's card beside it
     weights=None,  # local file of weights; "random" for an untrained twin
     allow_download: bool = False,  # let timm ask the hub
     layers=None,  # {tap: module path}, or module paths from deep to shallow
@@ -192,6 +194,11 @@ def load_teacher(
     input_size: int | None = None,  # side of the pictures it sees; None: what it was trained at
 ) -> Teacher:
     "Load a frozen teacher. Raises WeightsNotFound (at once, saying which file is wanted) and ValueError."
+    if name.endswith(".safetensors"):
+        file = Path(at_home(name))
+        if not file.is_file() or not file.with_suffix(".json").is_file():
+            raise WeightsNotFound(f"no teacher at {file}: expected that file and its card {file.stem}.json beside it")
+        name, folder = file.stem, file.parent
     if name in embedded(folder):
         if input_size is not None:
             raise ValueError(f"{name} sees pictures of the size that its card says; input_size is for other teachers")

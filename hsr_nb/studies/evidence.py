@@ -72,7 +72,7 @@ from ..metrics.yardstick import novelty
 from ..training.checks import differences
 from ..training.config import TrainConfig, override, preset
 from . import few_images
-from .evidence_rules import BY_KEY, HYPOTHESES, Hypothesis, verdicts
+from .evidence_rules import BY_KEY, HYPOTHESES, LABELLED, Hypothesis, verdicts
 from .evidence_scores import Bench, Counts, measure_run, only
 from .sweep_jobs import TRUNK
 
@@ -242,8 +242,9 @@ def missing(cell: Cell) -> str | None:
         pictures_of(cell.cfg, cell.hypothesis.pictures)
     except NotAtHand as e:
         return str(e)
-    if cell.arm == "supervised":
-        return "a network supervised on the judged attributes is not at hand"
+    if cell.arm == "supervised" and not Path(LABELLED).is_file():
+        place = f"-p supervised True -p name {Path(LABELLED).stem} -p out_dir {Path(LABELLED).parent}"
+        return f"no teacher at {LABELLED}: nbs/experiments/teacher.ipynb makes it by papermill with {place}"
     return None
 
 

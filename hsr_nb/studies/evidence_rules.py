@@ -6,6 +6,7 @@
 __all__ = [
     "TRUNCATIONS",
     "HSR",
+    "LABELLED",
     "OURS",
     "ADA",
     "EVERY_16",
@@ -43,7 +44,8 @@ from .paired_seeds import paired_difference
 
 # %% ../../nbs/studies/evidence_rules.ipynb #a73aba0b
 TRUNCATIONS = (1.0, 0.9, 0.8, 0.7, 0.6)
-HSR: dict[str, Any] = {"hsr.teacher": "synthfaces-tiny", "hsr.start_kimg": 0}
+HSR: dict[str, Any] = {"hsr.teacher": "synthfaces-shape", "hsr.start_kimg": 0}
+LABELLED = "runs/evidence/synthfaces-labelled.safetensors"  # made by experiments/teacher; it does not ship
 OURS: dict[str, Any] = HSR | {"hsr.target_norm": "standardised", "hsr.head_init": "prefit", "hsr.linearity": 1.0}
 ADA: dict[str, Any] = {"augment.kind": "ada", "augment.ada_kimg": 50.0}
 EVERY_16: dict[str, Any] = {"hsr.interval": 16}
@@ -102,11 +104,12 @@ H2 = Hypothesis(
     "a teacher that knows more shortens paths more than one that knows nothing",
     {
         "untrained": EVERY_16 | HSR | {"hsr.weights": "random"},
-        "synthfaces-tiny": EVERY_16 | HSR,
+        "synthfaces-tiny": EVERY_16 | HSR | {"hsr.teacher": "synthfaces-tiny"},
+        "synthfaces-shape": EVERY_16 | HSR,
         "efficientnet_lite0": EVERY_16 | {"hsr.teacher": "efficientnet_lite0"},
-        "supervised": EVERY_16 | HSR | {"hsr.teacher": "synthfaces-attributes"},
+        "supervised": EVERY_16 | HSR | {"hsr.teacher": LABELLED},
     },
-    (("synthfaces-tiny", "untrained"), ("efficientnet_lite0", "untrained")),
+    (("synthfaces-tiny", "untrained"), ("synthfaces-shape", "untrained"), ("efficientnet_lite0", "untrained")),
     ("ppl at recall",),
     kimg=40.0,
 )

@@ -119,7 +119,7 @@ class AugmentConfig:
 class HSRConfig(HSROptions):
     "Hierarchical Semantic Regularization: what it computes, who teaches, when and how often. [HSR]"
 
-    teacher: str = "none"  # "none", "synthfaces-tiny", an alias such as dino_vitb16, or any timm name
+    teacher: str = "none"  # "none", "synthfaces-tiny", an alias such as dino_vitb16, any timm name, or a teacher's file
     weights: str | None = None  # local file with the teacher's weights
     layers: tuple[str, ...] | None = None  # of the teacher, deep to shallow; None: those of its kind
     input_size: int | None = None  # side of the pictures the teacher sees; None: what it was trained at
