@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from hsr_nb.base.whole import lock_if_free
 from hsr_nb.studies import evidence, evidence_rules, sessions
 from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
-from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, as_said, at_the_same_recall, verdicts
+from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, LABELLED, as_said, at_the_same_recall, verdicts
 from hsr_nb.studies.evidence_scores import Bench, Counts
 from hsr_nb.training import override, preset
 from hsr_nb.training.config import TrainConfig
@@ -17,8 +18,9 @@ TINY = {"net.channel_max": 8, "net.z_dim": 8, "net.w_dim": 8, "batch": 16, "devi
 FEW = Counts(pictures=40, cloud=40, pairs=4, paths=2, renderings=60, others=40, latents=4)
 
 
-def test_every_arm_is_a_training_that_can_begin():
+def test_every_arm_is_a_training_that_can_begin(tmp_path, monkeypatch):
     "Names and values of settings, of all hypotheses whose pictures are at hand."
+    monkeypatch.chdir(tmp_path)
     cfg = EvidenceConfig(few=20)
     names = []
     for cell in plan(cfg):
@@ -28,6 +30,9 @@ def test_every_arm_is_a_training_that_can_begin():
     assert len(names) == len(set(names))
     assert "H2-supervised-seed0" not in names
     assert "H3-trunk-seed4" in names
+    Path(LABELLED).parent.mkdir(parents=True)
+    Path(LABELLED).touch()
+    assert "H2-supervised-seed0" in [cell.name for cell in plan(cfg) if missing(cell) is None]
 
 
 def test_what_is_missing_is_named():
