@@ -838,7 +838,7 @@ def test_the_page_of_costs_measures_every_way(tmp_path):
         progress_bar=False,
         cwd=str(root),
     )
-    (file,) = tmp_path.glob("inversion-times-*.json")
+    (file,) = tmp_path.glob("inverting-times-*.json")
     rows = json.loads(file.read_text())["rows"]
     assert [row["what"].split(",")[0] for row in rows] == [
         "W",

@@ -351,6 +351,6 @@ def sentences(
         what = f"Image2StyleGAN, {budget['long_steps']} steps minus {budget['steps']}"
         said.append(f"- {row['network']}, {what}: {_told(row)}: {verdict(row)}")
     for row in lines["hsr minus baseline"]:
-        if row["score"] == "recovery" or row["score"].startswith("editable"):
+        if row["score"] in ("distance", "recovery") or row["score"].startswith("editable"):
             said.append(f"- HSR minus baseline, {row['way']}: {_told(row)}: {verdict(row)}")
     return said
