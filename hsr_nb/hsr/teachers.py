@@ -184,6 +184,7 @@ def load_embedded_teacher(name: str, weights, layers, seed: int, folder) -> Teac
     return Teacher(load_embedded(name, layers.values(), folder, seed), layers, f"{name}-random{seed}")
 
 
+# %% ../../nbs/hsr/teachers.ipynb #97ab69ce
 def load_teacher(
     name: str,  # alias, timm name, embedded network, or a .safetensors file with a teacher's card beside it
     weights=None,  # local file of weights; "random" for an untrained twin

@@ -70,6 +70,7 @@ def settled(asked: Dragging, G: Generator) -> tuple[int, int, int, int]:
     return level, layers, patch, search
 
 
+# %% ../../nbs/inversion/dragging.ipynb #00b2b527
 def motion_loss(
     features: Tensor,  # [1, C, h, w]
     handles: Tensor,  # [P, 2]

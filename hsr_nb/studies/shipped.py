@@ -8,6 +8,7 @@ __all__ = [
     "SMALL",
     "DIGITS",
     "COMPANIONS",
+    "LESSONS",
     "MADE",
     "PLACES",
     "Made",
@@ -58,6 +59,18 @@ def companions_of(network: str) -> Made:
 
 
 COMPANIONS = tuple(companions_of(network) for network in PAIR)
+LESSONS = (
+    "nbs/nets/seeds.ipynb",
+    "nbs/editing/latents.ipynb",
+    "nbs/experiments/few_labels.ipynb",
+    "nbs/editing/directions.ipynb",
+    "nbs/editing/editor.ipynb",
+    "nbs/editing/shelf.ipynb",
+    "nbs/explore/explorer.ipynb",
+    "nbs/inversion/result.ipynb",
+    "nbs/inversion/encoder.ipynb",
+    "nbs/studies/stored_logits.ipynb",
+)
 
 # %% ../../nbs/studies/shipped.ipynb #e7142946
 MADE = (
@@ -103,23 +116,7 @@ MADE = (
     Made("editing", ("data/results/editing-*.json",), PAIR, "experiments/editing", {"smoke": False}, minutes=60),
     Made("fits", ("data/results/editor-fits-*.json",), PAIR[1:], by_hand="python -m hsr_nb.studies.editor_fits"),
     Made("survey", ("data/survey/faces.key.json",), by_hand="the commands in data/survey/README.md"),
-    Made(
-        "lessons",
-        (
-            "nbs/nets/seeds.ipynb",
-            "nbs/editing/latents.ipynb",
-            "nbs/experiments/few_labels.ipynb",
-            "nbs/editing/directions.ipynb",
-            "nbs/editing/editor.ipynb",
-            "nbs/editing/shelf.ipynb",
-            "nbs/explore/explorer.ipynb",
-            "nbs/inversion/result.ipynb",
-            "nbs/inversion/encoder.ipynb",
-            "nbs/studies/stored_logits.ipynb",
-        ),
-        PAIR[1:],
-        minutes=5,
-    ),
+    Made("lessons", LESSONS, PAIR[1:], minutes=5),
     Made("lesson of both", ("nbs/explore/edit.ipynb",)),
 )
 
