@@ -829,7 +829,7 @@ def test_real_pictures_bring_their_labels():
 @pytest.mark.slow
 def test_the_page_of_costs_measures_every_way(tmp_path):
     papermill, root = pytest.importorskip("papermill"), Path(__file__).parents[1]
-    few = dict(steps=2, short=2, hybrid=2, pivot=2, tuned=2, drag_steps=2, repeats=2, threads=1)
+    few = dict(steps=3, short=2, hybrid=2, pivot=2, tuned=2, drag_steps=2, repeats=2, threads=1)
     papermill.execute_notebook(
         root / "nbs/experiments/inversion_times.ipynb",
         tmp_path / "out.ipynb",

@@ -138,11 +138,13 @@ def test_sentences_say_what_the_rows_say():
     rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "recovery", "low": -0.7, "high": 0.1}]
     rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "editable l2l", "n": 1}]
     rows += [{"table": "hsr minus baseline", "way": "w"} | one | {"score": "psnr"}]
+    rows += [{"table": "hsr minus baseline", "way": "w+"} | one | {"score": "psnr"}]
     assert sentences({"config": {"steps": 1000, "long_steps": 5000}, "rows": rows}) == [
-        "- hsr, w+ − w: distance -0.3 (95 % interval -0.5 to -0.1, 10 pictures): open",
-        "- hsr, Image2StyleGAN, 5000 steps minus 1000: distance -0.3 (95 % interval -0.5 to -0.1, 10 pictures): better",
-        "- HSR minus baseline, w: recovery -0.3 (95 % interval -0.7 to +0.1, 10 pictures): no difference is shown",
-        "- HSR minus baseline, w: editable l2l -0.3 (95 % interval -0.5 to -0.1, 1 picture): edits do less",
+        "- w+ − w, distance: open (1 of 1 networks)",
+        "- Image2StyleGAN, 5000 steps minus 1000, distance: better (1 of 1 networks)",
+        "- HSR minus baseline, recovery: no difference is shown (1 of 1 ways)",
+        "- HSR minus baseline, editable l2l: edits do less (1 of 1 ways)",
+        "- HSR minus baseline, psnr: worse (2 of 2 ways)",
     ]
 
 

@@ -19,6 +19,7 @@ from .jobs import Steps
 from .kept import origin
 from .panels import Panel, button, classed
 from .recipe import Latent, Recipe
+from .session import noise_maps
 from .stage import BRUSH
 
 
@@ -150,7 +151,9 @@ def pulling(hands: HandsPanel) -> Steps:
     ends = torch.tensor(hands.points[: 2 * pairs]).reshape(pairs, 2, 2) * scale
     mask = painted_mask(hands.spots, s.nets["A"].img_size)
     found = None
-    for i, (found, where, _) in enumerate(drag(s.nets["A"], s.ws(r), ends[:, 0], ends[:, 1], mask), 1):
+    own_noise = noise_maps(s.nets["A"], "A", r.noise)
+    moves = drag(s.nets["A"], s.ws(r), ends[:, 0], ends[:, 1], mask, noise=own_noise)
+    for i, (found, where, _) in enumerate(moves, 1):
         x.work.say(f"dragging: step {i} of at most 100", i / 100)
         hands.points[: 2 * pairs : 2] = (where.cpu() / scale).tolist()
         hands.show()

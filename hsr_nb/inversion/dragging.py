@@ -110,8 +110,10 @@ def _points(points, what: str, G: Generator) -> Tensor:
     "Points [P, 2] inside a generator's pictures. ValueError for others."
     found = torch.as_tensor(points, dtype=torch.float32)
     height, width = G.img_size
-    if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not found.isfinite().all():
-        raise ValueError(f"{what} are [P, 2] finite numbers, (x, y) in pixels, not {list(found.shape)}")
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found):
+        raise ValueError(f"{what} are [P, 2] numbers, (x, y) in pixels, not {list(found.shape)}")
+    if not found.isfinite().all():
+        raise ValueError(f"{what} are finite numbers, (x, y) in pixels, not {found[~found.isfinite()][0]:g}")
     beyond = (found < 0) | (found > torch.tensor([width - 1, height - 1]))
     if beyond.any():
         x, y = found[beyond.any(1)][0].tolist()

@@ -181,4 +181,5 @@ def landing(
     if detect is not None:
         went = (witnessed(after, detect) - witnessed(before, detect))[:, NOSE]
         left["landed"] = (went - torch.tensor(list(way))).norm(dim=1)
+        left["landed"][~left["landed"].isfinite() & seen.isfinite().all(1)] = torch.inf  # a face that the drag has lost
     return left

@@ -27,14 +27,15 @@ __all__ = [
 # %% ../../nbs/studies/inversions.ipynb #16bf3e44
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..base.errors import plural
 from ..base.pictures import to_uint8
 from ..base.shell import bar
 from ..data.synthfaces import SynthFaces
@@ -331,26 +332,27 @@ def verdict(row: dict) -> str:
     return "better" if better else "worse"
 
 
-def _told(row: dict) -> str:
-    mean, low, high = (f"{row[key]:+.3g}" if row[key] is not None else "" for key in ("mean", "low", "high"))
-    interval = f"95 % interval {low} to {high}, " if low else ""
-    return f"{row['score']} {mean} ({interval}{plural(row['n'], 'picture')})"
+def _tally(rows: Sequence[dict], said_of: Callable[[dict], str], where: str) -> str:
+    "What is said of rows, each verdict with the number of rows that it is said of."
+    counts = Counter(map(said_of, rows))
+    return ", ".join(f"{what} ({count} of {len(rows)} {where})" for what, count in counts.most_common())
 
 
 def sentences(
     result: dict,  # of a result file: its config and its rows
 ) -> list[str]:  # Markdown
-    "What the comparison of ways and networks found."
-    budget = result["config"]
-    lines: dict[str, list[dict]] = {"orders": [], "long minus short": [], "hsr minus baseline": []}
-    for row in result["rows"]:
-        if row["table"] in lines:
-            lines[row["table"]].append(row)
-    said = [f"- {row['network']}, {row['claim']}: {_told(row)}: {row['found']}" for row in lines["orders"]]
-    for row in lines["long minus short"]:
-        what = f"Image2StyleGAN, {budget['long_steps']} steps minus {budget['steps']}"
-        said.append(f"- {row['network']}, {what}: {_told(row)}: {verdict(row)}")
-    for row in lines["hsr minus baseline"]:
-        if row["score"] in ("distance", "recovery") or row["score"].startswith("editable"):
-            said.append(f"- HSR minus baseline, {row['way']}: {_told(row)}: {verdict(row)}")
+    "What the comparison of ways and networks found, every row of it counted."
+    steps = f"Image2StyleGAN, {result['config']['long_steps']} steps minus {result['config']['steps']}"
+    parts = {  # table -> what a line is about, what is said of a row, what the rows are
+        "orders": (lambda row: f"{row['claim']}, {row['score']}", itemgetter("found"), "networks"),
+        "long minus short": (lambda row: f"{steps}, {row['score']}", verdict, "networks"),
+        "hsr minus baseline": (lambda row: f"HSR minus baseline, {row['score']}", verdict, "ways"),
+    }
+    said = []
+    for table, (about, said_of, where) in parts.items():
+        groups: dict[str, list[dict]] = {}
+        for row in result["rows"]:
+            if row["table"] == table:
+                groups.setdefault(about(row), []).append(row)
+        said += [f"- {head}: {_tally(rows, said_of, where)}" for head, rows in groups.items()]
     return said
