@@ -159,7 +159,7 @@ def landing(
     steps: int = 150,
     asked: Dragging | None = None,
     detect: Detect | None = None,  # a witness; the nose that it sees is the handle then
-) -> dict[str, Tensor]:  # [N] each, in pixels from the target in the end
+) -> dict[str, Tensor]:  # [N] each, in pixels from the target in the end; inf for a face that the witness lost
     "How far from its target one handle ends, face by face: as the tracker believes, and as a witness sees."
     height, width = G.img_size
     before = to_uint8(synthesis(G, ws, None))

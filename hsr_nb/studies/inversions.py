@@ -343,7 +343,8 @@ def sentences(
 ) -> list[str]:  # Markdown
     "What the comparison of ways and networks found, every row of it counted."
     steps = f"Image2StyleGAN, {result['config']['long_steps']} steps minus {result['config']['steps']}"
-    parts = {  # table -> what a line is about, what is said of a row, what the rows are
+    Saying = Callable[[dict], str]
+    parts: dict[str, tuple[Saying, Saying, str]] = {  # table -> what about, what is said of a row, what the rows are
         "orders": (lambda row: f"{row['claim']}, {row['score']}", itemgetter("found"), "networks"),
         "long minus short": (lambda row: f"{steps}, {row['score']}", verdict, "networks"),
         "hsr minus baseline": (lambda row: f"HSR minus baseline, {row['score']}", verdict, "ways"),
