@@ -23,6 +23,7 @@ __all__ = [
     "HYPOTHESES",
     "BY_KEY",
     "LEVEL",
+    "EXPLORATORY",
     "Hypothesis",
     "holm",
     "paired_p",
@@ -31,6 +32,7 @@ __all__ = [
     "why_not",
     "verdicts",
     "as_said",
+    "explored",
 ]
 
 # %% ../../nbs/studies/evidence_rules.ipynb #16ec3d51
@@ -40,7 +42,7 @@ from typing import Any
 
 from ..metrics.naturalness import at_recall
 from .axes import NO_HSR, NO_PLR
-from .paired_seeds import paired_difference
+from .paired_seeds import mean_sd, paired_difference
 
 # %% ../../nbs/studies/evidence_rules.ipynb #a73aba0b
 TRUNCATIONS = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -203,8 +205,9 @@ def scores_of(
         if ours is None or theirs is None or ours.get("machine") != theirs.get("machine"):
             continue
         values = (ours.get(score), theirs.get(score))
-        if score.endswith(" at recall"):
-            values = at_the_same_recall(ours, theirs, score.removesuffix(" at recall"))
+        curve = score.removesuffix(" at recall")
+        if curve != score and all(f"{curve} by recall" in row for row in (ours, theirs)):  # busts have none
+            values = at_the_same_recall(ours, theirs, curve)
         for side, value in zip(both, values):
             if value is not None:
                 side[seed] = value
@@ -264,3 +267,40 @@ def as_said(row: dict) -> str:
     relative = "" if row["percent"] is None else f"{row['percent']:+.1f} % "  # None: the arm beside is at zero
     numbers = f"{relative}(difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
     return f"{row['hypothesis']}: “{claim}” {said}: {row['score']} of {row['arm']} beside {row['beside']} {numbers}"
+
+
+# %% ../../nbs/studies/evidence_rules.ipynb #9615abaf
+EXPLORATORY = (
+    "yardstick",
+    "kid",
+    "novelty",
+    "recall",
+    "precision",
+    "ppl",
+    "ppl at recall",
+    "unnatural",
+    "unnatural at recall",
+    "unnatural after edits",
+    "als",
+    "rough and unnatural",
+)
+
+
+def explored(
+    rows: list[dict],
+    hypothesis: Hypothesis,
+    arm: str,
+    beside: str,
+    fresh: bool = False,  # True: of the seeds that confirm
+) -> list[dict]:  # one per score that two seeds or more have: both means, paired difference
+    "Every score of a comparison. Decides nothing: the intervals are not corrected for their number."
+    found = []
+    for score in EXPLORATORY:
+        ours, theirs = scores_of(rows, hypothesis, arm, beside, score, hypothesis.fresh if fresh else hypothesis.seeds)
+        seeds = ours.keys() & theirs.keys()
+        if len(seeds) < 2:
+            continue
+        means = {"arm mean": mean_sd(ours[s] for s in seeds)[0], "beside mean": mean_sd(theirs[s] for s in seeds)[0]}
+        compared = {"hypothesis": hypothesis.key, "arm": arm, "beside": beside, "score": score}
+        found.append(compared | means | paired_difference(ours, theirs))
+    return found

@@ -11,7 +11,9 @@ __all__ = [
     "only",
     "curves",
     "drawn",
+    "path_lengths",
     "roughness",
+    "smoothest_and_roughest",
     "after_edits",
     "linearity",
     "measure_run",
@@ -130,15 +132,32 @@ def drawn(G: Generator, ws: Tensor, batch: int = 50) -> Tensor:  # uint8
     return torch.cat([to_uint8(G.synthesis(part, noise_mode="none")) for part in ws.split(batch)])
 
 
+def path_lengths(G: Generator, bench: Bench) -> tuple[Tensor, Tensor]:  # [N, 3, H, W] uint8; [N]
+    "Pictures of the first latents, and how fast each changes around its latent."
+    ws = ws_for_seeds(G, range(bench.counts.latents), psi=1.0)
+    return drawn(G, ws), own_path_lengths(G, bench.distance, ws, directions=4)
+
+
 def roughness(G: Generator, bench: Bench) -> dict:
     "Rank correlation of path length and distance to renderings, with its p. Needs SciPy."
     from scipy.stats import spearmanr
 
-    ws = ws_for_seeds(G, range(bench.counts.latents), psi=1.0)
-    lengths = own_path_lengths(G, bench.distance, ws, directions=4)
-    far = bench.natural.distances(bench.judge(drawn(G, ws)))
+    pictures, lengths = path_lengths(G, bench)
+    far = bench.natural.distances(bench.judge(pictures))
     found = spearmanr(lengths.numpy(), far.numpy())
     return {"rough and unnatural": float(found.statistic), "rough and unnatural, p": float(found.pvalue)}
+
+
+def smoothest_and_roughest(
+    G: Generator,
+    bench: Bench,
+    share: float = 0.05,  # of the latents, at each end
+) -> Tensor:  # [2, N share, 3, H, W] uint8
+    "Pictures of the latents with the shortest and with the longest paths, none left out."
+    pictures, lengths = path_lengths(G, bench)
+    order = lengths.argsort()
+    few = max(1, round(share * len(order)))
+    return torch.stack([pictures[order[:few]], pictures[order[-few:].flip(0)]])
 
 
 def after_edits(G: Generator, bench: Bench, sigmas: float = 2.0) -> dict:
