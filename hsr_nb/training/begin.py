@@ -31,7 +31,7 @@ def start(
     cfg: TrainConfig, ds, procs: Processes, device, folder: RunFolder, force: bool, shows: bool = False
 ) -> tuple[TrainState, TrainConfig, list[str]]:
     "A fresh state, a resumed one, or one initialised from another run; its settled configuration; what was forced."
-    with busy("networks and teacher", on=shows):
+    with busy("networks and teacher", delay=0.5, on=shows):
         s = build_state(cfg, ds.image_shape, ds.label_dim, device)
     cfg = settled_config(cfg, s.hsr)
     forced: list[str] = []
