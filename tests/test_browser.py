@@ -40,7 +40,8 @@ def exercise(page, tmp_path, shot):
         hand.button("undo").click()
         hand.still()
     assert hand.pictures() == first, "undo brings back the exact pictures"
-    for _ in range(undone):
+    while hand.pictures() != moved and undone:  # an undo clicked before its picture came may have had nothing left
+        undone -= 1
         hand.button("redo").click()
         hand.still()
     hand.until(lambda: hand.pictures() == moved, "redo brings back the exact pictures")
