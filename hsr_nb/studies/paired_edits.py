@@ -13,7 +13,8 @@ __all__ = [
     "value_of",
     "differences",
     "settled",
-    "in_words",
+    "as_sentence",
+    "judgement",
     "plot_differences",
 ]
 
@@ -35,9 +36,14 @@ def within(cell: Cell, low: float, high: float) -> Cell | None:
     if int(kept.sum()) < 3:
         return None
     people, frames = cell.distance.shape
-    features = cell.features.reshape(people, frames, -1)[:, kept].flatten(0, 1)
-    along = {"strengths": cell.strengths[kept], "logits": cell.logits[:, kept], "distance": cell.distance[:, kept]}
-    return replace(cell, **along, features=features)
+    features = cell.features.reshape(people, frames, -1)
+    return replace(
+        cell,
+        strengths=cell.strengths[kept],
+        logits=cell.logits[:, kept],
+        distance=cell.distance[:, kept],
+        features=features[:, kept].flatten(0, 1),
+    )
 
 
 def rows_of_the_same_range(
@@ -47,18 +53,20 @@ def rows_of_the_same_range(
 ) -> tuple[list[dict], list[dict]]:
     "Rows of two networks' cells, each over the part of the range that both have; without what was lost."
     other = {(cell.method, cell.attribute): cell for cell in ours}
-    sides: tuple[list[dict], list[dict]] = ([], [])
+    without: list[dict] = []
+    with_hsr: list[dict] = []
     for cell in plain:
         beside = other.get((cell.method, cell.attribute))
         if beside is None:
             continue
         low = max(float(cell.strengths[0]), float(beside.strengths[0]))
         high = min(float(cell.strengths[-1]), float(beside.strengths[-1]))
-        cut = [within(c, low, high) for c in (cell, beside)]
-        if None not in cut:
-            for rows, part, reference in zip(sides, cut, known):
-                rows.append(cell_row(part, reference) | {"lost": None})
-    return sides
+        one = within(cell, low, high)
+        two = within(beside, low, high)
+        if one is not None and two is not None:
+            without.append(cell_row(one, known[0]) | {"lost": None})
+            with_hsr.append(cell_row(two, known[1]) | {"lost": None})
+    return without, with_hsr
 
 
 # %% ../../nbs/studies/paired_edits.ipynb #e8a1045b
@@ -94,21 +102,31 @@ def differences(
     return found
 
 
-def _sides(rows, pairs, score) -> tuple[dict, dict, int, int]:
+def _sides(rows: Sequence[Mapping], pairs: Sequence[tuple[str, str]], score: str) -> tuple[dict, dict, int, int]:
     "Means of each pair without and with HSR, and in how many of how many values HSR has less."
-    plain, ours = {}, {}
+    plain: dict[int, float] = {}
+    ours: dict[int, float] = {}
     lower = of = 0
-    for i, networks in enumerate(pairs):
-        values = []
-        for network in networks:
-            own = {row.get("attribute"): value_of(row, score) for row in rows if row["network"] == network}
-            values.append({name: value for name, value in own.items() if value is not None})
-        both = sorted(values[0].keys() & values[1].keys(), key=str)
+    for i, (without, with_hsr) in enumerate(pairs):
+        one = _of_network(rows, without, score)
+        two = _of_network(rows, with_hsr, score)
+        both = sorted(one.keys() & two.keys())
         if both:
-            plain[i], ours[i] = (math.fsum(side[name] for name in both) / len(both) for side in values)
-        lower += sum(values[1][name] < values[0][name] for name in both)
+            plain[i] = math.fsum(one[name] for name in both) / len(both)
+            ours[i] = math.fsum(two[name] for name in both) / len(both)
+        lower += sum(two[name] < one[name] for name in both)
         of += len(both)
     return plain, ours, lower, of
+
+
+def _of_network(rows: Sequence[Mapping], network: str, score: str) -> dict[str, float]:
+    "The values of a score by attribute; a row of a whole method has none, and is alone."
+    found = {}
+    for row in rows:
+        value = value_of(row, score) if row["network"] == network else None
+        if value is not None:
+            found[row.get("attribute", "")] = value
+    return found
 
 
 # %% ../../nbs/studies/paired_edits.ipynb #5239e890
@@ -120,20 +138,28 @@ def settled(row: Mapping) -> bool:
     return row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
 
 
-def in_words(rows: Sequence[Mapping], where: str) -> str:
+def as_sentence(rows: Sequence[Mapping], where: str) -> str:
     "What differences say: how many are settled, and which."
     if all(row["low"] is None for row in rows):
         return "One pair of networks has no interval: what is found here is about these two."
     sure = [row for row in rows if settled(row)]
-    said = f"Over {where}, {len(sure)} of {len(rows)} differences are settled"
+    expected = 0.05 * len(rows)
+    said = (
+        f"Over {where}, {len(sure)} of {len(rows)} differences are settled; by luck alone about {expected:.1f} would be"
+    )
     lines = []
     for row in sure:
         change = "less" if row["mean"] < 0 else "more"
-        good = "" if row["score"] not in LESS_IS_BETTER else ", better" if row["mean"] < 0 else ", worse"
         size = f"{row['mean']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-        lines.append(f"{row['method']} has {change} *{row['score']}* with HSR ({size}{good})")
-    expected = f"; by luck alone about {0.05 * len(rows):.1f} would be"
-    return f"{said}{expected}{': ' + '; '.join(lines) if lines else ''}."
+        lines.append(f"{row['method']} has {change} *{row['score']}* with HSR ({size}{judgement(row)})")
+    return f"{said}{': ' if lines else ''}{'; '.join(lines)}."
+
+
+def judgement(row: Mapping) -> str:
+    "Better or worse, after a comma; nothing where a score is neither."
+    if row["score"] not in LESS_IS_BETTER:
+        return ""
+    return ", better" if row["mean"] < 0 else ", worse"
 
 
 # %% ../../nbs/studies/paired_edits.ipynb #6d120f8f
