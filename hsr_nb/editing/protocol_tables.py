@@ -98,10 +98,10 @@ def slopes(cell: Cell, spread: Tensor) -> Tensor | None:  # [A]
 
 
 def path_als(cell: Cell, spread: Tensor, frames: int = 11) -> float | None:
-    "The linearity score of the edited attribute over the range, at most `frames` frames of it."
+    "The linearity score of the edited attribute over the range, of at most `frames` frames from end to end."
     count = cell.logits.shape[1]
-    apart = max(1, (count - 1) // (frames - 1))
-    L = cell.logits[cell.seen > 0][:, ::apart]
+    kept = torch.linspace(0, count - 1, min(frames, count)).round().long()
+    L = cell.logits[cell.seen > 0][:, kept]
     if len(cell.strengths) < 3 or slopes(cell, spread) is None:
         return None
     scores = score_paths(L, cell.names, spread.double().numpy())

@@ -7,7 +7,7 @@ __all__ = [
     "SCORES",
     "NATURAL",
     "LESS_IS_BETTER",
-    "within",
+    "between",
     "rows_of_the_same_range",
     "reach",
     "value_of",
@@ -15,6 +15,9 @@ __all__ = [
     "settled",
     "as_sentence",
     "judgement",
+    "in_percent",
+    "scaled",
+    "pair_table",
     "plot_differences",
 ]
 
@@ -23,27 +26,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
+
 from ..editing.protocol import Cell
 from ..editing.protocol_tables import Reference, cell_row
 from .paired_seeds import paired_difference
 
 
 # %% ../../nbs/studies/paired_edits.ipynb #3e8d206f
-def within(cell: Cell, low: float, high: float) -> Cell | None:
-    "The frames of a cell between two strengths; None where fewer than three are left."
-    slack = 1e-6
-    kept = (cell.strengths >= low - slack) & (cell.strengths <= high + slack)
-    if int(kept.sum()) < 3:
-        return None
-    people, frames = cell.distance.shape
-    features = cell.features.reshape(people, frames, -1)
-    return replace(
-        cell,
-        strengths=cell.strengths[kept],
-        logits=cell.logits[:, kept],
-        distance=cell.distance[:, kept],
-        features=features[:, kept].flatten(0, 1),
-    )
+def between(cell: Cell, low: float, high: float, frames: int = 41) -> Cell:
+    "Scores and identities of a cell at so many strengths from low to high, both in its range, between its frames."
+    strengths = torch.linspace(low, high, frames)
+    after = torch.searchsorted(cell.strengths, strengths).clamp(1, len(cell.strengths) - 1)
+    left, right = cell.strengths[after - 1], cell.strengths[after]
+    share = (strengths - left) / (right - left)  # [frames]
+    distance = cell.distance[:, after - 1].lerp(cell.distance[:, after], share)
+    logits = cell.logits[:, after - 1].lerp(cell.logits[:, after], share[:, None])
+    return replace(cell, strengths=strengths, logits=logits, distance=distance)
 
 
 def rows_of_the_same_range(
@@ -61,11 +60,9 @@ def rows_of_the_same_range(
             continue
         low = max(float(cell.strengths[0]), float(beside.strengths[0]))
         high = min(float(cell.strengths[-1]), float(beside.strengths[-1]))
-        one = within(cell, low, high)
-        two = within(beside, low, high)
-        if one is not None and two is not None:
-            without.append(cell_row(one, known[0]) | {"lost": None})
-            with_hsr.append(cell_row(two, known[1]) | {"lost": None})
+        if low < high:
+            without.append(cell_row(between(cell, low, high), known[0]) | {"lost": None})
+            with_hsr.append(cell_row(between(beside, low, high), known[1]) | {"lost": None})
     return without, with_hsr
 
 
@@ -74,16 +71,18 @@ SCORES = ("reach", "identity", "identity_at_one", "on", "off", "lost", "als")
 NATURAL = ("fid", "kid", "isd")  # of all pictures of a method, against unedited ones of the same network
 
 
-def reach(row: Mapping) -> float | None:
-    "From one end of the range to the other, in standard deviations of the watching judge's score."
-    return None if row["on"] is None else row["on"] * (row["high"] - row["low"])
+def reach(row: Mapping) -> float:
+    "From one end of the range to the other, in standard deviations of the watching judge's score; 0 without a range."
+    return 0.0 if row["on"] is None else row["on"] * (row["high"] - row["low"])
 
 
 def value_of(row: Mapping, score: str) -> float | None:
     "A score of a row, by its name; of the watching network's name in a key, only the beginning counts."
     if score in NATURAL:
         return next((value for key, value in row.items() if key.startswith(f"{score}[")), None)
-    return reach(row) if score == "reach" and "on" in row else row.get(score)
+    if score == "reach":
+        return reach(row) if "on" in row else None
+    return row.get(score)
 
 
 def differences(
@@ -162,6 +161,26 @@ def judgement(row: Mapping) -> str:
     return ", better" if row["mean"] < 0 else ", worse"
 
 
+def in_percent(row: Mapping) -> str:
+    "A difference with its interval, in percent of the mean without HSR."
+    low, mean, high = (scaled(row) * row[key] for key in ("low", "mean", "high"))
+    return f"{mean:+.0f} % [{low:+.0f}, {high:+.0f}]"
+
+
+def scaled(row: Mapping) -> float:
+    "What turns a difference into percent of the mean without HSR."
+    return abs(row["percent"] / row["mean"]) if row["mean"] else 0.0
+
+
+def pair_table(rows: Sequence[Mapping]) -> str:  # Markdown
+    "Differences with their intervals, and in how many of all values HSR has less."
+    lines = ["| method | score | HSR − baseline | low | high | less with HSR |", "| --- " * 6 + "|"]
+    for row in rows:
+        ends = ["" if row[key] is None else f"{row[key]:.3g}" for key in ("mean", "low", "high")]
+        lines.append(f"| {row['method']} | {row['score']} | {' | '.join(ends)} | {row['lower']} of {row['of']} |")
+    return "\n".join(lines)
+
+
 # %% ../../nbs/studies/paired_edits.ipynb #6d120f8f
 def plot_differences(rows: Sequence[Mapping], ax=None):
     "Differences of several pairs with their intervals, in percent of the mean without HSR; full dots are settled."
@@ -169,15 +188,16 @@ def plot_differences(rows: Sequence[Mapping], ax=None):
 
     ax = ax or plt.subplots(figsize=(4.2, 2.8), layout="constrained")[1]
     shown = [row for row in rows if row["percent"] is not None and row["low"] is not None]
-    scores = list(dict.fromkeys(row["score"] for row in shown))
+    present = {row["score"] for row in shown}
+    scores = [score for score in (*SCORES, *NATURAL) if score in present]
     methods = list(dict.fromkeys(row["method"] for row in shown))
     for row in shown:
         method = methods.index(row["method"])
         height = scores.index(row["score"]) + 0.2 * (method - (len(methods) - 1) / 2)
-        unit = abs(row["percent"] / row["mean"]) if row["mean"] else 0.0
+        low, mean, high = (scaled(row) * row[key] for key in ("low", "mean", "high"))
         colour = f"C{method}"
-        ax.plot([unit * row["low"], unit * row["high"]], [height] * 2, color=colour, lw=1.5)
-        ax.plot(row["percent"], height, "o", ms=5, color=colour, mfc=colour if settled(row) else "white")
+        ax.plot([low, high], [height] * 2, color=colour, lw=1.5)
+        ax.plot(mean, height, "o", ms=5, color=colour, mfc=colour if settled(row) else "white")
     for k, method in enumerate(methods):
         ax.plot([], [], "o-", color=f"C{k}", label=method)
     ax.axvline(0, color="gray", lw=0.8)
