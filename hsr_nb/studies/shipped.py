@@ -89,10 +89,10 @@ MADE = (
     Made(
         "conservation",
         ("data/results/conservation-*.json",),
-        SMALL[1:],
+        PAIR[1:],
         "experiments/conservation",
-        {"run": True, "network": SMALL[1]},
-        minutes=10,
+        {"run": True},
+        minutes=40,
     ),
     Made(
         "counterfactual",
