@@ -243,9 +243,10 @@ def drawing() -> dict:
     from tqdm.auto import notebook_tqdm
     from tqdm.std import tqdm as in_text
 
+    always = {"miniters": 0}  # tqdm's own guess from the speed so far keeps a bar silent that becomes slow
     if sys.stderr is not None and sys.stderr.isatty():
-        return {"mininterval": 0.2}
-    quiet = {"mininterval": QUIET, "ncols": 100}
+        return always | {"mininterval": 0.2}
+    quiet = always | {"mininterval": QUIET, "ncols": 100}
     in_notebook = notebook_tqdm is not in_text
     return quiet if in_notebook or sys.stderr is None else quiet | {"file": _Lines(sys.stderr)}
 
