@@ -168,8 +168,8 @@ def in_percent(row: Mapping) -> str:
 
 
 def scaled(row: Mapping) -> float:
-    "What turns a difference into percent of the mean without HSR."
-    return abs(row["percent"] / row["mean"]) if row["mean"] else 0.0
+    "What turns a difference into percent of the mean without HSR; not a number where that cannot be told."
+    return abs(row["percent"] / row["mean"]) if row["mean"] and row["percent"] is not None else math.nan
 
 
 def pair_table(rows: Sequence[Mapping]) -> str:  # Markdown
