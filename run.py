@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """hsr_nb, each command from nothing:
 
-  python3 run.py demo         train a small StyleGAN2 + HSR on SynthFaces and show the faces (about 7 minutes)
+  python3 run.py demo         train a small StyleGAN2 + HSR on SynthFaces and show the faces (7 to 13 minutes)
   python3 run.py test         are notebooks and package in step, does every notebook run, do the tests pass
                               (--all adds the long suites)
   python3 run.py lab          open JupyterLab on the explorer's notebook, all others beside it
