@@ -1,12 +1,18 @@
 "The pre-registered runs: what is in the list, what decides, and a search that goes on where it was."
 
 import dataclasses
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from hsr_nb.base.pictures import to_uint8
 from hsr_nb.base.whole import lock_if_free
+from hsr_nb.data import SynthFaces
+from hsr_nb.data.registry import open_dataset
 from hsr_nb.studies import evidence, evidence_rules, sessions
 from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
 from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, LABELLED, as_said, at_the_same_recall, verdicts
@@ -136,3 +142,27 @@ def test_training_alone_measures_nothing_and_another_run_is_not_taken_for_this_o
     plr.checkpoint.write_bytes(neither.checkpoint.read_bytes())
     with pytest.raises(ValueError, match="no run of H3-PLR-seed0: loss.pl_weight was 0.0, now 2.0"):
         evidence.measurement(plr, Bench(32, FEW))
+
+
+def test_runs_on_busts_are_compared_with_busts_that_were_held_out(small, tmp_path, monkeypatch):
+    h1r = dataclasses.replace(BY_KEY["H1r"], kimg=0.032, seeds=(0,), fresh=(1,))
+    h1r = dataclasses.replace(h1r, arms={"ADA": h1r.arms["ADA"]}, compared=())  # the other arm needs a wheel
+    for module in (evidence, evidence_rules):
+        monkeypatch.setattr(module, "HYPOTHESES", (h1r,))
+        monkeypatch.setattr(module, "BY_KEY", {"H1r": h1r, "H3": BY_KEY["H3"]})
+    busts = tmp_path / "busts.zip"
+    with zipfile.ZipFile(busts, "w") as out:
+        for i, pixels in enumerate(to_uint8(SynthFaces(32, 600).images(range(600)))):
+            png = io.BytesIO()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(png, "png")
+            out.writestr(f"{i:04d}.png", png.getvalue())
+        names = [f"PERSON {i // 6}" for i in range(600)]
+        out.writestr("dataset.json", json.dumps({"labels": None, "hsr_nb": {"names": names}}))
+    folder, out = str(tmp_path / "runs"), str(tmp_path / "out")
+    cfg = EvidenceConfig(folder=folder, out=out, only=("H1r",), session=0.032, busts=str(busts))
+    said: list[str] = []
+    assert go_on(cfg, said.append)
+    (row,) = evidence.rows_of(cfg)
+    assert {"kid", "novelty", "precision", "recall"} <= row.keys() and "ppl" not in row
+    trained, held_out = (open_dataset(str(file)) for file in evidence.busts_of(cfg))
+    assert (len(trained), len(held_out)) == (396, 204)

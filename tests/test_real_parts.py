@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 import warnings
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hsr_nb.base.errors import WeightsNotFound
 from hsr_nb.base.whole import sha256
 from hsr_nb.data import DataError, ImageDataset
 from hsr_nb.data.convert import convert_dataset
-from hsr_nb.data.emoji import FOLDER, read_busts
+from hsr_nb.data.emoji import FOLDER, hold_out_persons, read_busts
 from hsr_nb.hsr import load_teacher
 from hsr_nb.hsr.teachers import PACKAGED
 from hsr_nb.judges import faceapi, load_bank, load_detector, load_identity, packaged
@@ -367,6 +368,19 @@ def test_busts_are_prepared_by_one_command(tmp_path, monkeypatch, capsys):
     assert len(ds) == 9 and ds.label_dim == 9 and ds.labels(range(9)).sum(0).tolist() == [3, 3, 3, 3, 3, 0, 0, 0, 3]
     with pytest.raises(FileNotFoundError, match="hsr_data --source emoji-datasource-google"):
         registry.open_dataset("emoji-busts")
+    hold_out_persons(tmp_path / "b.zip", tmp_path / "trained.zip", tmp_path / "held_out.zip", aside=2)
+    trained, held_out = (ImageDataset(tmp_path / f"{name}.zip", labels=True) for name in ("trained", "held_out"))
+    assert len(held_out) == 3 and held_out.labels(range(3))[:, :3].unique(dim=0).shape == (1, 3)  # one person, whole
+    persons = {tuple(label) for label in trained.labels(range(6))[:, :3].tolist()}
+    assert len(persons) == 2 and tuple(held_out.labels([0])[0, :3].tolist()) not in persons
+    with pytest.raises(ValueError, match="9 pictures cannot be held out of 9"):
+        hold_out_persons(tmp_path / "b.zip", tmp_path / "t.zip", tmp_path / "h.zip", aside=9)
+    nameless = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(nameless, "w") as out:
+        out.writestr("a.png", png((1, 2, 3, 255)))
+    with pytest.raises(DataError, match="does not name its pictures"):
+        hold_out_persons(nameless, tmp_path / "t.zip", tmp_path / "h.zip")
+    assert not (tmp_path / "t.zip").exists()
 
 
 @pytest.mark.skipif(not Path(os.environ.get("HSR_NB_EMOJI", "")).is_file(), reason="HSR_NB_EMOJI names no tarball")

@@ -16,15 +16,24 @@ __all__ = [
     "Bust",
     "listed_busts",
     "read_busts",
+    "unseen_persons",
+    "hold_out_persons",
 ]
 
 # %% ../../nbs/data/emoji.ipynb #94b550c8
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..base.bounded_json import parse_json
-from ..base.errors import CheckpointError, DataError
+from ..base.errors import CheckpointError, DataError, shown
+from ..base.whole import whole
 from ..untrusted.zips import Tarball
+from .files import open_files
+from .labels import read_meta
+from .output import ZipOutput
 
 # %% ../../nbs/data/emoji.ipynb #ccb927cd
 EMOJI = Tarball("emoji-datasource-google@16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438")
@@ -96,3 +105,45 @@ def read_busts(
         if content and content not in seen:
             seen.add(content)
             yield bust.name, content, bust.label
+
+
+# %% ../../nbs/data/emoji.ipynb #40ebb660
+def unseen_persons(
+    names: list[str],  # of the person in each picture
+    aside: int,  # pictures that are held out, or a few more to have persons whole
+) -> set[str]:
+    "Who is held out. ValueError where nobody would be left."
+    unseen: set[str] = set()
+    count = 0
+    for person in sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if count >= aside:
+            return unseen
+        unseen.add(person)
+        count += names.count(person)
+    raise ValueError(f"{aside} pictures cannot be held out of {len(names)}, with persons whole")
+
+
+def hold_out_persons(
+    busts,  # the zip that hsr_data made
+    trained,  # zip to write: those to train on
+    held_out,  # zip to write: the others
+    aside: int = 200,  # as above
+):
+    "Part prepared busts by person, all skin tones together. DataError where the pictures have no names."
+    files = open_files(busts)
+    meta = read_meta(files)
+    about = meta.get("hsr_nb", {})
+    names = about.get("names", [])
+    if len(names) != len(files.names):
+        raise DataError(f"{shown(busts)} does not name its pictures: hsr_data makes such a set from {EMOJI.pin}")
+    unseen = unseen_persons(names, aside)
+    for dest, wanted in ((trained, False), (held_out, True)):
+        kept = {file: name for file, name in zip(files.names, names) if (name in unseen) == wanted}
+        labels = [pair for pair in meta.get("labels") or [] if pair[0] in kept]
+        record = about | {"images": len(kept), "names": list(kept.values())}
+        with whole(Path(dest)) as made:
+            out = ZipOutput(made)
+            for file in kept:
+                out.write(file, files.read(file))
+            out.write("dataset.json", json.dumps({"labels": labels or None, "hsr_nb": record}).encode())
+            out.close()

@@ -12,13 +12,13 @@ __all__ = [
     "Cell",
     "few_pictures",
     "pictures_of",
+    "busts_of",
     "trained_there",
     "folder_of",
     "stops_of",
     "asked",
     "plan",
     "missing",
-    "busts_scores",
     "measurement",
     "work",
     "done",
@@ -61,19 +61,14 @@ from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, result_file, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
+from ..data.emoji import hold_out_persons
 from ..data.registry import open_dataset
 from ..interop.checkpoint import load_checkpoint, load_generator
-from ..judges.detectors import load_detector
-from ..judges.pairs import reporting_judge
-from ..metrics.coverage import precision_recall
-from ..metrics.fidelity import kid
-from ..metrics.real_features import collect_features, generated_images, real_images
-from ..metrics.yardstick import novelty
 from ..training.checks import differences
 from ..training.config import TrainConfig, override, preset
 from . import few_images
 from .evidence_rules import BY_KEY, HYPOTHESES, LABELLED, Hypothesis, verdicts
-from .evidence_scores import Bench, Counts, measure_run, only
+from .evidence_scores import Bench, Counts, measure_run, scores_on_busts
 from .sweep_jobs import TRUNK
 
 
@@ -89,8 +84,7 @@ class EvidenceConfig:
     preset: str = "tiny32"
     few: int | None = None  # pictures where they are scarce; None: what few-images-*.json has found
     few_folder: str = "runs/few_images"  # run folders of that experiment: two of its arms are looked at here, too
-    busts: str | None = None  # the prepared busts to train on
-    busts_held_out: str | None = None  # those that are never trained on
+    busts: str | None = None  # emoji-busts.zip, as hsr_data makes it; 200 of them are never trained on
     session: float = 1.0  # kimg between two looks at the clock
     train_only: bool = False  # measure nothing: where a fast machine is at hand for minutes
     threads: int = 1  # of the processor
@@ -181,9 +175,15 @@ def pictures_of(cfg: EvidenceConfig, pictures: str) -> dict[str, Any]:
         return {}
     if pictures == "few":
         return {"data.max_size": few_pictures(cfg)}
-    if cfg.busts is None or cfg.busts_held_out is None:
-        raise NotAtHand("the busts are not at hand: prepare them and give --busts and --busts-held-out")
-    return {"data.path": cfg.busts}
+    if cfg.busts is None:
+        raise NotAtHand("the busts are not at hand: prepare them with hsr_data and give --busts emoji-busts.zip")
+    trained, _ = busts_of(cfg)
+    return {"data.path": str(trained)}
+
+
+def busts_of(cfg: EvidenceConfig) -> tuple[Path, Path]:
+    "The busts that are trained on, and those that are not: written once, here."
+    return Path(cfg.folder, "busts-trained.zip"), Path(cfg.folder, "busts-held-out.zip")
 
 
 TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
@@ -249,26 +249,14 @@ def missing(cell: Cell) -> str | None:
 
 
 # %% ../../nbs/studies/evidence.ipynb #0136a77d
-def busts_scores(cell: Cell) -> dict:
-    "Scores of a run on the busts: against those that were never trained on."
-    judge = load_detector(reporting_judge("attributes"))
-    resolution = cell.training.data.resolution
-    assert cell.cfg.busts is not None and cell.cfg.busts_held_out is not None  # else the cell is left out
-    held_out = open_dataset(cell.cfg.busts_held_out, resolution=resolution)
-    trained = open_dataset(cell.cfg.busts, resolution=resolution)
-    unseen = collect_features(real_images(held_out), judge)
-    known = collect_features(real_images(trained), judge)
-    cloud = collect_features(generated_images(load_generator(cell.checkpoint), 2000), judge)
-    found = kid(unseen, cloud, judge, size=len(unseen) // 2) | novelty(cloud, unseen, known, judge)
-    found |= precision_recall(unseen, cloud, judge)
-    short = {name: only(found, f"{name}[") for name in ("kid", "novelty", "precision", "recall")}
-    return short | {"judges": {"others": judge.name}}
-
-
 def measurement(cell: Cell, bench: Bench) -> dict:
     "A row of the table."
-    on_busts = cell.hypothesis.pictures == "busts"
-    scores = busts_scores(cell) if on_busts else measure_run(load_generator(cell.checkpoint), bench)
+    G = load_generator(cell.checkpoint)
+    if cell.hypothesis.pictures == "busts":
+        trained, held_out = (open_dataset(str(file), resolution=bench.resolution) for file in busts_of(cell.cfg))
+        scores = scores_on_busts(G, trained, held_out)
+    else:
+        scores = measure_run(G, bench)
     _, meta = load_checkpoint(cell.checkpoint)
     told = differences(meta, cell.training, meta["data"], meta.get("teacher"))
     if told:
@@ -360,6 +348,8 @@ def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
     until = time.monotonic() + 60 * cfg.minutes
     asked(cfg)
     Path(cfg.folder).mkdir(parents=True, exist_ok=True)
+    if cfg.busts is not None and not all(file.is_file() for file in busts_of(cfg)):
+        hold_out_persons(cfg.busts, *busts_of(cfg))
     use_threads(cfg.threads)
     resolution = preset(cfg.preset).data.resolution
     assert resolution is not None

@@ -17,6 +17,7 @@ __all__ = [
     "after_edits",
     "linearity",
     "measure_run",
+    "scores_on_busts",
 ]
 
 # %% ../../nbs/studies/evidence_scores.ipynb #0f94cb1e
@@ -38,10 +39,11 @@ from ..judges.perceptual import DetectorDistance
 from ..metrics.als import als_report, score_paths
 from ..metrics.als_paths import path_logits
 from ..metrics.coverage import precision_recall
+from ..metrics.fidelity import kid
 from ..metrics.naturalness import Naturalness
 from ..metrics.path_length import own_path_lengths, ppl
-from ..metrics.real_features import collect_features, generated_images, reference_features
-from ..metrics.yardstick import yardstick
+from ..metrics.real_features import collect_features, generated_images, real_images, reference_features
+from ..metrics.yardstick import novelty, yardstick
 from ..nets.generator import Generator
 from ..nets.seeds import ws_for_seeds
 from .evidence_rules import TRUNCATIONS
@@ -185,3 +187,20 @@ def measure_run(G: Generator, bench: Bench) -> dict:
     found |= curves(G, bench) | linearity(G, bench) | roughness(G, bench) | after_edits(G, bench)
     judges = {"yardstick": bench.maps.name, "others": bench.judge.name, "ppl": bench.distance.name}
     return found | {"judges": judges}
+
+
+# %% ../../nbs/studies/evidence_scores.ipynb #8a706e36
+def scores_on_busts(
+    G: Generator,
+    trained,  # data set of the busts that it was trained on
+    held_out,  # those that it was not
+) -> dict:
+    "Scores of a run on the busts: against those that were never trained on."
+    judge = load_detector(reporting_judge("attributes"))
+    known = collect_features(real_images(trained), judge)
+    unseen = collect_features(real_images(held_out), judge)
+    cloud = collect_features(generated_images(G, 2000), judge)
+    found = kid(unseen, cloud, judge, size=len(unseen) // 2) | novelty(cloud, unseen, known, judge)
+    found |= precision_recall(unseen, cloud, judge)
+    short = {name: only(found, f"{name}[") for name in ("kid", "novelty", "precision", "recall")}
+    return short | {"judges": {"others": judge.name}}
