@@ -96,14 +96,22 @@ def enlarge(
 
 
 # %% ../../nbs/base/pictures.ipynb #399e4c62
+def _indexed(image: Image.Image) -> Image.Image:
+    "In 256 colours of its own: found in a small picture of it, for the search takes long in a large one."
+    rgb = image.convert("RGB")
+    colours = rgb.reduce(-(-max(rgb.size) // 128)).quantize(256)
+    return rgb.quantize(palette=colours, dither=Image.Dither.NONE)
+
+
 def gif(
     images: list[Image.Image],
     fps: float = 24,
 ) -> bytes:
     "A film as the content of a .gif, endlessly repeated."
+    first, *others = map(_indexed, images)
     out = io.BytesIO()
     duration = max(20, round(1000 / fps))  # browsers slow down what is faster
-    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    first.save(out, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
     return out.getvalue()
 
 
