@@ -217,8 +217,8 @@ def differences(meta: dict, cfg: TrainConfig, identity: dict, teacher: dict | No
     old = flat_config(TrainConfig().to_dict())  # a setting younger than the checkpoint had its default
     old |= flat_config(meta.get("config", {}))
     for name, published in PUBLISHED.items():
-        for values in (old, new):
-            values[name] = published if values[name] is None else values[name]
+        old[name] = published if old[name] is None else old[name]
+        new[name] = old[name] if new[name] is None else new[name]  # nothing said: what the run chose for itself
     found = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in CONTINUE and old[k] != new[k]]
     then, now = _short(meta.get("data")), _short(identity)
     if then != now:
