@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hsr_nb.base.pictures import to_uint8
 from hsr_nb.base.whole import lock_if_free
 from hsr_nb.data import SynthFaces
 from hsr_nb.data.registry import open_dataset
+from hsr_nb.interop.checkpoint import load_checkpoint
 from hsr_nb.studies import evidence, evidence_rules, sessions
 from hsr_nb.studies.evidence import Cell, EvidenceConfig, go_on, missing, plan, publish
 from hsr_nb.studies.evidence_rules import BY_KEY, HYPOTHESES, LABELLED, as_said, at_the_same_recall, verdicts
@@ -160,9 +162,31 @@ def test_runs_on_busts_are_compared_with_busts_that_were_held_out(small, tmp_pat
         out.writestr("dataset.json", json.dumps({"labels": None, "hsr_nb": {"names": names}}))
     folder, out = str(tmp_path / "runs"), str(tmp_path / "out")
     cfg = EvidenceConfig(folder=folder, out=out, only=("H1r",), session=0.032, busts=str(busts))
+    compared = []
+    scores = evidence.scores_on_busts
+    monkeypatch.setattr(evidence, "scores_on_busts", lambda G, *sets: compared.append(sets) or scores(G, *sets))
     said: list[str] = []
     assert go_on(cfg, said.append)
     (row,) = evidence.rows_of(cfg)
     assert {"kid", "novelty", "precision", "recall"} <= row.keys() and "ppl" not in row
-    trained, held_out = (open_dataset(str(file)) for file in evidence.busts_of(cfg))
+    parts = evidence.parts_of_busts(folder)
+    trained, held_out = (open_dataset(str(part)) for part in parts)
     assert (len(trained), len(held_out)) == (396, 204)
+    assert [[ds.identity for ds in sets] for sets in compared] == [[trained.identity, held_out.identity]]
+    seen, unseen = (set(json.loads(zipfile.ZipFile(part).read("dataset.json"))["hsr_nb"]["names"]) for part in parts)
+    assert not seen & unseen
+    (cell,) = plan(cfg)
+    _, meta = load_checkpoint(cell.checkpoint)
+    assert meta["data"] == trained.identity
+    shutil.copy(parts[1], parts[0])
+    with pytest.raises(ValueError, match="was parted from other busts"):
+        go_on(cfg, said.append)
+    with pytest.raises(ValueError, match="the data set's identity was"):
+        evidence.measurement(cell, Bench(32, FEW))
+    large = tmp_path / "large.zip"
+    with zipfile.ZipFile(large, "w") as zipped:
+        png = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(png, "png")
+        zipped.writestr("a.png", png.getvalue())
+    with pytest.raises(ValueError, match=r"the busts \(--busts\) are not as expected: .*hsr_data --source emoji"):
+        go_on(dataclasses.replace(cfg, busts=str(large)), said.append)

@@ -22,7 +22,7 @@ from hsr_nb.base.errors import WeightsNotFound
 from hsr_nb.base.whole import sha256
 from hsr_nb.data import DataError, ImageDataset
 from hsr_nb.data.convert import convert_dataset
-from hsr_nb.data.emoji import FOLDER, hold_out_persons, read_busts
+from hsr_nb.data.emoji import FOLDER, hold_out_roles, read_busts, role_of
 from hsr_nb.hsr import load_teacher
 from hsr_nb.hsr.teachers import PACKAGED
 from hsr_nb.judges import faceapi, load_bank, load_detector, load_identity, packaged
@@ -368,18 +368,25 @@ def test_busts_are_prepared_by_one_command(tmp_path, monkeypatch, capsys):
     assert len(ds) == 9 and ds.label_dim == 9 and ds.labels(range(9)).sum(0).tolist() == [3, 3, 3, 3, 3, 0, 0, 0, 3]
     with pytest.raises(FileNotFoundError, match="hsr_data --source emoji-datasource-google"):
         registry.open_dataset("emoji-busts")
-    hold_out_persons(tmp_path / "b.zip", tmp_path / "trained.zip", tmp_path / "held_out.zip", aside=2)
+    hold_out_roles(tmp_path / "b.zip", tmp_path / "trained.zip", tmp_path / "held_out.zip", at_least=2)
     trained, held_out = (ImageDataset(tmp_path / f"{name}.zip", labels=True) for name in ("trained", "held_out"))
-    assert len(held_out) == 3 and held_out.labels(range(3))[:, :3].unique(dim=0).shape == (1, 3)  # one person, whole
-    persons = {tuple(label) for label in trained.labels(range(6))[:, :3].tolist()}
-    assert len(persons) == 2 and tuple(held_out.labels([0])[0, :3].tolist()) not in persons
+    assert len(held_out) == 3 and held_out.labels(range(3))[:, :3].unique(dim=0).shape == (1, 3)  # one role, whole
+    others = {tuple(label) for label in trained.labels(range(6))[:, :3].tolist()}
+    assert len(others) == 2 and tuple(held_out.labels([0])[0, :3].tolist()) not in others
     with pytest.raises(ValueError, match="9 pictures cannot be held out of 9"):
-        hold_out_persons(tmp_path / "b.zip", tmp_path / "t.zip", tmp_path / "h.zip", aside=9)
+        hold_out_roles(tmp_path / "b.zip", tmp_path / "t.zip", tmp_path / "h.zip", at_least=9)
     nameless = tmp_path / "nameless.zip"
     with zipfile.ZipFile(nameless, "w") as out:
         out.writestr("a.png", png((1, 2, 3, 255)))
-    with pytest.raises(DataError, match="does not name its pictures"):
-        hold_out_persons(nameless, tmp_path / "t.zip", tmp_path / "h.zip")
+    for meta in (None, {"hsr_nb": 3}, {"hsr_nb": {"names": 5}}, {"hsr_nb": {"names": [1]}}, {"hsr_nb": {"names": []}}):
+        with zipfile.ZipFile(nameless, "a" if meta is None else "w") as out:
+            if meta is not None:
+                out.writestr("a.png", png((1, 2, 3, 255)))
+                out.writestr("dataset.json", json.dumps(meta))
+        with pytest.raises(DataError, match="does not name its pictures"):
+            hold_out_roles(nameless, tmp_path / "t.zip", tmp_path / "h.zip")
+    with pytest.raises(ValueError, match="exists already"):
+        hold_out_roles(tmp_path / "b.zip", tmp_path / "b.zip", tmp_path / "h.zip", at_least=2)
     assert not (tmp_path / "t.zip").exists()
 
 
@@ -387,4 +394,9 @@ def test_busts_are_prepared_by_one_command(tmp_path, monkeypatch, capsys):
 def test_the_real_busts():
     busts = list(read_busts(os.environ["HSR_NB_EMOJI"]))
     counts = np.array([label for _, _, label in busts]).sum(0)
+    roles: dict[str, set] = {}
+    for name, _, _ in busts:
+        roles.setdefault(role_of(name), set()).add(name)
+    whole = [role for role, names in roles.items() if len(names) == 3]
+    assert len(roles) == 61 and len(whole) == 53  # the others have one, two or four names
     assert len(busts) == 997 and counts[:3].tolist() == [290, 290, 417] and set(counts[4:]) == {165}

@@ -12,12 +12,15 @@ __all__ = [
     "TONES",
     "LABELS",
     "FOLDER",
+    "GENDERS",
+    "OTHERWISE",
     "bust_label",
     "Bust",
     "listed_busts",
     "read_busts",
-    "unseen_persons",
-    "hold_out_persons",
+    "role_of",
+    "held_out_roles",
+    "hold_out_roles",
 ]
 
 # %% ../../nbs/data/emoji.ipynb #94b550c8
@@ -25,15 +28,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..base.bounded_json import parse_json
 from ..base.errors import CheckpointError, DataError, shown
-from ..base.whole import whole
 from ..untrusted.zips import Tarball
 from .files import open_files
-from .labels import read_meta
-from .output import ZipOutput
+from .labels import label_pairs, read_meta
+from .output import writing
 
 # %% ../../nbs/data/emoji.ipynb #ccb927cd
 EMOJI = Tarball("emoji-datasource-google@16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438")
@@ -108,42 +109,76 @@ def read_busts(
 
 
 # %% ../../nbs/data/emoji.ipynb #40ebb660
-def unseen_persons(
-    names: list[str],  # of the person in each picture
-    aside: int,  # pictures that are held out, or a few more to have persons whole
+GENDERS = ("MAN", "WOMAN", "PERSON", "ADULT", "DEEPLY")  # words that a name is without; people bow deeply, men bow
+OTHERWISE = {
+    "BEARDED": "BEARD",
+    "BOY": "CHILD",
+    "BREAST-FEEDING": "FEEDING BABY",
+    "BRIDE WITH VEIL": "WITH VEIL",
+    "FACE PALM": "FACEPALMING",
+    "FACE WITH NO GOOD GESTURE": "GESTURING NO",
+    "FACE WITH OK GESTURE": "GESTURING OK",
+    "FATHER CHRISTMAS": "CLAUS",
+    "GIRL": "CHILD",
+    "GUARDSMAN": "GUARD",
+    "HAPPY RAISING ONE HAND": "RAISING HAND",
+    "INFORMATION DESK": "TIPPING HAND",
+    "MERMAID": "MERPERSON",
+    "MERMAN": "MERPERSON",
+    "MOTHER CHRISTMAS": "CLAUS",
+    "MX CLAUS": "CLAUS",
+    "PRINCE": "WITH CROWN",
+    "PRINCESS": "WITH CROWN",
+    "SHRUG": "SHRUGGING",
+    "WITH BLOND HAIR": "BLOND HAIR",
+    "WITH POUTING FACE": "POUTING",
+    "WITH TURBAN": "WEARING TURBAN",
+}  # the role of a gender whose name is another one
+
+
+def role_of(name: str) -> str:
+    "What is left of a bust's name without gender; empty for a man, a woman, an adult."
+    left = " ".join(word for word in name.replace(":", "").split() if word not in GENDERS)
+    return OTHERWISE.get(left, left)
+
+
+def held_out_roles(
+    roles: list[str],  # one a picture
+    at_least: int,  # pictures that are held out; a few more, so that roles stay whole
 ) -> set[str]:
-    "Who is held out. ValueError where nobody would be left."
-    unseen: set[str] = set()
+    "Which roles are held out. ValueError where that is none or all."
+    held: set[str] = set()
     count = 0
-    for person in sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest()):
-        if count >= aside:
-            return unseen
-        unseen.add(person)
-        count += names.count(person)
-    raise ValueError(f"{aside} pictures cannot be held out of {len(names)}, with persons whole")
+    for role in sorted(set(roles), key=lambda role: hashlib.sha256(role.encode()).digest()):
+        if count < at_least:
+            held.add(role)
+            count += roles.count(role)
+    if not 0 < count < len(roles):
+        raise ValueError(f"{at_least} pictures cannot be held out of {len(roles)} in {len(set(roles))} roles")
+    return held
 
 
-def hold_out_persons(
+def hold_out_roles(
     busts,  # the zip that hsr_data made
     trained,  # zip to write: those to train on
     held_out,  # zip to write: the others
-    aside: int = 200,  # as above
+    at_least: int = 200,  # as above
 ):
-    "Part prepared busts by person, all skin tones together. DataError where the pictures have no names."
+    "Part prepared busts by role, genders and skin tones together. DataError where the pictures have no names."
     files = open_files(busts)
     meta = read_meta(files)
-    about = meta.get("hsr_nb", {})
-    names = about.get("names", [])
-    if len(names) != len(files.names):
+    about = meta.get("hsr_nb")
+    names = about.get("names") if isinstance(about, dict) else None
+    if not isinstance(names, list) or list(map(type, names)) != [str] * len(files.names):
         raise DataError(f"{shown(busts)} does not name its pictures: hsr_data makes such a set from {EMOJI.pin}")
-    unseen = unseen_persons(names, aside)
+    roles = dict(zip(files.names, map(role_of, names)))
+    held = held_out_roles(list(roles.values()), at_least)
+    labels, _ = label_pairs(meta)
     for dest, wanted in ((trained, False), (held_out, True)):
-        kept = {file: name for file, name in zip(files.names, names) if (name in unseen) == wanted}
-        labels = [pair for pair in meta.get("labels") or [] if pair[0] in kept]
+        kept = {file: name for file, name in zip(roles, names) if (roles[file] in held) == wanted}
+        pairs = [[file, labels[file]] for file in kept if file in labels]
         record = about | {"images": len(kept), "names": list(kept.values())}
-        with whole(Path(dest)) as made:
-            out = ZipOutput(made)
+        with writing(dest) as out:
             for file in kept:
                 out.write(file, files.read(file))
-            out.write("dataset.json", json.dumps({"labels": labels or None, "hsr_nb": record}).encode())
-            out.close()
+            out.write("dataset.json", json.dumps({"labels": pairs or None, "hsr_nb": record}).encode())

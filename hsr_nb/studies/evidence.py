@@ -12,7 +12,6 @@ __all__ = [
     "Cell",
     "few_pictures",
     "pictures_of",
-    "busts_of",
     "trained_there",
     "folder_of",
     "stops_of",
@@ -44,6 +43,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from hsr_nb.studies.evidence_scores import (
+    HOW_BUSTS,
+    Bench,
+    Counts,
+    measure_run,
+    part_busts,
+    parts_of_busts,
+    scores_on_busts,
+)
 from hsr_nb.studies.sessions import (
     SAME_ARITHMETIC,
     earlier_table,
@@ -61,14 +69,12 @@ from ..base.bounded_json import read_json
 from ..base.provenance import git_commit, result_file, write_result
 from ..base.shell import options, run
 from ..base.whole import write_json
-from ..data.emoji import hold_out_persons
 from ..data.registry import open_dataset
 from ..interop.checkpoint import load_checkpoint, load_generator
 from ..training.checks import differences
 from ..training.config import TrainConfig, override, preset
 from . import few_images
 from .evidence_rules import BY_KEY, HYPOTHESES, LABELLED, Hypothesis, verdicts
-from .evidence_scores import Bench, Counts, measure_run, scores_on_busts
 from .sweep_jobs import TRUNK
 
 
@@ -84,7 +90,7 @@ class EvidenceConfig:
     preset: str = "tiny32"
     few: int | None = None  # pictures where they are scarce; None: what few-images-*.json has found
     few_folder: str = "runs/few_images"  # run folders of that experiment: two of its arms are looked at here, too
-    busts: str | None = None  # emoji-busts.zip, as hsr_data makes it; 200 of them are never trained on
+    busts: str | None = None  # those of hsr_data, 32 pixels on white; 200 of them are never trained on
     session: float = 1.0  # kimg between two looks at the clock
     train_only: bool = False  # measure nothing: where a fast machine is at hand for minutes
     threads: int = 1  # of the processor
@@ -154,7 +160,12 @@ class Cell:
     @property
     def scores(self) -> Path:
         "Where its row lies; a run that is trained in another way has another one."
-        return Path(self.cfg.folder, "scores", f"{self.name}-{settings_digest(self.training)}.json")
+        return Path(self.cfg.folder, "scores", f"{self.name}-{self.digest}.json")
+
+    @property
+    def digest(self) -> str:
+        "Of all that decides what it becomes; where the busts lie does not."
+        return settings_digest(override(self.training, **{"data.path": Path(self.training.data.path).name}))
 
 
 # %% ../../nbs/studies/evidence.ipynb #01edd0c3
@@ -176,14 +187,9 @@ def pictures_of(cfg: EvidenceConfig, pictures: str) -> dict[str, Any]:
     if pictures == "few":
         return {"data.max_size": few_pictures(cfg)}
     if cfg.busts is None:
-        raise NotAtHand("the busts are not at hand: prepare them with hsr_data and give --busts emoji-busts.zip")
-    trained, _ = busts_of(cfg)
+        raise NotAtHand(f"the busts are not at hand: {HOW_BUSTS} makes busts.zip, and --busts busts.zip names it")
+    trained, _ = parts_of_busts(cfg.folder)
     return {"data.path": str(trained)}
-
-
-def busts_of(cfg: EvidenceConfig) -> tuple[Path, Path]:
-    "The busts that are trained on, and those that are not: written once, here."
-    return Path(cfg.folder, "busts-trained.zip"), Path(cfg.folder, "busts-held-out.zip")
 
 
 TRAINED_THERE = {("H1", "none"): "none", ("H1", "ADA"): "ada"}  # arm -> that of the experiment on few images
@@ -251,18 +257,18 @@ def missing(cell: Cell) -> str | None:
 # %% ../../nbs/studies/evidence.ipynb #0136a77d
 def measurement(cell: Cell, bench: Bench) -> dict:
     "A row of the table."
-    G = load_generator(cell.checkpoint)
-    if cell.hypothesis.pictures == "busts":
-        trained, held_out = (open_dataset(str(file), resolution=bench.resolution) for file in busts_of(cell.cfg))
-        scores = scores_on_busts(G, trained, held_out)
-    else:
-        scores = measure_run(G, bench)
     _, meta = load_checkpoint(cell.checkpoint)
-    told = differences(meta, cell.training, meta["data"], meta.get("teacher"))
+    parts = []
+    if cell.hypothesis.pictures == "busts":
+        parts = [open_dataset(str(part), resolution=bench.resolution) for part in parts_of_busts(cell.cfg.folder)]
+    identity = parts[0].identity if parts else meta["data"]
+    told = differences(meta, cell.training, identity, meta.get("teacher"))
     if told:
         raise ValueError(f"{cell.run_dir} is no run of {cell.name}: {told[0]}; move it away")
+    G = load_generator(cell.checkpoint)
+    scores = scores_on_busts(G, *parts) if parts else measure_run(G, bench)
     row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[-1] / 1000}
-    row["training"] = settings_digest(cell.training)
+    row["training"] = cell.digest
     about = {"seconds": meta["count"]["seconds"], "machine": machine_of(cell.run_dir), "git": git_commit()}
     return row | scores | about
 
@@ -313,7 +319,7 @@ def trained_alike(cfg: EvidenceConfig, row: dict) -> bool:
     if key not in BY_KEY or row["arm"] not in BY_KEY[key].arms:
         return False
     cell = Cell(cfg, key, row["arm"], row["seed"])
-    return missing(cell) is not None or settings_digest(cell.training) == row["training"]
+    return missing(cell) is not None or cell.digest == row["training"]
 
 
 def publish(cfg: EvidenceConfig) -> Path | None:
@@ -348,11 +354,11 @@ def go_on(cfg: EvidenceConfig, say: Callable[[str], Any] = print) -> bool:
     until = time.monotonic() + 60 * cfg.minutes
     asked(cfg)
     Path(cfg.folder).mkdir(parents=True, exist_ok=True)
-    if cfg.busts is not None and not all(file.is_file() for file in busts_of(cfg)):
-        hold_out_persons(cfg.busts, *busts_of(cfg))
     use_threads(cfg.threads)
     resolution = preset(cfg.preset).data.resolution
     assert resolution is not None
+    if cfg.busts is not None:
+        part_busts(cfg.busts, cfg.folder, resolution)
     bench = Bench(resolution, cache=str(Path(cfg.folder, "cache")))
     known = {(row["hypothesis"], row["arm"], row["seed"]) for row in earlier_rows(cfg)}
 

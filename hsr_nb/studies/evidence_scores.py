@@ -6,6 +6,7 @@
 __all__ = [
     "RENDERINGS_SEED",
     "OTHERS_SEED",
+    "HOW_BUSTS",
     "Counts",
     "Bench",
     "only",
@@ -17,17 +18,25 @@ __all__ = [
     "after_edits",
     "linearity",
     "measure_run",
+    "parts_of_busts",
+    "part_busts",
     "scores_on_busts",
 ]
 
 # %% ../../nbs/studies/evidence_scores.ipynb #0f94cb1e
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..base.errors import DataError
 from ..base.pictures import to_uint8
+from ..base.whole import sha256, write_whole
+from ..data.emoji import hold_out_roles
+from ..data.registry import open_dataset
 from ..data.synthfaces.dataset import SynthFaces
 from ..editing.directions import sample_w
 from ..editing.ganspace import principal_components
@@ -190,6 +199,30 @@ def measure_run(G: Generator, bench: Bench) -> dict:
 
 
 # %% ../../nbs/studies/evidence_scores.ipynb #8a706e36
+HOW_BUSTS = "hsr_data --source emoji-datasource-google-16.0.0.tgz --dest busts.zip --background white --width 32"
+
+
+def parts_of_busts(folder) -> tuple[Path, Path]:
+    "The busts that are trained on, and those that are not."
+    return Path(folder, "busts-trained.zip"), Path(folder, "busts-held-out.zip")
+
+
+def part_busts(busts, folder, resolution: int):
+    "Lay both parts into the folder. ValueError where they are of another size, or lie there already and are others."
+    try:
+        open_dataset(busts, resolution=resolution)
+    except DataError as e:
+        raise ValueError(f"the busts (--busts) are not as expected: {e}; {HOW_BUSTS} makes them") from None
+    with tempfile.TemporaryDirectory() as made:
+        fresh = parts_of_busts(made)
+        hold_out_roles(busts, *fresh)
+        for new, part in zip(fresh, parts_of_busts(folder)):
+            if not part.is_file():
+                write_whole(part, new.read_bytes())
+            elif sha256(part) != sha256(new):
+                raise ValueError(f"{part} was parted from other busts than {busts}: give another --folder")
+
+
 def scores_on_busts(
     G: Generator,
     trained,  # data set of the busts that it was trained on
@@ -203,4 +236,5 @@ def scores_on_busts(
     found = kid(unseen, cloud, judge, size=len(unseen) // 2) | novelty(cloud, unseen, known, judge)
     found |= precision_recall(unseen, cloud, judge)
     short = {name: only(found, f"{name}[") for name in ("kid", "novelty", "precision", "recall")}
-    return short | {"judges": {"others": judge.name}}
+    sets = {"trained": trained.identity["sha256"], "held out": held_out.identity["sha256"]}
+    return short | {"judges": {"others": judge.name}, "busts": sets}

@@ -89,7 +89,6 @@ def settings_digest(cfg: TrainConfig) -> str:
     aside = ("run_dir", "kimg", "tick_kimg", "snapshot_kimg", "device", "metrics", "metric_ticks")
     kept = {name: value for name, value in cfg.to_dict().items() if name not in aside}
     kept["init_from"] = None if cfg.init_from is None else Path(cfg.init_from).name
-    kept["data"] = kept["data"] | {"path": Path(cfg.data.path).name}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
