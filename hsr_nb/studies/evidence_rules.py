@@ -263,7 +263,7 @@ def as_said(row: dict) -> str:
         pair = f"{row['score']} of {row['arm']} beside {row['beside']}"
         return f"{row['hypothesis']}: “{claim}” ({pair}) cannot be judged: {row['why']}"
     said = "held" if row["holds"] else "was not shown"
-    interval = f"95 % interval {row['low']:+.3g} to {row['high']:+.3g}"
+    interval = f"95 % interval {row['low']:+.3g} to {row['high']:+.3g}, {len(row['seeds'])} seeds"
     relative = "" if row["percent"] is None else f"{row['percent']:+.1f} % "  # None: the arm beside is at zero
     numbers = f"{relative}(difference {row['mean']:+.3g}, {interval}, Holm's p {row['corrected']:.2g})"
     return f"{row['hypothesis']}: “{claim}” {said}: {row['score']} of {row['arm']} beside {row['beside']} {numbers}"
