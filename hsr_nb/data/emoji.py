@@ -142,6 +142,7 @@ def role_of(name: str) -> str:
     return OTHERWISE.get(left, left)
 
 
+# %% ../../nbs/data/emoji.ipynb #e5e55ff3
 def held_out_roles(
     roles: list[str],  # one a picture
     at_least: int,  # pictures that are held out; a few more, so that roles stay whole
@@ -168,7 +169,9 @@ def hold_out_roles(
     files = open_files(busts)
     meta = read_meta(files)
     about = meta.get("hsr_nb")
-    names = about.get("names") if isinstance(about, dict) else None
+    if not isinstance(about, dict):
+        about = {}
+    names = about.get("names")
     if not isinstance(names, list) or list(map(type, names)) != [str] * len(files.names):
         raise DataError(f"{shown(busts)} does not name its pictures: hsr_data makes such a set from {EMOJI.pin}")
     roles = dict(zip(files.names, map(role_of, names)))

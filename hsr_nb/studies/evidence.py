@@ -13,6 +13,7 @@ __all__ = [
     "few_pictures",
     "pictures_of",
     "trained_there",
+    "digest_of",
     "folder_of",
     "stops_of",
     "asked",
@@ -160,12 +161,7 @@ class Cell:
     @property
     def scores(self) -> Path:
         "Where its row lies; a run that is trained in another way has another one."
-        return Path(self.cfg.folder, "scores", f"{self.name}-{self.digest}.json")
-
-    @property
-    def digest(self) -> str:
-        "Of all that decides what it becomes; where the busts lie does not."
-        return settings_digest(override(self.training, **{"data.path": Path(self.training.data.path).name}))
+        return Path(self.cfg.folder, "scores", f"{self.name}-{digest_of(self)}.json")
 
 
 # %% ../../nbs/studies/evidence.ipynb #01edd0c3
@@ -200,6 +196,12 @@ def trained_there(cell: Cell) -> few_images.Cell | None:
     arm = TRAINED_THERE.get((cell.key, cell.arm))
     there = few_images.FewImagesConfig(folder=cell.cfg.few_folder, preset=cell.cfg.preset)
     return few_images.Cell(there, arm, few_pictures(cell.cfg), cell.seed) if arm else None
+
+
+def digest_of(cell: Cell) -> str:
+    "Of all that decides what a run becomes; where the busts lie does not."
+    training = cell.training
+    return settings_digest(override(training, **{"data.path": Path(training.data.path).name}))
 
 
 def folder_of(cell: Cell) -> Path:
@@ -268,7 +270,7 @@ def measurement(cell: Cell, bench: Bench) -> dict:
     G = load_generator(cell.checkpoint)
     scores = scores_on_busts(G, *parts) if parts else measure_run(G, bench)
     row = {"hypothesis": cell.key, "arm": cell.arm, "seed": cell.seed, "kimg": cell.stops[-1] / 1000}
-    row["training"] = cell.digest
+    row["training"] = digest_of(cell)
     about = {"seconds": meta["count"]["seconds"], "machine": machine_of(cell.run_dir), "git": git_commit()}
     return row | scores | about
 
@@ -319,7 +321,7 @@ def trained_alike(cfg: EvidenceConfig, row: dict) -> bool:
     if key not in BY_KEY or row["arm"] not in BY_KEY[key].arms:
         return False
     cell = Cell(cfg, key, row["arm"], row["seed"])
-    return missing(cell) is not None or cell.digest == row["training"]
+    return missing(cell) is not None or digest_of(cell) == row["training"]
 
 
 def publish(cfg: EvidenceConfig) -> Path | None:
