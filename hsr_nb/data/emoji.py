@@ -109,9 +109,10 @@ def read_busts(
 
 
 # %% ../../nbs/data/emoji.ipynb #40ebb660
-GENDERS = ("MAN", "WOMAN", "PERSON", "ADULT", "DEEPLY")  # words that a name is without; people bow deeply, men bow
+GENDERS = ("MAN", "WOMAN", "PERSON", "ADULT")  # words that a role is without
 OTHERWISE = {
     "BEARDED": "BEARD",
+    "BOWING DEEPLY": "BOWING",
     "BOY": "CHILD",
     "BREAST-FEEDING": "FEEDING BABY",
     "BRIDE WITH VEIL": "WITH VEIL",

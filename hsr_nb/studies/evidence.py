@@ -91,7 +91,7 @@ class EvidenceConfig:
     preset: str = "tiny32"
     few: int | None = None  # pictures where they are scarce; None: what few-images-*.json has found
     few_folder: str = "runs/few_images"  # run folders of that experiment: two of its arms are looked at here, too
-    busts: str | None = None  # those of hsr_data, 32 pixels on white; 200 of them are never trained on
+    busts: str | None = None  # those of hsr_data, on white; 200 of them are never trained on
     session: float = 1.0  # kimg between two looks at the clock
     train_only: bool = False  # measure nothing: where a fast machine is at hand for minutes
     threads: int = 1  # of the processor
@@ -183,7 +183,8 @@ def pictures_of(cfg: EvidenceConfig, pictures: str) -> dict[str, Any]:
     if pictures == "few":
         return {"data.max_size": few_pictures(cfg)}
     if cfg.busts is None:
-        raise NotAtHand(f"the busts are not at hand: {HOW_BUSTS} makes busts.zip, and --busts busts.zip names it")
+        made = f"{HOW_BUSTS} {preset(cfg.preset).data.resolution}"
+        raise NotAtHand(f"the busts are not at hand: {made} makes busts.zip, and --busts busts.zip names it")
     trained, _ = parts_of_busts(cfg.folder)
     return {"data.path": str(trained)}
 

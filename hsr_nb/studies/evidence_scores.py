@@ -199,7 +199,7 @@ def measure_run(G: Generator, bench: Bench) -> dict:
 
 
 # %% ../../nbs/studies/evidence_scores.ipynb #8a706e36
-HOW_BUSTS = "hsr_data --source emoji-datasource-google-16.0.0.tgz --dest busts.zip --background white --width 32"
+HOW_BUSTS = "hsr_data --source emoji-datasource-google-16.0.0.tgz --dest busts.zip --background white --width"
 
 
 def parts_of_busts(folder) -> tuple[Path, Path]:
@@ -212,7 +212,7 @@ def part_busts(busts, folder, resolution: int):
     try:
         open_dataset(busts, resolution=resolution)
     except DataError as e:
-        raise ValueError(f"the busts (--busts) are not as expected: {e}; {HOW_BUSTS} makes them") from None
+        raise ValueError(f"the busts (--busts) are not as expected: {e}; {HOW_BUSTS} {resolution} makes them") from None
     with tempfile.TemporaryDirectory() as made:
         fresh = parts_of_busts(made)
         hold_out_roles(busts, *fresh)

@@ -6,7 +6,6 @@
 __all__ = [
     "TRUNK",
     "MEASURED",
-    "SETTLED_BY_RUN",
     "ALONE",
     "SweepConfig",
     "read_value",
@@ -45,7 +44,7 @@ from ..base.bounded_json import parse_json, read_json
 from ..base.errors import Failure
 from ..base.shell import sentence
 from ..interop.checkpoint import checkpoints
-from ..training.checks import CONTINUE, flat_config
+from ..training.checks import CONTINUE, PUBLISHED, flat_config
 from ..training.config import config_from_dict, override, preset
 from ..training.run import train
 from ..training.run_folder import read_metrics
@@ -158,9 +157,6 @@ def trained_kimg(run_dir) -> float:
         return 0.0
 
 
-SETTLED_BY_RUN = ("hsr.target_norm", "hsr.head_init")  # by the kind of teacher, where nothing was said
-
-
 def same_settings(job: dict) -> bool:
     "Whether the run in a job's folder was asked for with the job's settings; two axes may name their arms alike."
     try:
@@ -170,7 +166,7 @@ def same_settings(job: dict) -> bool:
     asked = job["parameters"]
     wanted = override(preset(asked["preset"]), seed=asked["seed"], **asked["settings"])
     want = flat_config(wanted.to_dict())
-    settled = {key for key in SETTLED_BY_RUN if want[key] is None}
+    settled = {key for key in PUBLISHED if want[key] is None}  # what a run chooses for itself
     compared = {k: v for k, v in flat_config(found.to_dict()).items() if k not in CONTINUE and k not in settled}
     return all(v == want[k] for k, v in compared.items())
 
